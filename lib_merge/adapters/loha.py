@@ -1,0 +1,86 @@
+"""LoHa: ΔW = (alpha/rank) · (W1a·W1b) ∘ (W2a·W2b), the elementwise product of two low-rank matrices.
+
+The product of two rank-r matrices is exactly a matrix of rank ≤ r²: with the row-wise Khatri-Rao products
+`U[p, (i,j)] = W1a[p,i]·W2a[p,j]` and `V[(i,j), q] = W1b[i,q]·W2b[j,q]`, ΔW = scale · U·V.
+The Tucker form (`hada_t1`, `hada_t2`) folds its cores into the b factors first.
+
+Source: FedPara (Hyeon-Woo et al. 2021), arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+
+import torch
+from torch import Tensor
+
+from lib_merge.adapters.layout import Layout, LayoutError, Shapes, at_least_2d, flat, need
+from lib_merge.adapters.lora import alpha_scale
+from lib_merge.deltas import Delta, Dense, LowRank, Term
+
+FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+ROLES = frozenset({*FACTORS, "hada_t1", "hada_t2"})
+
+
+def matches(roles: Collection[str]) -> bool:
+    """Tell whether a module with these roles is of this kind."""
+    return not ROLES.isdisjoint(roles)
+
+
+def layout(shapes: Shapes) -> Layout:
+    """Read kind and size from shapes.
+
+    Raises:
+        LayoutError: a factor is missing or the two halves differ in size.
+    """
+    need(shapes, *FACTORS)
+    at_least_2d(shapes, *FACTORS)
+    halves = [_half(shapes, number) for number in ("1", "2")]
+    if halves[0][:2] != halves[1][:2]:
+        message = f"its two halves make {list(halves[0][:2])} and {list(halves[1][:2])}"
+        raise LayoutError(message)
+    out, columns, first, kernel = halves[0]
+    rank = first * halves[1][2]
+    return Layout("LoHa", out, columns, kernel, rank if rank < min(out, columns) else 0)
+
+
+def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
+    """Return (out, columns, rank, kernel) of one W = a·b."""
+    a, b = shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"]
+    core = shapes.get(f"hada_t{number}")
+    if core is None:
+        if a[1] != b[0]:
+            message = f"hada_w{number}_a {list(a)} and hada_w{number}_b {list(b)} do not multiply"
+            raise LayoutError(message)
+        return a[0], flat(b)[1], a[1], tuple(b[2:])
+    if len(core) < 3 or core[0] != a[0] or core[1] != b[0]:
+        message = f"hada_t{number} {list(core)} does not fit {list(a)} and {list(b)}"
+        raise LayoutError(message)
+    return a[1], b[1] * flat(core[1:])[1], a[0], tuple(core[2:])
+
+
+def load(tensors: Mapping[str, Tensor], scale: float | None) -> Delta:
+    """Build ΔW; low-rank while r² stays below both sides, else the multiplied-out matrix.
+
+    Args:
+        tensors: hada_w1_a [out r], hada_w1_b [r in], the same for w2; with hada_t* the a factors are [r out].
+        scale: overrides alpha/rank.
+    """
+    if scale is None:
+        scale = alpha_scale(tensors, tensors["hada_w1_b"].shape[0])
+    up1, down1 = _factors(tensors, "1")
+    up2, down2 = _factors(tensors, "2")
+    out, columns = up1.shape[0], down1.shape[1]
+    if up1.shape[1] * up2.shape[1] >= min(out, columns):
+        return Dense(scale, (up1 @ down1) * (up2 @ down2))
+    up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
+    down = (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
+    return LowRank(out, columns, (Term(scale, up, down),))
+
+
+def _factors(tensors: Mapping[str, Tensor], number: str) -> tuple[Tensor, Tensor]:
+    a, b = tensors[f"hada_w{number}_a"].float(), tensors[f"hada_w{number}_b"].float()
+    if f"hada_t{number}" not in tensors:
+        return a, b.flatten(1)
+    core = tensors[f"hada_t{number}"].float()
+    return a.T, torch.einsum("ij...,jq->iq...", core, b.flatten(1)).flatten(1)

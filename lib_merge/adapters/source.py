@@ -1,0 +1,241 @@
+"""One LoRA file as the engine sees it: family, modules, what is copied, what cannot be merged."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+from torch import Tensor
+
+from lib_merge.adapters.families import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
+from lib_merge.adapters.kernels import kernel_of
+from lib_merge.adapters.module import Module, cut_rows, describe, needs_base
+from lib_merge.adapters.peft_config import find_config
+from lib_merge.adapters.placement import Placement, place, split_of
+from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
+from lib_merge.deltas import Delta
+from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
+from lib_merge.files.reader import TensorFile, open_tensors
+
+
+@dataclass(frozen=True, slots=True)
+class ModulePart:
+    """Where one module of the result comes from in one file: a module of the file, or rows of it."""
+
+    module: Module
+    kernel: tuple[int, ...]
+    rows: tuple[int, int] | None = None
+
+    @property
+    def out(self) -> int:
+        """Rows of ΔW."""
+        return self.module.layout.out if self.rows is None else self.rows[1] - self.rows[0]
+
+    @property
+    def columns(self) -> int:
+        """Columns of ΔW; 0 when there are only vectors."""
+        return self.module.layout.columns
+
+    @property
+    def rank(self) -> int:
+        """Rank of the exact low-rank form; min(out, in) where there is none."""
+        layout = self.module.layout
+        return min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1)) if self.columns else 0
+
+    def load(self, file: TensorFile) -> Delta:
+        """Read ΔW, Float[out in·kh·kw]."""
+        return cut_rows(self.module.load(file), self.rows)
+
+    def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
+        """Read biases and norm weights; those of a cut module are cut alike."""
+        found = self.module.load_vectors(file)
+        return found if self.rows is None else {role: value[slice(*self.rows)] for role, value in found.items()}
+
+
+@dataclass(slots=True)
+class LoraFile:
+    """An opened LoRA.
+
+    family     None until settled when shapes alone cannot tell
+    guess      the families the shapes allow, and why
+    modules    canonical name -> module, filled by `settled`
+    fused_in   split name -> (fused name, rows), for modules that another layout fuses (Flux q/k/v)
+    notes      sentences for the report
+    """
+
+    path: Path
+    file: TensorFile
+    parsed: Parsed
+    config: Mapping[str, object] | None
+    guess: FamilyGuess
+    family: str | None = None
+    modules: dict[str, Module] = field(default_factory=dict)
+    fused_in: dict[str, tuple[str, tuple[int, int]]] = field(default_factory=dict)
+    left_out: dict[str, str] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    _sha256: list[str] = field(default_factory=list)
+    _lock: threading.Lock = field(default_factory=threading.Lock)
+
+    @property
+    def name(self) -> str:
+        """File name for messages."""
+        return self.path.name
+
+    @property
+    def size(self) -> int:
+        """Bytes on disk."""
+        return self.file.size
+
+    @property
+    def metadata(self) -> Mapping[str, str]:
+        """The header's metadata."""
+        return self.file.metadata
+
+    @property
+    def sha256(self) -> str:
+        """sha256 of the whole file, computed once when first asked for."""
+        with self._lock:
+            if not self._sha256:
+                self._sha256.append(self.file.sha256())
+            return self._sha256[0]
+
+    @property
+    def split_modules(self) -> set[str]:
+        """Names of fused modules that this file has in pieces."""
+        return {fused for fused, _ in self.fused_in.values()}
+
+    def settled(self, family: str, *, drop_unsupported: bool = False) -> LoraFile:
+        """Return the file with its modules placed for `family`.
+
+        Raises:
+            ModuleError: two keys land on one module, shapes do not fit.
+            UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
+        """
+        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=list(self.notes))
+        done._sha256, done._lock = self._sha256, self._lock  # noqa: SLF001 - the same file
+        for raw in self.parsed.modules:
+            _add_module(done, raw, place(raw, family))
+        _refuse(done, drop_unsupported)
+        if self.parsed.unknown:
+            for key in self.parsed.unknown:
+                done.left_out[key] = "no known meaning"
+            listed = ", ".join(self.parsed.unknown[:3])
+            done.notes.append(f"{self.name}: {len(self.parsed.unknown)} keys have no known meaning and were left: {listed}")
+        return done
+
+    def parts(self, split: Sequence[str] | set[str] = ()) -> dict[str, ModulePart]:
+        """Return module name -> part, fused modules cut into the pieces named by `split` (sets of fused names)."""
+        found: dict[str, ModulePart] = {}
+        for name, module in self.modules.items():
+            kernel = module.layout.kernel or kernel_of(name, module.layout.columns)
+            if name in split and name not in self.fused_in:
+                pieces = split_of(name, self.family or "")
+                for piece, rows in pieces or ():
+                    found[piece] = ModulePart(module, kernel, rows)
+                if pieces:
+                    continue
+            found[name] = ModulePart(module, kernel)
+        return found
+
+    def close(self) -> None:
+        """Close the file."""
+        self.file.close()
+
+
+def open_lora(path: Path | str, family: str | None = None) -> LoraFile:
+    """Open a LoRA: header, key names, family; no tensor is read.
+
+    Args:
+        path: a .safetensors, or a pickled .pt/.bin/.ckpt.
+        family: settles the family at once; else it stays open where shapes allow several.
+    Raises:
+        FileFormatError: damaged or not a LoRA.
+        ModuleError: key names that do not fit together.
+    """
+    path = Path(path)
+    file = open_tensors(path)
+    config = find_config(path, file.metadata)
+    parsed = parse_keys(file.tensors, file.metadata, config, path.name)
+    if not parsed.modules and not parsed.embeddings:
+        file.close()
+        message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
+        raise ModuleError(message)
+    found = LoraFile(path, file, parsed, config, detect_family(parsed, file.tensors))
+    if family is not None:
+        return found.settled(settle_family([found], family), drop_unsupported=True)
+    if len(found.guess.candidates) == 1:
+        return found.settled(found.guess.candidates[0], drop_unsupported=True)
+    hint = family_hint_from_config(config) if config else None
+    return found.settled(hint, drop_unsupported=True) if hint in found.guess.candidates else found
+
+
+def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
+    """Return the one family of all files.
+
+    Shapes decide; where they allow several, the other sources, then a configuration beside the file, then `asked`.
+
+    Raises:
+        FamilyError: two families, or none can be told.
+    """
+    if asked is not None and asked not in FAMILIES:
+        message = f"there is no family {asked!r}; families: {', '.join(FAMILIES)}."
+        raise FamilyError(message)
+    allowed: list[str] = list(files[0].guess.candidates)
+    for file in files[1:]:
+        both = [family for family in allowed if family in file.guess.candidates]
+        if not both:
+            first = next(f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0])
+            message = (
+                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) and {file.name} for "
+                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different base models cannot be merged."
+            )
+            raise FamilyError(message)
+        allowed = both
+    if len(allowed) > 1:
+        hints = [family_hint_from_config(file.config) for file in files if file.config]
+        allowed = [family for family in hints if family in allowed][:1] or allowed
+    if len(allowed) == 1 and asked in (None, allowed[0]):
+        return allowed[0]
+    if asked in allowed:
+        return str(asked)
+    if asked is not None:
+        message = f"{files[0].name} is for {' or '.join(allowed)} ({files[0].guess.reason}), not for {asked}."
+        raise FamilyError(message)
+    message = (
+        f"{files[0].name} fits {' and '.join(allowed)} ({files[0].guess.reason}): say which with --family, "
+        "or merge it with a LoRA that tells."
+    )
+    raise FamilyError(message)
+
+
+def _add_module(file: LoraFile, raw: RawModule, placed: Placement) -> None:
+    shapes = {role: tuple(file.file.tensors[key].shape) for role, key in raw.roles.items()}
+    refused = needs_base(raw.roles)
+    layout = describe(placed.name, raw.roles, shapes, file.name) if refused is None else None
+    if placed.name in file.modules or placed.name in file.left_out:
+        message = f"{file.name}: two groups of keys both mean {placed.name}; the file is ambiguous."
+        raise ModuleError(message)
+    if layout is None:
+        file.left_out[placed.name] = str(refused)
+        return
+    file.modules[placed.name] = Module(placed.name, raw.roles, layout, raw.scale, placed.swap_halves)
+    if placed.fused and placed.rows:
+        file.fused_in[placed.name] = (placed.fused, placed.rows)
+
+
+def _refuse(file: LoraFile, drop: bool) -> None:  # noqa: FBT001
+    kinds: dict[str, int] = {}
+    for kind in file.left_out.values():
+        kinds[kind] = kinds.get(kind, 0) + 1
+    if not kinds:
+        return
+    named = " and ".join(f"{count} {kind} modules" for kind, count in kinds.items())
+    if not drop:
+        message = (
+            f"{file.name} has {named}: this kind depends on the base model and cannot be merged from the file alone; "
+            "--drop_unsupported merges the rest."
+        )
+        raise UnsupportedKindError(message)
+    file.notes.append(f"{file.name}: {named} depend on the base model and were left out")

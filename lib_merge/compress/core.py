@@ -1,0 +1,169 @@
+"""The best rank-r form of a sum of low-rank terms, without ever building the matrix.
+
+With `ΔW = B·A`, `G_B = BᵀB`, `G_A = AAᵀ` and `G_B = L·Lᵀ`, the matrix `LᵀG_A L` has the squared singular values of ΔW:
+
+    [w, U] = eigh(Lᵀ G_A L)     s = √w     X = L·U_r
+    up = B·(G_A X)·s^(−3/2)     down = s^(−1/2)·Xᵀ·A           up·down = the Eckart-Young truncation, √S on both sides
+
+All large work is two Gram products and two output products in float32 (BLAS-3, any device); the R × R work is float64
+on the CPU. Measured against QR of both stacks + SVD of the core it is 2-3 × faster at equal error: a QR runs at a third
+of a product's speed, and one symmetric eigen-decomposition costs half an SVD. It squares the condition number, so it is
+used only while the smallest kept singular value stays above `GRAM_FLOOR` of the largest; below that, and where a
+Cholesky factor does not exist (the same file twice, near-duplicates, all-zero factors, R > out), the float64 QR route
+takes over, and past R ≥ min(out, in) the dense one, whose Gram is smaller than the core.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib_merge.compress.policy import RankPolicy
+from lib_merge.deltas import Delta, Dense, LowRank
+
+# s_r/s_0 under which float32 Grams (relative error ~1e-7 of s_0²) would cost more than 1 % of the optimum.
+GRAM_FLOOR = 3e-3
+
+
+@dataclass(frozen=True, slots=True)
+class Compressed:
+    """Truncated factors and what was cut.
+
+    up          Float[out r], float32, carries √S
+    down        Float[r in], float32, carries √S
+    singular    Float64[k], all singular values of ΔW that are known, descending
+    cut         ‖ΔW − up·down‖, from the tail of `singular`
+    size        ‖ΔW‖
+    """
+
+    up: Tensor
+    down: Tensor
+    singular: np.ndarray
+    cut: float
+    size: float
+
+    @property
+    def rank(self) -> int:
+        """Ranks kept."""
+        return self.down.shape[0]
+
+
+def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu") -> Compressed:
+    """Return the best rank-r approximation of ΔW in the Frobenius norm (Eckart-Young), r chosen by `policy`.
+
+    Args:
+        delta: the sum to compress, out × in.
+        policy: how many ranks to keep; never more than min(out, in) or the numerical rank.
+        device: where the large products run.
+    Returns:
+        Factors with √S on either side, on `device`.
+    Source: Eckart & Young 1936; the core in factored form follows from QR of both stacks.
+    """
+    if isinstance(delta, LowRank) and delta.rank == 0:
+        return _nothing(delta.out, delta.columns)
+    if isinstance(delta, Dense) or delta.rank >= min(delta.out, delta.columns):
+        return _from_dense(delta, policy)
+    up, down = delta.factors(device)
+    fast = _from_grams(up, down, policy)
+    return fast if fast is not None else _from_qr(delta, policy, device)
+
+
+def singular_values(delta: Delta, device: torch.device | str = "cpu") -> np.ndarray:
+    """Return the singular values of ΔW, Float64[k] descending, by the route `compress` would take."""
+    return compress(delta, RankPolicy("lossless"), device).singular
+
+
+def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | None:
+    """Cholesky-eigh route; None where float32 Grams cannot carry the answer."""
+    gram_up = (up.T @ up).to("cpu", torch.float64)
+    gram_down = (down @ down.T).to("cpu", torch.float64)
+    lower, info = torch.linalg.cholesky_ex(gram_up)
+    if int(info) != 0:
+        return None
+    core = lower.T @ gram_down @ lower
+    if not bool(torch.isfinite(core).all()):
+        return None
+    values, vectors = torch.linalg.eigh(core)
+    values, vectors = values.flip(0), vectors.flip(1)
+    singular = values.clamp_min(0).sqrt().numpy()
+    rank = policy.choose(singular, down.shape[0]) if singular[0] > 0 else 1
+    if policy.kind in ("lossless", "sum") or singular[rank - 1] <= GRAM_FLOOR * singular[0]:
+        return None
+    root = values[:rank].clamp_min(0).sqrt()
+    basis = lower @ vectors[:, :rank]  # Float64[R r]
+    left = (gram_down @ basis) * root.pow(-1.5)
+    right = basis.T * root.pow(-0.5)[:, None]
+    return Compressed(
+        up @ left.to(up), right.to(down) @ down, singular, _tail(singular, rank), float(np.linalg.norm(singular))
+    )
+
+
+def _from_qr(delta: LowRank, policy: RankPolicy, device: torch.device | str) -> Compressed:
+    """QR of both stacks in float64 on the CPU, SVD of the core: any rank deficiency, full accuracy."""
+    up, down = delta.factors(dtype=torch.float64)
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    # terms that cancel (a file minus itself) leave rounding noise of this size, which is no signal to keep
+    floor = 1e-13 * float(torch.linalg.vector_norm(r_up) * torch.linalg.vector_norm(r_down))
+    return _finish((q_up, r_up @ r_down.T, q_down.T), policy, (delta.rank, floor), device)
+
+
+def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:
+    """Gram eigen-decomposition of the smaller side in float64: for ΔW whose factors are as large as the matrix."""
+    matrix = delta.dense(dtype=torch.float64)
+    stacked = delta.rank
+    if not bool(matrix.any()):
+        return _nothing(*matrix.shape)
+    tall = matrix.shape[0] > matrix.shape[1]
+    side = matrix.T if tall else matrix
+    values, vectors = torch.linalg.eigh(side @ side.T)
+    singular = values.flip(0).clamp_min(0).sqrt().numpy()
+    basis = vectors.flip(1)  # Float64[k k], orthonormal
+    rank = _dense_rank(policy, singular, stacked)
+    basis = basis[:, :rank]
+    other = basis.T @ side  # Float64[r n]; row norms are the singular values, exact for the basis used
+    root = torch.linalg.vector_norm(other, dim=1).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
+    first, second = basis * root, other / root[:, None]
+    size = float(torch.linalg.vector_norm(matrix))
+    up, down = (second.T, first.T) if tall else (first, second)
+    cut = _tail(singular, rank)
+    return Compressed(up.float().contiguous(), down.float().contiguous(), singular, cut, size)
+
+
+def _dense_rank(policy: RankPolicy, singular: np.ndarray, stacked: int) -> int:
+    """As the policy says; "all" ends where float64 Grams only hold noise (1e-8 of the largest)."""
+    held = int(np.count_nonzero(singular > singular[0] * 1e-8))
+    return max(1, min(policy.choose(singular, stacked), held))
+
+
+def _finish(
+    parts: tuple[Tensor, Tensor, Tensor],
+    policy: RankPolicy,
+    limits: tuple[int, float],
+    device: torch.device | str,
+) -> Compressed:
+    """SVD of the core between two orthonormal bases; `limits` = (Σ of the sources' ranks, noise floor)."""
+    q_up, core, q_down = parts
+    stacked, floor = limits
+    left, values, right = torch.linalg.svd(core, full_matrices=False)
+    singular = values.numpy()
+    if not singular[0] > floor:
+        return _nothing(q_up.shape[0], q_down.shape[1])
+    rank = min(policy.choose(singular, stacked), int(np.count_nonzero(singular > singular[0] * 1e-13)))
+    root = values[:rank].sqrt()
+    up = (q_up @ (left[:, :rank] * root)).to(device=device, dtype=torch.float32)
+    down = ((right[:rank] * root[:, None]) @ q_down).to(device=device, dtype=torch.float32)
+    return Compressed(up, down, singular, _tail(singular, rank), float(np.linalg.norm(singular)))
+
+
+def _tail(singular: np.ndarray, rank: int) -> float:
+    return math.sqrt(float(np.square(singular[rank:][::-1]).sum()))
+
+
+def _nothing(out: int, columns: int) -> Compressed:
+    """Rank 1 of zeros: loaders want at least one rank."""
+    return Compressed(torch.zeros(out, 1), torch.zeros(1, columns), np.zeros(1), 0.0, 0.0)

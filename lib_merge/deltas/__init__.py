@@ -1,0 +1,20 @@
+"""ΔW as algebra: sums of scaled low-rank terms, and dense matrices where a kind has no low-rank form."""
+
+from __future__ import annotations
+
+from lib_merge.deltas.delta import Delta, Dense, LowRank, Term, add, rows_of, scaled, zero
+from lib_merge.deltas.gram import difference_norm, inner, norm
+
+__all__ = [
+    "Delta",
+    "Dense",
+    "LowRank",
+    "Term",
+    "add",
+    "difference_norm",
+    "inner",
+    "norm",
+    "rows_of",
+    "scaled",
+    "zero",
+]

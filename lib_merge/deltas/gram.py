@@ -1,0 +1,106 @@
+"""Inner products, norms and distances of deltas from small Gram matrices; no m × n matrix is built.
+
+⟨ΔW₁, ΔW₂⟩ = Σ (B₁ᵀB₂) ∘ (A₁A₂ᵀ). A distance computed as ‖X‖² + ‖Y‖² − 2⟨X,Y⟩ loses half the digits, so distances are
+taken from subtracted factors where both sides have the same layout, and from float64 Grams elsewhere.
+"""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from torch import Tensor
+
+from lib_merge.deltas.delta import Delta, Dense, LowRank
+
+# Below this relative distance, squared float32 Grams no longer carry two digits of it.
+FLOAT32_GRAM_LIMIT = 0.03
+
+
+def inner(left: Delta, right: Delta, dtype: torch.dtype = torch.float64) -> float:
+    """Return ⟨ΔW₁, ΔW₂⟩ = Σᵢⱼ ΔW₁ᵢⱼ·ΔW₂ᵢⱼ (unitless), computed in `dtype` on the CPU."""
+    if isinstance(left, LowRank) and isinstance(right, LowRank):
+        if not left.terms or not right.terms:
+            return 0.0
+        up1, down1 = left.factors(dtype=dtype)
+        up2, down2 = (up1, down1) if left is right else right.factors(dtype=dtype)
+        return _trace(up1.T @ up2, down1 @ down2.T)
+    if isinstance(left, LowRank):
+        left, right = right, left
+    if isinstance(right, LowRank):
+        if not right.terms:
+            return 0.0
+        up, down = right.factors(dtype=dtype)
+        return _trace(left.dense(dtype=dtype) @ down.T, up)
+    return _trace(left.dense(dtype=dtype), right.dense(dtype=dtype))
+
+
+def norm(delta: Delta) -> float:
+    """Return the Frobenius norm ‖ΔW‖."""
+    return math.sqrt(max(inner(delta, delta), 0.0))
+
+
+def difference_norm(saved: Delta, asked: Delta) -> tuple[float, float]:
+    """Return (‖saved − asked‖, ‖asked‖), accurate down to rounding whatever the gauge of the two.
+
+    Three routes, the cheapest that is accurate:
+      * same term layout (a lossless merge): `B_sA_s − B_aA_a = (B_s − B_a)A_s + B_a(A_s − A_a)`, float32 Grams of the
+        stacked differences;
+      * other factors: float32 Grams of `[B_s | B_a]·[A_s; −A_a]` where the distance is large, float64 ones where not;
+      * a dense side: both multiplied out in float64, in row tiles.
+    """
+    if isinstance(saved, Dense) or isinstance(asked, Dense):
+        return _dense_difference(saved, asked)
+    if not asked.terms or not saved.terms:
+        return norm(saved) if saved.terms else norm(asked), norm(asked)
+    if saved.rank == asked.rank:
+        distance, size = _factor_difference(saved, asked)
+        if distance <= FLOAT32_GRAM_LIMIT * size:
+            return distance, size
+    return _gram_difference(saved, asked)
+
+
+def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
+    up_s, down_s = saved.factors()
+    up_a, down_a = asked.factors()
+    size = _norm32(up_a, down_a)
+    up_s -= up_a
+    down_d = down_s - down_a
+    if not bool(down_d.any()):  # `down` was copied: only `up` was rounded
+        return _norm32(up_s, down_s), size
+    return _norm32(torch.cat([up_s, up_a], 1), torch.cat([down_s, down_d], 0)), size
+
+
+def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
+    joined = LowRank(asked.out, asked.columns, saved.terms + asked.terms)
+    cut = saved.rank
+    distance = size = 0.0
+    for dtype in (torch.float32, torch.float64):
+        up, down = joined.factors(dtype=dtype)
+        gram = (up.T @ up).double() * (down @ down.T).double()
+        size = math.sqrt(max(float(gram[cut:, cut:].sum()), 0.0))
+        square = gram[:cut, :cut].sum() + gram[cut:, cut:].sum() - 2.0 * gram[:cut, cut:].sum()
+        distance = math.sqrt(max(float(square), 0.0)) if math.isfinite(float(square)) else math.nan
+        if not distance <= FLOAT32_GRAM_LIMIT * size:
+            break
+    return distance, size
+
+
+def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
+    rows = max(1, (1 << 20) // max(asked.columns, 1))
+    distance = size = 0.0
+    for start in range(0, asked.out, rows):
+        part = slice(start, min(start + rows, asked.out))
+        target = asked.dense(dtype=torch.float64, rows=part)
+        size += float(target.square().sum())
+        distance += float((saved.dense(dtype=torch.float64, rows=part) - target).square().sum())
+    return math.sqrt(distance), math.sqrt(size)
+
+
+def _norm32(up: Tensor, down: Tensor) -> float:
+    square = _trace((up.T @ up).double(), (down @ down.T).double())
+    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
+
+
+def _trace(left: Tensor, right: Tensor) -> float:
+    return float((left.double() * right.double()).sum())

@@ -1,0 +1,285 @@
+"""The recipe: everything that decides the bytes of a merge, and nothing else.
+
+A recipe goes from tab or command line through the engine into the file's metadata and back without loss. As JSON it is
+versioned, holds file names instead of paths, and every named or random value in it has become a number.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Union
+
+from lib_merge.compress import RankPolicy, parse_policy
+from lib_merge.errors import RecipeError
+from lib_merge.methods import Method, get_method
+
+FORMAT = "lora-merge-recipe"
+VERSION = 1
+PRECISIONS = ("fp16", "bf16", "float")
+MAX_DEPTH = 8
+Blocks = Union[str, Sequence[object], Mapping[str, float], None]
+
+
+@dataclass(frozen=True, slots=True)
+class ElementRule:
+    """`blocks:elements:ratio`: in these blocks, modules whose name contains one of the words get this block weight.
+
+    Empty blocks or words match everything; the later rule wins.
+    """
+
+    blocks: str
+    elements: str
+    ratio: float
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """One input: a LoRA file, or a recipe whose result is merged like a file.
+
+    path       the file, when its place is known (never written to JSON)
+    recipe     the nested recipe instead of a file
+    ratio      scales the whole delta
+    te_ratio   replaces `ratio` for text encoders: one number, or (TE1, TE2)
+    blocks     multiplies the ratio per block: preset name, list, `OUT00-OUT05=0.5,M00=1`, or {block: weight}
+    elements   rules that replace the block weight
+    role       where the method asks for one (style, subject)
+    name, sha256, size   how the file is found again
+    """
+
+    path: Path | None = None
+    recipe: Recipe | None = None
+    ratio: float = 1.0
+    te_ratio: float | tuple[float, ...] | None = None
+    blocks: Blocks = None
+    elements: tuple[ElementRule, ...] = ()
+    role: str | None = None
+    name: str = ""
+    sha256: str = ""
+    size: int = 0
+
+    @property
+    def label(self) -> str:
+        """What people call it: the file's stem, or the group's name."""
+        if self.path is not None:
+            return self.path.stem
+        return Path(self.name).stem if self.name else "group"
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """Sources, method and how the result is cut and saved.
+
+    rank       None = the method's default: lossless for scalar and core methods, Σ of the sources' ranks for dense
+    conv_rank  rank of k×k convolutions where it differs
+    prune      drop ranks and modules below this share of the largest (0 = none)
+    precision  fp16, bf16 or float
+    family     None = told from the files
+    """
+
+    sources: tuple[Source, ...]
+    method: str = "weighted_sum"
+    knobs: Mapping[str, Any] = field(default_factory=dict)
+    rank: RankPolicy | None = None
+    conv_rank: int | None = None
+    prune: float = 0.0
+    precision: str = "fp16"
+    seed: int = 0
+    family: str | None = None
+
+    def declared(self) -> Method:
+        """Return the method's registry entry."""
+        return get_method(self.method)
+
+    def policy(self) -> RankPolicy:
+        """Return the rank policy in force.
+
+        Raises:
+            RecipeError: lossless asked of a dense method.
+        """
+        dense = self.declared().space == "dense"
+        if self.rank is None:
+            return RankPolicy("sum" if dense else "lossless")
+        if dense and self.rank.exact:
+            message = f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99 or error:0.01."
+            raise RecipeError(message)
+        return self.rank
+
+    def check(self, depth: int = 0) -> None:
+        """Raise `RecipeError` for anything that can be seen wrong before a file is opened."""
+        if depth > MAX_DEPTH:
+            message = f"groups are nested more than {MAX_DEPTH} deep."
+            raise RecipeError(message)
+        method = self.declared()
+        if not self.sources:
+            message = "there is nothing to merge: give at least one LoRA."
+            raise RecipeError(message)
+        method.check_sources(len(self.sources))
+        method.settings(self.knobs, len(self.sources))
+        _check_roles(method, [source.role for source in self.sources])
+        self.policy()
+        if self.precision not in PRECISIONS:
+            message = f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}."
+            raise RecipeError(message)
+        _finite("prune", self.prune, 0.0, 1.0)
+        if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
+            message = f"conv_rank is {self.conv_rank}; it takes a whole number from 1."
+            raise RecipeError(message)
+        for source in self.sources:
+            _check_source(source, depth)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the recipe as JSON-ready objects: versioned, without any path."""
+        return {"format": FORMAT, "version": VERSION, **_recipe_json(self)}
+
+    def dumps(self) -> str:
+        """Return `to_json` as compact text with a stable key order."""
+        return json.dumps(self.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
+
+
+def _check_roles(method: Method, roles: Sequence[str | None]) -> None:
+    given = [role for role in roles if role]
+    if method.roles and sorted(given) != sorted(method.roles):
+        message = f"{method.name} needs the roles {' and '.join(method.roles)}, one source each."
+        raise RecipeError(message)
+    unknown = [role for role in given if method.roles and role not in method.roles]
+    if unknown:
+        message = f"{method.name} has no role {unknown[0]!r}."
+        raise RecipeError(message)
+
+
+def _check_source(source: Source, depth: int) -> None:
+    _finite(f"the ratio of {source.label}", source.ratio)
+    ratios = source.te_ratio if isinstance(source.te_ratio, tuple) else (source.te_ratio,)
+    for ratio in ratios:
+        if ratio is not None:
+            _finite(f"the text-encoder ratio of {source.label}", ratio)
+    for rule in source.elements:
+        _finite(f"an element rule of {source.label}", rule.ratio)
+    if source.recipe is not None:
+        source.recipe.check(depth + 1)
+
+
+def _finite(what: str, value: float, least: float = -1e4, most: float = 1e4) -> None:
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most):
+        message = f"{what} is {value!r}; it takes a number from {least:g} to {most:g}."
+        raise RecipeError(message)
+
+
+def _recipe_json(recipe: Recipe) -> dict[str, Any]:
+    settings = recipe.declared().settings(recipe.knobs, len(recipe.sources))
+    return {
+        "sources": [_source_json(source) for source in recipe.sources],
+        "method": recipe.method,
+        "knobs": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "rank": recipe.policy().text,
+        "conv_rank": recipe.conv_rank,
+        "prune": recipe.prune,
+        "precision": recipe.precision,
+        "seed": recipe.seed,
+        "family": recipe.family,
+    }
+
+
+def _source_json(source: Source) -> dict[str, Any]:
+    data: dict[str, Any] = {"ratio": source.ratio}
+    if source.recipe is not None:
+        data["recipe"] = _recipe_json(source.recipe)
+        if source.name:
+            data["name"] = Path(source.name).name
+    else:
+        data["name"] = source.path.name if source.path is not None else Path(source.name).name
+        data["sha256"], data["size"] = source.sha256, source.size
+    if source.te_ratio is not None:
+        data["te_ratio"] = list(source.te_ratio) if isinstance(source.te_ratio, tuple) else source.te_ratio
+    if source.blocks:
+        blocks = source.blocks
+        data["blocks"] = dict(blocks) if isinstance(blocks, Mapping) else blocks
+    if source.elements:
+        data["elements"] = [[rule.blocks, rule.elements, rule.ratio] for rule in source.elements]
+    if source.role:
+        data["role"] = source.role
+    return data
+
+
+def loads(text: str, where: str = "the recipe") -> Recipe:
+    """Read a recipe from JSON text.
+
+    Raises:
+        RecipeError: not JSON, not a recipe, a newer version, or a field of the wrong type.
+    """
+    try:
+        data = json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = f"{where} is not valid JSON: {error}."
+        raise RecipeError(message) from error
+    return from_json(data, where)
+
+
+def from_json(data: object, where: str = "the recipe") -> Recipe:
+    """Read a recipe from JSON objects, as `to_json` wrote them; see `loads` for the errors."""
+    if not isinstance(data, dict) or data.get("format") != FORMAT:
+        message = f"{where} is not a recipe of this program (no format {FORMAT!r})."
+        raise RecipeError(message)
+    version = data.get("version")
+    if not isinstance(version, int) or version > VERSION or version < 1:
+        message = f"{where} has version {version!r}; this program reads versions up to {VERSION}: update it."
+        raise RecipeError(message)
+    try:
+        return _parse_recipe(data, 0)
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+        message = f"{where} is damaged: {type(error).__name__} at {error}."
+        raise RecipeError(message) from error
+
+
+def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
+    if depth > MAX_DEPTH:
+        message = f"groups are nested more than {MAX_DEPTH} deep."
+        raise RecipeError(message)
+    knobs = data.get("knobs") or {}
+    conv_rank = data.get("conv_rank")
+    return Recipe(
+        sources=tuple(_parse_source(item, depth) for item in data["sources"]),
+        method=str(data.get("method", "weighted_sum")),
+        knobs={str(name): tuple(value) if isinstance(value, list) else value for name, value in knobs.items()},
+        rank=parse_policy(data["rank"]) if data.get("rank") else None,
+        conv_rank=None if conv_rank is None else int(conv_rank),
+        prune=float(data.get("prune") or 0.0),
+        precision=str(data.get("precision", "fp16")),
+        seed=int(data.get("seed") or 0),
+        family=data.get("family") or None,
+    )
+
+
+def _parse_source(data: Mapping[str, Any], depth: int) -> Source:
+    te_ratio = data.get("te_ratio")
+    if te_ratio is not None:
+        te_ratio = tuple(float(x) for x in te_ratio) if isinstance(te_ratio, list) else float(te_ratio)
+    nested = data.get("recipe")
+    rules = data.get("elements") or ()
+    # a name from the internet is a name, never a place: no folder part survives
+    return Source(
+        recipe=None if nested is None else _parse_recipe(nested, depth + 1),
+        ratio=float(data.get("ratio", 1.0)),
+        te_ratio=te_ratio,
+        blocks=data.get("blocks"),
+        elements=tuple(ElementRule(str(a), str(b), float(c)) for a, b, c in rules),
+        role=data.get("role"),
+        name=str(data.get("name", "")).replace("\\", "/").rsplit("/", 1)[-1],
+        sha256=str(data.get("sha256", "")),
+        size=int(data.get("size") or 0),
+    )
+
+
+def with_paths(recipe: Recipe, find: Any) -> Recipe:  # noqa: ANN401 - a callable Source -> Path
+    """Return the recipe with every file source's path filled in by `find(source)`."""
+    sources = []
+    for source in recipe.sources:
+        if source.recipe is not None:
+            sources.append(replace(source, recipe=with_paths(source.recipe, find)))
+        else:
+            sources.append(source if source.path is not None else replace(source, path=find(source)))
+    return replace(recipe, sources=tuple(sources))
