@@ -12,7 +12,7 @@ from torch import Tensor
 from lib_merge.adapters.families import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
 from lib_merge.adapters.kernels import kernel_of
 from lib_merge.adapters.module import Module, cut_rows, describe, needs_base
-from lib_merge.adapters.peft_config import find_config
+from lib_merge.adapters.peft_config import PeftConfig, find_config
 from lib_merge.adapters.placement import Placement, place, split_of
 from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
 from lib_merge.deltas import Delta
@@ -68,7 +68,7 @@ class LoraFile:
     path: Path
     file: TensorFile
     parsed: Parsed
-    config: Mapping[str, object] | None
+    config: PeftConfig | None
     guess: FamilyGuess
     family: str | None = None
     modules: dict[str, Module] = field(default_factory=dict)

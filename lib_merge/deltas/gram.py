@@ -54,20 +54,26 @@ def difference_norm(saved: Delta, asked: Delta) -> tuple[float, float]:
     if not asked.terms or not saved.terms:
         return norm(saved) if saved.terms else norm(asked), norm(asked)
     if saved.rank == asked.rank:
-        distance, size = _factor_difference(saved, asked)
-        if distance <= FLOAT32_GRAM_LIMIT * size:
-            return distance, size
+        near = _factor_difference(saved, asked)
+        if near is not None:
+            return near
     return _gram_difference(saved, asked)
 
 
-def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
+def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float] | None:
+    """The first route; None where the factors are not the same up to rounding (balanced, or recomputed)."""
     up_s, down_s = saved.factors()
     up_a, down_a = asked.factors()
     size = _norm32(up_a, down_a)
+    limit = FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(up_a))
     up_s -= up_a
     down_d = down_s - down_a
+    if not float(torch.linalg.vector_norm(up_s)) <= limit:
+        return None
     if not bool(down_d.any()):  # `down` was copied: only `up` was rounded
         return _norm32(up_s, down_s), size
+    if not float(torch.linalg.vector_norm(down_d)) <= FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(down_a)):
+        return None
     return _norm32(torch.cat([up_s, up_a], 1), torch.cat([down_s, down_d], 0)), size
 
 

@@ -53,7 +53,7 @@ class Evaluator:
         for child, weight in zip(node.children, weights):
             if isinstance(child, Leaf):
                 part = child.parts.get(target.name)
-                found = part.load_vectors(child.file) if part is not None else {}
+                found = part.load_vectors(child.file.file) if part is not None else {}
             else:
                 found = self.vectors(child, child.targets[target.name]) if target.name in child.targets else {}
             for role, value in found.items():
@@ -74,7 +74,7 @@ class Evaluator:
             if part is None or part.columns == 0:
                 return zero(target.out, target.columns)
             with self.clock.time("read"):
-                return part.load(child.file)
+                return part.load(child.file.file)
         own = child.targets.get(target.name)
         if own is None or own.columns == 0:
             return zero(target.out, target.columns)

@@ -61,7 +61,7 @@ class Leaf:
     @property
     def identity(self) -> str:
         """Names this use of this file: part of the key of its random masks."""
-        return f"{self.source.sha256}#{self.occurrence}"
+        return f"{self.file.sha256}#{self.occurrence}"
 
     @property
     def label(self) -> str:
@@ -91,8 +91,9 @@ class Node:
 
     @property
     def identity(self) -> str:
-        """Names this group: the hash of its recipe."""
-        return hashlib.sha256(self.recipe.dumps().encode()).hexdigest()
+        """Names this group: what it merges and how."""
+        parts = [self.method.name, str(sorted(self.settings.items())), *(child.identity for child in self.children)]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     @property
     def label(self) -> str:
@@ -218,11 +219,20 @@ class Planner:
         self._seen[item.path] = occurrence + 1
         if occurrence == 1:
             notes.append(f"{item.label} is in the recipe more than once; its deltas add up")
-        known = replace(
-            item, name=item.path.name, sha256=file.sha256, size=file.size, blocks=weights or None
-        )
+        known = replace(item, name=item.path.name, size=file.size, blocks=weights or None)
         matcher = ElementMatcher(item.elements, present, item.label)
         return Leaf(known, file, occurrence, parts, weights, matcher)
+
+
+def stamped(node: Node) -> Recipe:
+    """Return the node's recipe with every file's sha256 filled in, as it goes into the result's metadata."""
+    sources = []
+    for child in node.children:
+        if isinstance(child, Leaf):
+            sources.append(replace(child.source, sha256=child.file.sha256))
+        elif child.source is not None:
+            sources.append(replace(child.source, recipe=stamped(child)))
+    return replace(node.recipe, sources=tuple(sources))
 
 
 def _paths(recipe: Recipe) -> list[Path]:

@@ -1,0 +1,37 @@
+"""Merge LoRAs exactly: what was asked for is what is saved, and the saving proves it.
+
+>>> from lib_merge import merge
+>>> report = merge(["style.safetensors", "mira.safetensors"], ratios=[0.6, 0.4], save_to="out.safetensors")
+>>> report.relative_error                                                                     # doctest: +SKIP
+0.00021
+"""
+
+from __future__ import annotations
+
+from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.api import load_recipe, merge, resize, run_recipe, verify
+from lib_merge.compress import RankPolicy, parse_policy
+from lib_merge.engine.report import Report
+from lib_merge.engine.run import Job
+from lib_merge.errors import MergeError
+from lib_merge.methods import METHODS
+from lib_merge.recipe import Recipe, Source
+
+__version__ = "0.1.0"
+__all__ = [
+    "METHODS",
+    "Job",
+    "LoraFile",
+    "MergeError",
+    "RankPolicy",
+    "Recipe",
+    "Report",
+    "Source",
+    "load_recipe",
+    "merge",
+    "open_lora",
+    "parse_policy",
+    "resize",
+    "run_recipe",
+    "verify",
+]

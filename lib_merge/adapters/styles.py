@@ -1,0 +1,252 @@
+"""Key names of every trainer → (component, module path, role).
+
+A key is cut at its end (the role: `lora_up`, `alpha`, …) and at its front (the component: UNet or transformer, a text
+encoder); what is left, dots turned to underscores, is the module's path. Nothing here knows the base family.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from lib_merge.adapters import cloneofsimo
+from lib_merge.adapters.peft_config import PeftConfig
+from lib_merge.errors import ModuleError
+from lib_merge.files.header import TensorInfo
+
+# suffix -> (role, style it gives away); the longest match wins
+_SUFFIXES: dict[str, tuple[str, str]] = {
+    "lora_up.weight": ("lora_up", "kohya"),
+    "lora_down.weight": ("lora_down", "kohya"),
+    "lora_mid.weight": ("lora_mid", "kohya"),
+    "alpha": ("alpha", ""),
+    "lora_A.weight": ("lora_down", "PEFT"),
+    "lora_B.weight": ("lora_up", "PEFT"),
+    "lora_A.default.weight": ("lora_down", "PEFT"),
+    "lora_B.default.weight": ("lora_up", "PEFT"),
+    "lora_A.default_0.weight": ("lora_down", "PEFT"),
+    "lora_B.default_0.weight": ("lora_up", "PEFT"),
+    "lora_B.bias": ("lora_bias", "PEFT"),
+    "lora_magnitude_vector": ("dora_scale", "PEFT"),
+    "lora_magnitude_vector.weight": ("dora_scale", "PEFT"),
+    "lora_magnitude_vector.default.weight": ("dora_scale", "PEFT"),
+    "lora.down.weight": ("lora_down", "diffusers"),
+    "lora.up.weight": ("lora_up", "diffusers"),
+    "lora_linear_layer.down.weight": ("lora_down", "diffusers"),
+    "lora_linear_layer.up.weight": ("lora_up", "diffusers"),
+    "dora_scale": ("dora_scale", ""),
+    "weight_scale": ("weight_scale", ""),
+    "diff": ("diff", "kohya"),
+    "diff_b": ("diff_b", "kohya"),
+    "w_norm": ("w_norm", "LyCORIS"),
+    "b_norm": ("b_norm", "LyCORIS"),
+    "set_weight": ("set_weight", ""),
+    "scale": ("set_weight", ""),
+    "reshape_weight": ("reshape_weight", ""),
+    "oft_blocks": ("oft_blocks", "LyCORIS"),
+    "oft_diag": ("oft_diag", "kohya"),
+    "boft_blocks": ("boft_blocks", "LyCORIS"),
+    "rescale": ("rescale", "LyCORIS"),
+    "on_input": ("on_input", "LyCORIS"),
+    "weight": ("ia3_weight", "LyCORIS"),
+    "bm.weight": ("bm", "LyCORIS"),
+    **{f"{name}.weight": (name, "LyCORIS") for name in ("a1", "a2", "b1", "b2")},
+    **{name: (name, "LyCORIS") for name in ("bias_indices", "bias_values", "bias_size")},
+    **{
+        name: (name, "LyCORIS")
+        for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
+        + ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+    },
+}
+_PROCESSOR = re.compile(r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")
+_PLAIN_PROCESSOR = re.compile(r"^(?P<stem>.+)\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")
+_XLABS = re.compile(
+    r"^(?:diffusion_model\.)?double_blocks\.(?P<n>\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12])\.(?P<half>down|up)\.weight$"
+)
+# front -> component; the first that matches is cut off
+_FRONTS: tuple[tuple[str, str, str], ...] = (
+    ("lora_unet_", "unet", "kohya"),
+    ("oft_unet_", "unet", "kohya"),
+    ("lora_te1_", "te1", "kohya"),
+    ("lora_te2_", "te2", "kohya"),
+    ("lora_te3_", "te3", "kohya"),
+    ("lora_te_", "te0", "kohya"),
+    ("lora_transformer_", "unet", "OneTrainer"),
+    ("lora_prior_unet_", "unet", "kohya"),
+    ("lycoris_text_encoder_2_", "te2", "LyCORIS"),
+    ("lycoris_text_encoder_", "te", "LyCORIS"),
+    ("lycoris_", "unet", "LyCORIS"),
+    ("model.diffusion_model.", "unet", "BFL"),
+    ("diffusion_model.", "unet", "ai-toolkit"),
+    ("transformer.", "unet", "diffusers"),
+    ("unet.", "unet", "diffusers"),
+    ("text_encoder_3.", "te3", "diffusers"),
+    ("text_encoder_2.", "te2", "diffusers"),
+    ("text_encoder.", "te", "diffusers"),
+    ("text_encoders.clip_l.transformer.", "te1", "BFL"),
+    ("text_encoders.clip_g.transformer.", "te2", "BFL"),
+    ("text_encoders.t5xxl.transformer.", "te3", "BFL"),
+)
+_CONTAINERS = ("base_model.model.", "base_model.")
+_TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj", "to_out_0": "out_proj"}
+_MARKERS = frozenset({"metadata_key_for_stripped_models"})
+
+
+@dataclass(frozen=True, slots=True)
+class RawModule:
+    """One module before its family is known.
+
+    component  unet, te0 (kohya's single `lora_te_`), te (a text encoder whose number the family decides), te1, te2, te3
+    path       module path with underscores, prefix stripped
+    roles      role -> key in the file
+    scale      from a PEFT configuration; None = the file's alpha, or 1
+    """
+
+    component: str
+    path: str
+    roles: Mapping[str, str]
+    scale: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Parsed:
+    """What the key names of one file say.
+
+    style       how the names are written, for people
+    modules     in the order of first appearance
+    embeddings  bundled textual inversions: name -> keys
+    unknown     keys nothing claims
+    """
+
+    style: str
+    modules: tuple[RawModule, ...]
+    embeddings: Mapping[str, tuple[str, ...]]
+    unknown: tuple[str, ...]
+
+
+def parse_keys(
+    tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], config: PeftConfig | None, file: str
+) -> Parsed:
+    """Group a file's keys into modules.
+
+    Args:
+        tensors: the header's table.
+        metadata: the header's texts.
+        config: a PEFT configuration, when there is one.
+        file: the file's name, for messages.
+    Raises:
+        ModuleError: two keys mean the same tensor of the same module.
+    """
+    positional = cloneofsimo.parse(tensors, metadata, file)
+    if positional is not None:
+        modules = tuple(RawModule(component, path, roles, 1.0) for component, path, roles in positional.modules)
+        return Parsed("cloneofsimo", modules, positional.embeddings, positional.unknown)
+    groups: dict[tuple[str, str], dict[str, str]] = {}
+    dotted: dict[tuple[str, str], str] = {}
+    styles: dict[str, int] = {}
+    embeddings: dict[str, list[str]] = {}
+    unknown = []
+    for key in tensors:
+        if key.startswith("bundle_emb."):
+            embeddings.setdefault(key.split(".")[1], []).append(key)
+            continue
+        if key in _MARKERS:
+            continue
+        found = _split(key)
+        if found is None:
+            unknown.append(key)
+            continue
+        component, stem, role, style = found
+        styles[style] = styles.get(style, 0) + 1
+        place = (component, stem.replace(".", "_"))
+        roles = groups.setdefault(place, {})
+        if role in roles:
+            message = f"{file}: the keys {roles[role]} and {key} both mean {role} of {place[1]}."
+            raise ModuleError(message)
+        roles[role] = key
+        dotted.setdefault(place, stem)
+    groups = _without_plain_weights(groups, unknown)
+    modules = tuple(
+        RawModule(component, path, roles, _scale(config, component, dotted[component, path], roles, tensors))
+        for (component, path), roles in groups.items()
+    )
+    names = {name: tuple(keys) for name, keys in embeddings.items()}
+    style = max(styles, key=lambda name: (styles[name], name)) if styles else "unknown"
+    return Parsed(style, modules, names, tuple(unknown))
+
+
+def _without_plain_weights(
+    groups: dict[tuple[str, str], dict[str, str]], unknown: list[str]
+) -> dict[tuple[str, str], dict[str, str]]:
+    """A bare `.weight` is IA3 only beside `.on_input`; elsewhere it is a tensor of some other model."""
+    kept = {}
+    for place, roles in groups.items():
+        if "ia3_weight" in roles and "on_input" not in roles:
+            unknown.append(roles.pop("ia3_weight"))
+        if roles:
+            kept[place] = roles
+    return kept
+
+
+def _split(key: str) -> tuple[str, str, str, str] | None:
+    """Return (component, stem with dots, role, style), or None for a key of no known form."""
+    match = _XLABS.match(key)
+    if match:
+        side = "img" if match["side"] == "1" else "txt"
+        stem = f"double_blocks.{match['n']}.{side}_attn.{match['what']}"
+        return "unet", stem, f"lora_{match['half']}", "XLabs"
+    match = _PROCESSOR.match(key) or _PLAIN_PROCESSOR.match(key)
+    if match:
+        component, stem, _ = _front(f"{match['stem']}.{match['what']}")
+        return component, _attention(component, stem), f"lora_{match['side']}", "diffusers (attention processors)"
+    at = len(key)
+    best: tuple[str, str, str] | None = None
+    for _ in range(4):  # the longest known suffix spans at most four dotted parts
+        at = key.rfind(".", 0, at)
+        if at < 0:
+            break
+        known = _SUFFIXES.get(key[at + 1 :])
+        if known is not None:
+            best = (key[:at], *known)
+    if best is None or not best[0]:
+        return None
+    component, stem, front_style = _front(best[0])
+    return component, _attention(component, stem), best[1], front_style or best[2] or "kohya"
+
+
+def _front(stem: str) -> tuple[str, str, str]:
+    """Return (component, rest, style) of a module name."""
+    style = ""
+    for container in _CONTAINERS:
+        if stem.startswith(container):
+            stem, style = stem[len(container) :], "PEFT"
+    for front, component, named in _FRONTS:
+        if stem.startswith(front):
+            return component, stem[len(front) :], style or named
+    if stem.startswith(("text_model.encoder.", "text_model_encoder_")):
+        return "te", stem, style
+    return "unet", stem, style
+
+
+def _attention(component: str, stem: str) -> str:
+    """Spell attention projections as the modules are called: `to_out.0`, and q_proj in text encoders."""
+    head, dot, last = stem.rpartition(".")
+    if component != "unet" and last in _TEXT_ATTENTION:
+        return f"{head}{dot}{_TEXT_ATTENTION[last]}"
+    if last == "to_out" and component == "unet":
+        return f"{stem}.0"
+    return stem
+
+
+def _scale(
+    config: PeftConfig | None,
+    component: str,
+    stem: str,
+    roles: Mapping[str, str],
+    tensors: Mapping[str, TensorInfo],
+) -> float | None:
+    """A PEFT configuration speaks for keys in PEFT's spelling that bring no alpha of their own."""
+    if config is None or "alpha" in roles or ".lora_A." not in roles.get("lora_down", ""):
+        return None
+    return config.scale(component, stem, tensors[roles["lora_down"]].shape[0])

@@ -1,0 +1,159 @@
+"""From a finished ΔW to the tensors of the file: kohya keys, alpha = rank, one cast.
+
+A lossless sum keeps the sources' own factors: `down` goes to the file as the bytes it was read as, `up` is scaled once.
+That is exact but for one rounding of one factor, needs no arithmetic on half of the data, and makes a lossless merge a
+copy. Only where scaling would leave the precision's range are the two factors balanced by a power of two, which rounds
+nothing.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from lib_merge.compress import Compressed
+from lib_merge.deltas import Dense, LowRank, Term
+from lib_merge.engine.plan import Target
+from lib_merge.errors import NumericsError
+from lib_merge.files.dtypes import name_of
+from lib_merge.files.writer import tensor_bytes
+
+DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
+# factors are balanced when the largest entry of one leaves this range: fp16 is normal from 6e-5 to 65504
+_LOW, _HIGH = 2.0**-7, 2.0**13
+
+
+@dataclass(slots=True)
+class Encoded:
+    """Tensors of one module, in file order, ready for the writer.
+
+    entries    (key, dtype name, shape, buffers)
+    rank       ranks saved; 0 for a whole matrix or vectors only
+    """
+
+    rank: int = 0
+    entries: list[tuple[str, str, tuple[int, ...], list[Any]]] = field(default_factory=list)
+    cut: float = 0.0
+    size: float = -1.0
+    dropped: str = ""
+
+    def put(self, key: str, value: Tensor) -> None:
+        """Append a tensor."""
+        self.entries.append((key, name_of(value.dtype), tuple(value.shape), [tensor_bytes(value)]))
+
+
+def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
+    """Encode a sum of terms as it is: ranks side by side.
+
+    Raises:
+        NumericsError: a number does not fit the precision, or a source holds NaN.
+    """
+    done = Encoded(delta.rank)
+    alpha, correction = _alpha(delta.rank, dtype)
+    ups = torch.empty((delta.out, delta.rank), dtype=dtype)
+    downs: list[Tensor] = []
+    at = 0
+    for term in delta.terms:
+        place = ups[:, at : at + term.rank]
+        downs.append(_term(Term(term.scale * correction, term.up, term.down), place, dtype))
+        at += term.rank
+    _check(ups, target.name)
+    done.put(f"{target.name}.alpha", alpha)
+    shape = _down_shape(target, delta.rank)
+    buffers = [tensor_bytes(down) for down in downs]
+    done.entries.append((f"{target.name}.lora_down.weight", name_of(dtype), shape, buffers))
+    done.put(f"{target.name}.lora_up.weight", ups.reshape(_up_shape(target, delta.rank)))
+    return done
+
+
+def _term(term: Term, place: Tensor, dtype: torch.dtype) -> Tensor:
+    """Write scale·up into its columns and return `down` as it is saved."""
+    up, down = term.up, term.down
+    largest = float(up.abs().max()) * abs(term.scale) if up.numel() and dtype == torch.float16 else 0.0
+    other = float(down.abs().max()) if largest > 0 and down.dtype != dtype else _LOW
+    if largest > 0 and not (_LOW <= largest <= _HIGH and _LOW <= other <= _HIGH):
+        power = _balance(largest, float(down.abs().max()))
+        place.copy_(up.float() * (term.scale * power))
+        return (down.float() / power).to(dtype)
+    if up.dtype == dtype:  # torch multiplies half precision in float32 and rounds once
+        torch.mul(up, term.scale, out=place) if term.scale != 1.0 else place.copy_(up)
+    else:
+        place.copy_(up.float() * term.scale if term.scale != 1.0 else up)
+    return down if down.dtype == dtype else down.to(dtype)
+
+
+def _alpha(rank: int, dtype: torch.dtype) -> tuple[Tensor, float]:
+    """Return alpha = rank as it is saved, and what `up` must be multiplied with where the type cannot hold that number.
+
+    bf16 has no 257 and fp16 no 2049: the loader's alpha/rank would then be off, so `up` takes the difference.
+    """
+    alpha = torch.tensor(float(rank), dtype=dtype)
+    return alpha, rank / float(alpha)
+
+
+def _balance(up: float, down: float) -> float:
+    """Return the power of two that brings the largest entries of both factors nearest to each other."""
+    return 2.0 ** round(math.log2(down / up) / 2) if 0 < down < math.inf and up < math.inf else 1.0
+
+
+def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Encoded:
+    """Encode recomputed factors; √S sits on both, so that both use the precision's range well."""
+    alpha, correction = _alpha(done.rank, dtype)
+    up, down = (done.up if correction == 1.0 else done.up * correction).to("cpu", dtype), done.down.to("cpu", dtype)
+    _check(up, target.name)
+    _check(down, target.name)
+    encoded = Encoded(done.rank, cut=done.cut, size=done.size)
+    encoded.put(f"{target.name}.alpha", alpha)
+    encoded.put(f"{target.name}.lora_down.weight", down.reshape(_down_shape(target, done.rank)))
+    encoded.put(f"{target.name}.lora_up.weight", up.reshape(_up_shape(target, done.rank)))
+    return encoded
+
+
+def encode_matrix(target: Target, delta: Dense, dtype: torch.dtype) -> Encoded:
+    """Encode a whole matrix as `.diff`, which every WebUI loads."""
+    matrix = delta.dense().to("cpu", dtype)
+    _check(matrix, target.name)
+    encoded = Encoded(0)
+    encoded.put(f"{target.name}.diff", matrix.reshape(_full_shape(target)))
+    return encoded
+
+
+def encode_vectors(encoded: Encoded, target: Target, vectors: dict[str, Tensor], dtype: torch.dtype) -> None:
+    """Add biases and norm weights, keeping the file's key order."""
+    for role in sorted(vectors):
+        value = vectors[role].to(dtype)
+        _check(value, target.name)
+        encoded.put(f"{target.name}.{role}", value)
+    encoded.entries.sort(key=lambda entry: entry[0])
+
+
+def _check(value: Tensor, name: str) -> None:
+    # one pass: a NaN wins every comparison, an overflow is the largest
+    low, high = torch.aminmax(value) if value.numel() else (torch.zeros(()), torch.zeros(()))
+    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+        raise NumericsError(name)
+
+
+def _up_shape(target: Target, rank: int) -> tuple[int, ...]:
+    return (target.out, rank, *(1 for _ in target.kernel))
+
+
+def _down_shape(target: Target, rank: int) -> tuple[int, ...]:
+    kernel = target.kernel
+    area = math.prod(kernel) if kernel else 1
+    return (rank, target.columns // area, *kernel)
+
+
+def _full_shape(target: Target) -> tuple[int, ...]:
+    return (target.out, *_down_shape(target, 1)[1:])
+
+
+def possible_keys(target: Target) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+    """Yield every key the module could be saved under, with shapes as large as they could be: for the header's room."""
+    for role in ("alpha", "diff", "diff_b", "lora_down.weight", "lora_up.weight", "w_norm", "b_norm"):
+        yield f"{target.name}.{role}", "BF16", (target.out, max(target.columns, 1), 1, 1)

@@ -1,0 +1,319 @@
+"""One merge, from a recipe to a published, proven file."""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from lib_merge import metadata
+from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.compress import RankPolicy, compress
+from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.engine.encode import (
+    DTYPES,
+    Encoded,
+    encode_factors,
+    encode_matrix,
+    encode_terms,
+    encode_vectors,
+    possible_keys,
+)
+from lib_merge.engine.evaluate import Evaluator, module_policy, survey
+from lib_merge.engine.fillers import fillers
+from lib_merge.engine.plan import Node, Planner, Target, all_notes, stamped
+from lib_merge.engine.prune import PrunePlan, plan_prune
+from lib_merge.engine.report import Report, peak_rss_mb
+from lib_merge.engine.threads import Clock, exact_numerics, in_order
+from lib_merge.engine.verify import check_proof, prove
+from lib_merge.errors import MergeError, NumericsError, OutputError
+from lib_merge.files.hashes import data_hash, legacy_hash
+from lib_merge.files.header import header_bytes
+from lib_merge.files.writer import StreamWriter, header_room
+from lib_merge.recipe import Recipe
+
+log = logging.getLogger("lib_merge")
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Job:
+    """How a merge runs; nothing here changes the bytes.
+
+    device            "auto", "cpu", "cuda", "mps", … or a torch.device
+    progress          called with (stage, done, total)
+    cancelled         asked between modules
+    """
+
+    device: str | torch.device = "cpu"
+    overwrite: bool = False
+    drop_unsupported: bool = False
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] = field(default=lambda: False)
+    side_car: bool = True
+    open_file: Callable[[Path], LoraFile] = open_lora
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the torch device; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        OutputError: torch does not know the device or it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        torch.empty(1, device=found)
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = f"the device {device} is not available here: {str(error).splitlines()[0]}"
+        raise OutputError(message) from error
+    return found
+
+
+def run(recipe: Recipe, target: Path, job: Job) -> Report:
+    """Merge `recipe` into `target`.
+
+    Args:
+        recipe: with paths filled in.
+        target: the output, .safetensors.
+        job: device, overwrite, progress, cancel.
+    Returns:
+        What came out, measured from the saved file before it got its name.
+    Raises:
+        MergeError: one of its family; sources and an existing output are then untouched.
+    """
+    start = time.perf_counter()
+    _check_target(target, recipe, overwrite=job.overwrite)
+    device = pick_device(job.device)
+    planner = Planner(job.open_file, drop_unsupported=job.drop_unsupported)
+    try:
+        node = planner.build(recipe)
+        with exact_numerics(device):
+            report = _Run(node, planner.files, target, job, device).execute()
+    finally:
+        for file in planner.files:
+            file.close()
+    report.seconds["total"] = time.perf_counter() - start
+    report.peak_rss_mb = peak_rss_mb()
+    return report
+
+
+def _check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    from lib_merge.files.names import check_output_name  # noqa: PLC0415
+
+    check_output_name(target)
+    if not target.parent.is_dir():
+        message = f"the folder {target.parent.name or target.parent} does not exist."
+        raise OutputError(message)
+    for path in _all_paths(recipe):
+        with contextlib.suppress(OSError):
+            if target.exists() and path.samefile(target):
+                message = f"{target.name} is one of the sources; choose another output name."
+                raise OutputError(message)
+    if target.exists() and not overwrite:
+        message = f"{target.name} exists already; choose another name or allow overwriting."
+        raise OutputError(message)
+
+
+def _all_paths(recipe: Recipe) -> Iterator[Path]:
+    for source in recipe.sources:
+        if source.recipe is not None:
+            yield from _all_paths(source.recipe)
+        elif source.path is not None:
+            yield source.path
+
+
+class _Run:
+    """State of one merge while it runs."""
+
+    def __init__(self, node: Node, files: Sequence[LoraFile], target: Path, job: Job, device: torch.device) -> None:
+        self.node, self.files, self.target, self.job, self.device = node, files, target, job, device
+        self.clock = Clock()
+        self.evaluator = Evaluator(device, self.clock)
+        self.dtype = DTYPES[node.recipe.precision]
+        self.report = Report(str(target), node.method.name, node.family, precision=node.recipe.precision)
+        self.prune = PrunePlan()
+        self.cuts: dict[str, float] = {}
+
+    def execute(self) -> Report:
+        self.survey()
+        targets = list(self.node.targets.values())
+        extra = fillers(self.node)
+        everything = sorted([*targets, *extra], key=lambda item: item.name)
+        room = header_room(
+            [key for item in everything for key in possible_keys(item)] + list(self._copies()), _metadata_room(self.files)
+        )
+        with StreamWriter(self.target, room) as writer:
+            self._copy_embeddings(writer)
+            self._write(writer, everything)
+            self._seal(writer)
+            self.report.modules = prove(self, writer.temp, targets)
+            check_proof(self, self.report)
+            self.job.tell("save", 1, 1)
+            writer.sync()
+            final = writer.publish(overwrite=self.job.overwrite)
+        self._finish(final)
+        return self.report
+
+    def survey(self) -> None:
+        def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
+            for done, _ in enumerate(in_order(work, items, self.device, self.job.cancelled), 1):
+                self.job.tell("survey", done, len(items))
+
+        survey(self.node, self.evaluator, each)
+        if self.node.recipe.prune > 0:
+            self.prune = plan_prune(self.node, self.evaluator, each)
+            self.report.pruned = self.prune.summary()
+
+    def _write(self, writer: StreamWriter, items: Sequence[Target]) -> None:
+        for done, (item, encoded) in enumerate(
+            in_order(self._module, items, self.device, self.job.cancelled), 1
+        ):
+            if encoded.dropped:
+                self.report.left_out[item.name] = encoded.dropped
+            self.cuts[item.name] = encoded.cut
+            with self.clock.time("write"):
+                for entry in encoded.entries:
+                    writer.add(*entry)
+            self.job.tell("merge", done, len(items))
+        if not writer.entries:
+            message = "every module of the result is zero: nothing would be left to save."
+            raise OutputError(message)
+
+    def _module(self, item: Target) -> tuple[Target, Encoded]:
+        try:
+            return item, self._encoded(item)
+        except NumericsError as error:
+            raise self._blame(item, error) from error
+
+    def _encoded(self, item: Target) -> Encoded:
+        if item.name not in self.node.targets:  # a filler: the loader wants the module, the merge has nothing in it
+            return encode_factors(item, compress(LowRank(item.out, item.columns), RankPolicy(), "cpu"), self.dtype)
+        if not any(self.node.weights(item)):
+            return Encoded(dropped="weight 0 in every source")
+        if item.name in self.prune.dropped:
+            return Encoded(dropped="pruned", cut=self.prune.norms[item.name])
+        encoded = Encoded()
+        if item.columns:
+            encoded = self._matrix(item, self.evaluator.asked(self.node, item))
+        vectors = self.evaluator.vectors(self.node, item)
+        if vectors:
+            encode_vectors(encoded, item, vectors, self.dtype)
+        return encoded
+
+    def _matrix(self, item: Target, delta: Delta) -> Encoded:
+        policy = self.prune.policy(item, module_policy(self.node, item))
+        if isinstance(delta, LowRank) and not delta.terms:
+            return Encoded(dropped="weight 0 in every source that has it")
+        if policy.exact:
+            if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
+                with self.clock.time("combine"):
+                    return encode_terms(item, delta, self.dtype)
+            if isinstance(delta, Dense):
+                return encode_matrix(item, delta, self.dtype)
+        with self.clock.time("compress"):
+            done = compress(delta, replace_sum(policy, item), self.device)
+            return encode_factors(item, done, self.dtype)
+
+    def _blame(self, item: Target, error: NumericsError) -> MergeError:
+        """Name the source whose tensors are broken, or say that the precision is too small."""
+        for leaf in self.node.leaves():
+            part = leaf.parts.get(item.name)
+            if part is None:
+                continue
+            for key in part.module.roles.values():
+                value = leaf.file.file.read(key)
+                if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+                    message = f"{leaf.file.name} is broken: {key} holds NaN or infinity."
+                    return NumericsError(message)
+        message = (
+            f"{item.name} grows beyond what {self.node.recipe.precision} can hold: lower the ratios or save as float."
+        )
+        return NumericsError(message)
+
+    def _copies(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
+        for file in self.files:
+            for keys in file.parsed.embeddings.values():
+                for key in keys:
+                    yield f"bundle_emb.{key}.string_to_param.*.{file.path.stem}", "F32", file.file.tensors[key].shape
+
+    def _copy_embeddings(self, writer: StreamWriter) -> None:
+        """Copy bundled textual inversions, each under a name of its own, in the result's precision."""
+        pending: dict[str, Tensor] = {}
+        for file in self.files:
+            for name, keys in file.parsed.embeddings.items():
+                for key in keys:
+                    new, note = _embedding_key(key, name, file.path.stem, pending)
+                    pending[new] = file.file.read(key).to(self.dtype)
+                    self.report.copied.append(new)
+                    if note:
+                        self.report.warnings.append(note)
+        for key in sorted(pending):
+            encoded = Encoded()
+            encoded.put(key, pending[key])
+            writer.add(*encoded.entries[0])
+
+    def _seal(self, writer: StreamWriter) -> None:
+        """Write the header: metadata, then the hashes over the bytes as they lie there."""
+        with self.clock.time("hash"):
+            recipe = stamped(self.node)
+            leaves = [(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()]
+            ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
+            table = metadata.build(recipe, self.node.family, self.target.stem, leaves, ranks)
+            digest = data_hash(writer.temp, writer.data_start)
+            table["sshs_model_hash"] = digest
+            table["sshs_legacy_hash"] = legacy_hash(writer.temp, writer.entries, writer.data_start, table)
+            self.report.tensor_hash = digest
+            writer.finish(table)
+            self.report.bytes = writer.size
+
+    def _finish(self, final: Path) -> None:
+        report = self.report
+        if final != self.target:
+            report.warnings.append(
+                f"{self.target.name} is in use by another program, so the merge was saved as {final.name}"
+            )
+        report.output = str(final)
+        report.seconds = {**dict.fromkeys(("read", "combine", "compress", "write", "hash", "verify"), 0.0), **self.clock.seconds}
+        report.warnings.extend(all_notes(self.node, self.files))
+        for file in self.files:
+            for name, why in file.left_out.items():
+                report.left_out[f"{file.name}: {name}"] = why
+        if self.job.side_car:
+            recipe = stamped(self.node)
+            words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()])
+            notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
+            with contextlib.suppress(OutputError):  # the merge itself is safe; a note beside it is not worth failing
+                metadata.write_side_car(final, recipe, self.node.family, words, notes)
+
+
+def replace_sum(policy: RankPolicy, item: Target) -> RankPolicy:
+    """Return the policy with "Σ of the sources' ranks" turned into that number."""
+    return RankPolicy("rank", max(1, item.stacked)) if policy.kind == "sum" else policy
+
+
+def _embedding_key(key: str, name: str, stem: str, taken: dict[str, Tensor]) -> tuple[str, str]:
+    """Return the key of a copied embedding and a note when it had to be renamed."""
+    plain = key if key.startswith("bundle_emb.") else f"bundle_emb.{name.strip('<>')}.string_to_param.*"
+    if plain not in taken:
+        return plain, ""
+    renamed = plain.replace(f".{name.strip('<>')}.", f".{name.strip('<>')}-{stem}.", 1)
+    return renamed, f"the embedding {name} is in two sources; the second is now called {name.strip('<>')}-{stem}"
+
+
+def _metadata_room(files: Sequence[LoraFile]) -> int:
+    """Upper bound of the metadata's JSON: everything copied from the sources, plus our own, escaped."""
+    copied = sum(len(header_bytes({}, file.metadata, 0)) for file in files)
+    return 2 * copied + (64 << 10) + 4096 * len(files)

@@ -1,0 +1,88 @@
+"""The proof: the finished file is opened again and held against what was asked, module by module."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from lib_merge.adapters.source import open_lora
+from lib_merge.deltas import Dense, LowRank, difference_norm, norm
+from lib_merge.engine.evaluate import Evaluator
+from lib_merge.engine.plan import Node, Target
+from lib_merge.engine.report import ModuleReport, Report
+from lib_merge.engine.threads import in_order
+from lib_merge.errors import NumericsError, VerifyError
+
+if TYPE_CHECKING:
+    from lib_merge.engine.run import _Run
+
+# relative Frobenius error that one rounding of both factors can add
+TOLERANCE = {"fp16": 1e-3, "bf16": 8e-3, "float": 2e-6}
+
+
+def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Target], run: _Run) -> list[ModuleReport]:
+    """Return ‖saved − asked‖ and ‖asked‖ of every module, from freshly read sources.
+
+    Args:
+        node: the tree.
+        evaluator: reads and combines the sources again.
+        saved: the file to hold against it.
+        targets: the modules asked for; one that the file lacks is measured as zero.
+        run: progress and cancel.
+    """
+    with contextlib.closing(open_lora(saved, node.family)) as merged:
+        parts = merged.parts()
+
+        def one(target: Target) -> ModuleReport:
+            asked = evaluator.asked(node, target) if target.columns else LowRank(target.out, 0)
+            part = parts.get(target.name)
+            found = part.load(merged.file) if part is not None and part.columns else None
+            if found is None:
+                size = norm(asked) if target.columns else 0.0
+                return ModuleReport(target.name, target.block, 0, size, 0.0, size)
+            error, size = difference_norm(found, asked)
+            rank = 0 if isinstance(found, Dense) else found.rank
+            return ModuleReport(target.name, target.block, rank, error, 0.0, size)
+
+        reports = []
+        for done, report in enumerate(in_order(one, targets, evaluator.device, run.job.cancelled), 1):
+            reports.append(report)
+            run.job.tell("verify", done, len(targets))
+        return reports
+
+
+def prove(run: _Run, saved: Path, targets: Sequence[Target]) -> list[ModuleReport]:
+    """Measure the temporary file of a running merge and note what the rank policy cut."""
+    evaluator = Evaluator(run.device, type(run.clock)(), run.evaluator.grams)
+    with run.clock.time("verify"):
+        reports = measure(run.node, evaluator, saved, targets, run)
+    for report in reports:
+        report.cut = run.cuts.get(report.name, report.cut)
+    return reports
+
+
+def check_proof(run: _Run, report: Report) -> None:
+    """Refuse a file that is not what was asked.
+
+    What a rank policy cut is known exactly; the measured error may exceed it by rounding alone.
+
+    Raises:
+        NumericsError: NaN in the saved file.
+        VerifyError: the error is larger than cut and rounding explain.
+    """
+    tolerance = TOLERANCE[report.precision]
+    largest = max((module.size for module in report.modules), default=0.0)
+    for module in report.modules:
+        if not math.isfinite(module.error) or not math.isfinite(module.size):
+            raise run._blame(run.node.targets[module.name], NumericsError(module.name))  # noqa: SLF001
+        # a module of next to no weight may lose all of it to rounding without anyone ever seeing it
+        allowed = math.hypot(module.cut * 1.01, tolerance * module.size) + 1e-7 * largest
+        if module.error > allowed:
+            message = (
+                f"{module.name} differs from what was asked by {module.relative:.2%} and was not saved: "
+                "please report this with the recipe."
+            )
+            raise VerifyError(message)

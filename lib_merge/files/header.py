@@ -1,0 +1,172 @@
+"""The header of a safetensors file, checked before anything is allocated from what it says.
+
+Layout: 8 bytes little-endian header length, that many bytes of JSON (padding blanks allowed at its end), then the data.
+The tensors' byte ranges must cover the data exactly, without gap or overlap.
+"""
+
+from __future__ import annotations
+
+import json
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, BinaryIO, NamedTuple
+
+from lib_merge.errors import FileFormatError
+from lib_merge.files.dtypes import ITEM_BYTES
+
+MAX_HEADER = 100_000_000
+MAX_AXES = 16
+MAX_ELEMENTS = 1 << 48
+
+
+class TensorInfo(NamedTuple):
+    """What the header says of one tensor; `start` and `end` are offsets in the file."""
+
+    dtype: str
+    shape: tuple[int, ...]
+    start: int
+    end: int
+
+
+class Header(NamedTuple):
+    """A checked header."""
+
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+    data_start: int
+    size: int
+
+
+def read_header(file: BinaryIO, name: str) -> Header:
+    """Read and check the header of an open safetensors file.
+
+    Args:
+        file: positioned anywhere; seekable.
+        name: the file's name, for messages.
+    Raises:
+        FileFormatError: anything that does not hold, with the key it was seen at.
+    """
+    size = file.seek(0, 2)
+    file.seek(0)
+    if size == 0:
+        raise _damaged(name, "it is empty (0 bytes)")
+    start = file.read(8)
+    if len(start) < 8:
+        raise _damaged(name, f"it ends after {size} bytes")
+    length = struct.unpack("<Q", start)[0]
+    if length > MAX_HEADER or 8 + length > size:
+        raise _not_safetensors(name, start + file.read(64), length, size)
+    raw = file.read(length)
+    entries = _parse(raw, name)
+    metadata = _metadata(entries.pop("__metadata__", {}), name)
+    data_start = 8 + length
+    tensors = {key: _entry(key, value, data_start, size, name) for key, value in entries.items()}
+    _check_cover(tensors, data_start, size, name)
+    return Header(tensors, metadata, data_start, size)
+
+
+def _damaged(name: str, what: str) -> FileFormatError:
+    return FileFormatError(f"{name} is damaged: {what}; download it again.")
+
+
+def _not_safetensors(name: str, start: bytes, length: int, size: int) -> FileFormatError:
+    text = start.lstrip().lower()
+    if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
+        return FileFormatError(f"{name} is a web page, not a LoRA: the download went wrong (a login page?).")
+    if text.startswith(b"version https://git-lfs"):
+        return FileFormatError(f"{name} is a Git LFS pointer, not the file itself: fetch it with git lfs pull.")
+    return _damaged(name, f"its header would be {length:,} bytes long and the file has {size:,}")
+
+
+def _parse(raw: bytes, name: str) -> dict[str, Any]:
+    def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+        found = dict(pairs)
+        if len(found) != len(pairs):
+            seen: set[str] = set()
+            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            raise _damaged(name, f"its header has the key {_short(twice)} twice")
+        return found
+
+    try:
+        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
+    except (ValueError, RecursionError) as error:
+        raise _damaged(name, "its header is not valid JSON") from error
+    if not isinstance(entries, dict):
+        raise _damaged(name, "its header is not a JSON object")
+    return entries
+
+
+def _no_constant(word: str) -> None:
+    message = f"{word} is not JSON"
+    raise ValueError(message)
+
+
+def _metadata(found: object, name: str) -> dict[str, str]:
+    if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
+        raise _damaged(name, "its __metadata__ is not a table of texts")
+    return found
+
+
+def _entry(key: str, value: object, data_start: int, size: int, name: str) -> TensorInfo:
+    if not isinstance(value, dict) or not {"dtype", "shape", "data_offsets"} <= value.keys():
+        raise _damaged(name, f"the entry {_short(key)} lacks dtype, shape or data_offsets")
+    dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
+    if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
+        message = f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of {', '.join(ITEM_BYTES)}."
+        raise FileFormatError(message)
+    if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
+        raise _damaged(name, f"shape or offsets of {_short(key)} are not whole numbers")
+    elements = 1
+    for axis in shape:
+        elements *= axis
+    start, end = offsets
+    if elements > MAX_ELEMENTS or start > end or data_start + end > size:
+        raise _damaged(name, f"{_short(key)} would lie outside the file (bytes {start} to {end} of {size - data_start})")
+    if end - start != elements * ITEM_BYTES[dtype]:
+        raise _damaged(
+            name, f"{_short(key)} has {end - start} bytes where {dtype} {shape} needs {elements * ITEM_BYTES[dtype]}"
+        )
+    return TensorInfo(dtype, tuple(shape), data_start + start, data_start + end)
+
+
+def _naturals(values: object, most: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) <= most
+        and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+    )
+
+
+def _check_cover(tensors: Mapping[str, TensorInfo], data_start: int, size: int, name: str) -> None:
+    at = data_start
+    for key, info in sorted(tensors.items(), key=lambda item: (item[1].start, item[1].end)):
+        if info.start != at:
+            what = "overlaps its neighbour" if info.start < at else "leaves a gap before it"
+            raise _damaged(name, f"the data of {_short(key)} {what}")
+        at = info.end
+    if at != size:
+        raise _damaged(name, f"its tensors end at byte {at:,} and the file at {size:,}")
+
+
+def _short(key: str) -> str:
+    """Return a key fit for a message: quoted, unprintable characters escaped, at most 80 characters."""
+    text = key if len(key) <= 80 else key[:77] + "…"
+    return ascii(text) if not text.isprintable() else f"'{text}'"
+
+
+def header_bytes(entries: Mapping[str, TensorInfo], metadata: Mapping[str, str], data_start: int) -> bytes:
+    """Return the JSON of a header, as compact as safetensors writes it; offsets become relative to `data_start`."""
+    table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
+    for key, info in entries.items():
+        table[key] = {
+            "dtype": info.dtype,
+            "shape": list(info.shape),
+            "data_offsets": [info.start - data_start, info.end - data_start],
+        }
+    return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
+
+
+def display_name(path: Path) -> str:
+    """Return the file's name for messages, unprintable characters escaped."""
+    return path.name if path.name.isprintable() else ascii(path.name)

@@ -1,0 +1,217 @@
+"""Lazy reading: one tensor, or one run of neighbouring tensors, at a time.
+
+Tensors are read into memory of their own and never are views of a mapped file: a WebUI may replace a mapped file under
+a reader, and pages of a map would count as memory.
+"""
+
+from __future__ import annotations
+
+import abc
+import hashlib
+import os
+import threading
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib_merge.errors import FileFormatError
+from lib_merge.files.dtypes import torch_dtype
+from lib_merge.files.header import Header, TensorInfo, display_name, read_header
+
+__all__ = ["PickleFile", "SafetensorsFile", "TensorFile", "TensorInfo", "open_tensors"]
+
+# Neighbours closer than this are fetched in one read; what lies between is thrown away.
+GAP = 4096
+_CHUNK = 1 << 20
+
+
+class TensorFile(abc.ABC):
+    """An opened file of named tensors; reading is safe from several threads.
+
+    path      where it lies
+    size      bytes on disk
+    tensors   key -> dtype and shape
+    metadata  texts from the header
+    """
+
+    path: Path
+    size: int
+    tensors: Mapping[str, TensorInfo]
+    metadata: Mapping[str, str]
+
+    def read(self, key: str) -> Tensor:
+        """Return one tensor on the CPU, in the file's dtype."""
+        return self.read_many([key])[key]
+
+    @abc.abstractmethod
+    def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return several tensors on the CPU; neighbours in the file come with one read and share its memory.
+
+        Raises:
+            FileFormatError: the file became shorter or unreadable since it was opened.
+        """
+
+    def sha256(self) -> str:
+        """Return the sha256 of the whole file, hex."""
+        digest = hashlib.sha256()
+        buffer = bytearray(_CHUNK)
+        view = memoryview(buffer)
+        with self.path.open("rb", buffering=0) as file:
+            while count := file.readinto(buffer):
+                digest.update(view[:count])
+        return digest.hexdigest()
+
+    @abc.abstractmethod
+    def close(self) -> None:
+        """Release the file; further reads fail."""
+
+    def __enter__(self) -> TensorFile:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
+
+class SafetensorsFile(TensorFile):
+    """A safetensors file behind a checked header."""
+
+    def __init__(self, path: Path, file: BinaryIO, header: Header) -> None:
+        """Take over an open, unbuffered file."""
+        self.path = path
+        self.size = header.size
+        self.tensors = header.tensors
+        self.metadata = header.metadata
+        self.data_start = header.data_start
+        self._file = file
+        self._lock = threading.Lock()
+        self._positional = hasattr(os, "preadv")
+
+    def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return several tensors; see `TensorFile.read_many`."""
+        found: dict[str, Tensor] = {}
+        run: list[tuple[str, TensorInfo]] = []
+        for key, info in sorted(((key, self.tensors[key]) for key in keys), key=lambda item: item[1].start):
+            if run and info.start - run[-1][1].end > GAP:
+                self._read_run(run, found)
+                run = []
+            run.append((key, info))
+        if run:
+            self._read_run(run, found)
+        return found
+
+    def _read_run(self, run: Sequence[tuple[str, TensorInfo]], found: dict[str, Tensor]) -> None:
+        start, end = run[0][1].start, run[-1][1].end
+        buffer = np.empty(end - start, dtype=np.uint8)
+        if end > start:
+            self._fill(memoryview(buffer), start)  # type: ignore[arg-type]
+        for key, info in run:
+            dtype = torch_dtype(info.dtype, display_name(self.path))
+            found[key] = _tensor(buffer, info.start - start, info, dtype)
+
+    def _fill(self, view: memoryview, start: int) -> None:
+        try:
+            done = 0
+            while done < len(view):
+                count = self._read_at(view[done:], start + done)
+                if not count:
+                    message = f"{display_name(self.path)} became shorter while it was read; is it still being downloaded?"
+                    raise FileFormatError(message)
+                done += count
+        except (OSError, ValueError) as error:
+            message = f"{display_name(self.path)} cannot be read any more: {error}."
+            raise FileFormatError(message) from error
+
+    def _read_at(self, view: memoryview, start: int) -> int:
+        if self._positional:
+            return os.preadv(self._file.fileno(), [view], start)
+        with self._lock:
+            self._file.seek(start)
+            return self._file.readinto(view) or 0  # type: ignore[attr-defined]
+
+    def close(self) -> None:
+        """Close the file."""
+        self._file.close()
+
+
+def _tensor(buffer: np.ndarray, offset: int, info: TensorInfo, dtype: torch.dtype) -> Tensor:
+    if info.start == info.end:
+        return torch.empty(info.shape, dtype=dtype)
+    piece = buffer[offset : offset + info.end - info.start]
+    if offset % dtype.itemsize if hasattr(dtype, "itemsize") else offset % 8:
+        piece = piece.copy()  # a run that starts at an odd byte: torch wants aligned elements
+    return torch.from_numpy(piece).view(dtype).reshape(info.shape)
+
+
+class PickleFile(TensorFile):
+    """A pickled checkpoint, read whole through the restricted reader."""
+
+    def __init__(self, path: Path, tensors: Mapping[str, Tensor], size: int, names: Mapping[torch.dtype, str]) -> None:
+        """Keep the tensors; pickles are small and cannot be read in parts."""
+        self.path = path
+        self.size = size
+        self.metadata: Mapping[str, str] = {}
+        self._tensors = dict(tensors)
+        self.tensors = {
+            key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()
+        }
+
+    def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
+        """Return several tensors."""
+        return {key: self._tensors[key] for key in keys}
+
+    def close(self) -> None:
+        """Forget the tensors."""
+        self._tensors.clear()
+
+
+def open_tensors(path: Path | str) -> TensorFile:
+    """Open a file of tensors by what it holds, whatever its extension says.
+
+    Raises:
+        FileFormatError: missing, unreadable, damaged, or of no known format.
+        UnsafePickleError: a pickle that asks for more than tensors.
+    """
+    path = Path(path)
+    file = _open(path)
+    try:
+        start = file.read(4)
+        if start[:2] == b"PK" or (start[:1] == b"\x80" and not _plausible_header(file)):
+            file.close()
+            return _open_pickle(path)
+        return SafetensorsFile(path, file, read_header(file, display_name(path)))
+    except BaseException:
+        file.close()
+        raise
+
+
+def _plausible_header(file: BinaryIO) -> bool:
+    """A safetensors file may begin with 0x80 when its header's length does; its ninth byte is then a brace."""
+    file.seek(8)
+    return file.read(1) == b"{"
+
+
+def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
+    try:
+        return path.open("rb", buffering=0)
+    except FileNotFoundError as error:
+        message = f"{display_name(path)} does not exist in {display_name(path.parent) or 'this folder'}."
+        raise FileFormatError(message) from error
+    except (OSError, ValueError) as error:
+        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or str(error)
+        message = f"{display_name(path)} cannot be opened: {reason}."
+        raise FileFormatError(message) from error
+
+
+def _open_pickle(path: Path) -> PickleFile:
+    from lib_merge.files import pickles  # noqa: PLC0415 - only for pickles
+    from lib_merge.files.dtypes import name_of  # noqa: PLC0415
+
+    tensors = pickles.read_pickle(path)
+    names = {value.dtype: name_of(value.dtype) for value in tensors.values()}
+    return PickleFile(path, tensors, path.stat().st_size, names)

@@ -1,0 +1,289 @@
+"""Writing a safetensors file in one pass, under a temporary name, published by one rename.
+
+Shapes are only known when a module is done, and the header stands in front; so room for it is reserved, the data is
+streamed behind, and the header is written last, padded with blanks as the format allows. Until `publish` the output
+path is untouched; a crash leaves at most a hidden temporary file that the next merge in that folder sweeps away.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import secrets
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from lib_merge.errors import OutputError
+from lib_merge.files.dtypes import ITEM_BYTES
+from lib_merge.files.header import TensorInfo, header_bytes
+from lib_merge.files.names import check_output_name, next_version
+
+SUFFIX = ".merging"
+Entry = tuple[str, str, Sequence[int]]
+
+
+class StreamWriter:
+    """Streams tensors into a temporary file beside `target`."""
+
+    def __init__(self, target: Path, reserve: int) -> None:
+        """Open the temporary file.
+
+        Args:
+            target: the output path; its folder must exist.
+            reserve: bytes kept for the header; see `header_room`.
+        Raises:
+            OutputError: bad name, no such folder, not writable.
+        """
+        check_output_name(target)
+        self.target = target
+        self.data_start = (8 + reserve + 7) // 8 * 8
+        self.entries: dict[str, TensorInfo] = {}
+        self._at = self.data_start
+        self._done = False
+        sweep_stale(target.parent)
+        self.temp = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}{SUFFIX}")
+        try:
+            self._file: Any = self.temp.open("x+b", buffering=0)
+            _lock(self._file)
+            self._file.seek(self.data_start)
+        except OSError as error:
+            raise _output_error(error, target) from error
+
+    def add(self, name: str, dtype: str, shape: Sequence[int], data: Iterable[Any]) -> None:
+        """Append one tensor.
+
+        Args:
+            name: its key.
+            dtype: safetensors' name of its type.
+            shape: its shape.
+            data: buffers whose bytes, one after the other, are the tensor in row-major order.
+        Raises:
+            OutputError: no space left, or another failure of the disk.
+        """
+        start = self._at
+        for buffer in data:
+            self._write(memoryview(buffer).cast("B"))
+        expected = ITEM_BYTES[dtype]
+        for axis in shape:
+            expected *= axis
+        if name in self.entries or self._at - start != expected:
+            message = f"{name} was given {self._at - start} bytes for {dtype} {list(shape)}, or twice"
+            raise ValueError(message)
+        self.entries[name] = TensorInfo(dtype, tuple(shape), start, self._at)
+
+    def _write(self, view: memoryview) -> None:
+        try:
+            while view:
+                count = self._file.write(view)
+                self._at += count
+                view = view[count:]
+        except OSError as error:
+            raise _output_error(error, self.target) from error
+
+    @property
+    def size(self) -> int:
+        """Bytes of the file so far."""
+        return self._at
+
+    def finish(self, metadata: Mapping[str, str]) -> None:
+        """Write the header; the temporary file is then complete. May be called again with other metadata.
+
+        Raises:
+            OutputError: the metadata outgrew the room reserved for it.
+        """
+        raw = header_bytes(self.entries, metadata, self.data_start)
+        room = self.data_start - 8
+        if len(raw) > room:
+            message = f"the header of {self.target.name} needs {len(raw)} bytes and {room} were kept for it."
+            raise OutputError(message)
+        try:
+            self._file.seek(0)
+            whole = room.to_bytes(8, "little") + raw + b" " * (room - len(raw))
+            view = memoryview(whole)
+            while view:
+                view = view[self._file.write(view) :]
+            self._file.seek(self._at)
+        except OSError as error:
+            raise _output_error(error, self.target) from error
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk, so that a power cut after `publish` cannot lose them."""
+        with contextlib.suppress(OSError):  # some network folders cannot; the rename is still atomic
+            os.fsync(self._file.fileno())
+
+    def publish(self, *, overwrite: bool) -> Path:
+        """Give the file its name.
+
+        Args:
+            overwrite: replace an existing file.
+        Returns:
+            The path it got: the target, or its next version when another process holds the target (Windows).
+        Raises:
+            OutputError: the target exists and `overwrite` is off.
+        """
+        self._close()
+        target = self.target
+        try:
+            if overwrite:
+                target = self._replace(target)
+            else:
+                _rename_new(self.temp, target)
+        except FileExistsError as error:
+            message = f"{target.name} exists already; choose another name or allow overwriting."
+            raise OutputError(message) from error
+        except OSError as error:
+            raise _output_error(error, target) from error
+        self._done = True
+        return target
+
+    def _replace(self, target: Path) -> Path:
+        try:
+            os.replace(self.temp, target)
+        except PermissionError:
+            if sys.platform != "win32" and not target.exists():
+                raise
+            # Windows: the WebUI still maps the old file. The merge is kept under the next free name instead.
+            while True:
+                version = next_version(target)
+                try:
+                    _rename_new(self.temp, version)
+                except FileExistsError:
+                    continue
+                return version
+        return target
+
+    def discard(self) -> None:
+        """Remove the temporary file unless it was published."""
+        self._close()
+        if not self._done:
+            self._done = True
+            with contextlib.suppress(OSError):
+                self.temp.unlink()
+
+    def _close(self) -> None:
+        with contextlib.suppress(OSError):
+            self._file.close()
+
+    def __enter__(self) -> StreamWriter:
+        """Return the writer."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Discard what was not published."""
+        self.discard()
+
+
+def header_room(entries: Iterable[Entry], metadata_bytes: int) -> int:
+    """Return an upper bound of a header's length.
+
+    Args:
+        entries: (key, dtype, shape) of every tensor; shapes may be larger than what is written.
+        metadata_bytes: room for the metadata's JSON.
+    """
+    # {"dtype":"BF16","shape":[…],"data_offsets":[a,b]} with offsets of up to 14 digits
+    return metadata_bytes + 64 + sum(
+        len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
+    )
+
+
+def write_safetensors(
+    path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], *, overwrite: bool = True
+) -> Path:
+    """Write a whole file at once, atomically, in safetensors' own order (larger types first, then names).
+
+    Args:
+        path: the output.
+        tensors: key -> torch tensor on the CPU.
+        metadata: texts for the header.
+        overwrite: replace an existing file.
+    """
+    from lib_merge.files.dtypes import ORDER, name_of  # noqa: PLC0415 - keeps torch out of the writer itself
+
+    keys = sorted(tensors, key=lambda key: (-ORDER[name_of(tensors[key].dtype)], key))
+    entries = [(key, name_of(tensors[key].dtype), tuple(tensors[key].shape)) for key in keys]
+    room = header_room(entries, len(header_bytes({}, metadata, 0)))
+    with StreamWriter(path, room) as writer:
+        for key, dtype, shape in entries:
+            writer.add(key, dtype, shape, [tensor_bytes(tensors[key])])
+        writer.finish(metadata)
+        return writer.publish(overwrite=overwrite)
+
+
+def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; this file does not need torch
+    """Return the bytes of a CPU tensor, row-major, without a copy where it is contiguous."""
+    import torch  # noqa: PLC0415
+
+    return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+def sweep_stale(folder: Path) -> int:
+    """Remove temporary files of merges that no longer run; return how many.
+
+    A running merge holds a lock on its file (POSIX) or has it open (Windows refuses the removal), so only those of
+    killed ones go.
+    """
+    removed = 0
+    try:
+        found = [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(SUFFIX)]
+    except OSError:
+        return 0
+    for path in found:
+        with contextlib.suppress(OSError):
+            if _unlocked(path):
+                path.unlink()
+                removed += 1
+    return removed
+
+
+def _lock(file: Any) -> None:  # noqa: ANN401
+    if sys.platform != "win32":
+        import fcntl  # noqa: PLC0415 - absent on Windows
+
+        with contextlib.suppress(OSError):  # network folders without locks
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def _unlocked(path: Path) -> bool:
+    if sys.platform == "win32":
+        return True
+    import fcntl  # noqa: PLC0415 - absent on Windows
+
+    with path.open("rb") as file:
+        try:
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            return False
+    return True
+
+
+def _rename_new(source: Path, target: Path) -> None:
+    """Rename, failing with FileExistsError when the target exists: atomically where the system can."""
+    if sys.platform == "win32":
+        source.rename(target)
+        return
+    try:
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # file systems without hard links
+        if target.exists():
+            raise FileExistsError(str(target)) from None
+        source.rename(target)
+        return
+    source.unlink()
+
+
+def _output_error(error: OSError, target: Path) -> OutputError:
+    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return OutputError(f"no space is left for {target.name}: free some room or choose another disk.")
+    if error.errno == errno.ENOENT:
+        return OutputError(f"the folder {target.parent.name or target.parent} does not exist.")
+    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
+        return OutputError(f"{target.name} cannot be written: the folder {target.parent.name} is read-only.")
+    return OutputError(f"{target.name} cannot be written: {error.strerror or error}.")

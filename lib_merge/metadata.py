@@ -1,0 +1,196 @@
+"""What a merged file says of itself: in its header for the WebUIs and kohya's tools, beside it for the cards.
+
+Written are only things that are true of the merge: a new unique output name, the family, ranks, the recipe once, the
+trigger tags of every source kept apart. Training keys (steps, losses, session, clock) are not carried over.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib_merge.errors import OutputError
+from lib_merge.recipe import Recipe, Source
+
+RECIPE_KEY = "merge_recipe"
+_BASE_VERSION = {
+    "SD1": "sd_v1",
+    "SD2": "sd_v2",
+    "SDXL": "sdxl_base_v1-0",
+    "SD3": "sd3m",
+    "Flux": "flux1",
+    "Chroma": "chroma",
+}
+_ARCHITECTURE = {
+    "SD1": "stable-diffusion-v1/lora",
+    "SD2": "stable-diffusion-v2-768-v/lora",
+    "SDXL": "stable-diffusion-xl-v1-base/lora",
+    "SD3": "stable-diffusion-3-m/lora",
+    "Flux": "flux-1-dev/lora",
+    "Chroma": "chroma/lora",
+}
+_SIDE_VERSION = {"SD1": "SD1", "SD2": "SD2", "SDXL": "SDXL", "Flux": "Flux"}
+_SAI = "https://github.com/Stability-AI/generative-models"
+_BFL = "https://github.com/black-forest-labs/flux"
+WRITTEN_KEY = "written by merge"
+MAX_TAGS = 4 << 20
+MAX_TRIGGER = 4000
+
+
+def describe_recipe(recipe: Recipe) -> str:
+    """Return the recipe in words: `merged: a@0.6 + b@0.4 (weighted_sum, lossless)`."""
+    parts = []
+    for source in recipe.sources:
+        name = f"({describe_recipe(source.recipe)})" if source.recipe is not None else source.label
+        te = source.te_ratio
+        ratios = f"{source.ratio:g}" if te is None else f"{source.ratio:g}/te {_ratios(te)}"
+        parts.append(f"{name}@{ratios}{' with block weights' if source.blocks else ''}")
+    return f"merged: {' + '.join(parts)} ({recipe.method}, {recipe.policy().text})"
+
+
+def _ratios(ratios: float | tuple[float, ...]) -> str:
+    return " ".join(f"{ratio:g}" for ratio in ratios) if isinstance(ratios, tuple) else f"{ratios:g}"
+
+
+def build(
+    recipe: Recipe, family: str, title: str, sources: Sequence[tuple[Source, Mapping[str, str]]], ranks: Sequence[int]
+) -> dict[str, str]:
+    """Return the header's metadata, without the hashes.
+
+    Args:
+        recipe: resolved and stamped.
+        family: the base family.
+        title: stem of the output.
+        sources: every leaf with its file's metadata.
+        ranks: ranks of the saved modules.
+    """
+    rank = str(max(ranks)) if ranks and len(set(ranks)) == 1 else "Dynamic"
+    found = {
+        "ss_output_name": title,
+        "ss_network_module": "networks.lora",
+        "ss_network_dim": rank,
+        "ss_network_alpha": rank,
+        "ss_base_model_version": _BASE_VERSION.get(family, family.lower()),
+        "ss_v2": str(family == "SD2"),
+        "ss_training_comment": describe_recipe(recipe),
+        "modelspec.sai_model_spec": "1.0.1",
+        "modelspec.title": title,
+        "modelspec.architecture": _ARCHITECTURE.get(family, f"{family.lower()}/lora"),
+        "modelspec.implementation": _BFL if family in ("Flux", "Chroma") else _SAI,
+        "modelspec.merged_from": ", ".join(source.label for source, _ in sources),
+        "format": "pt",
+        RECIPE_KEY: recipe.dumps(),
+    }
+    tags = merged_tags(sources)
+    if tags:
+        found["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
+    words = trigger_words(sources)
+    if words:
+        found["modelspec.trigger_phrase"] = ", ".join(words)[:MAX_TRIGGER]
+    for key in ("ss_sd_model_name", "ss_clip_skip", "modelspec.prediction_type"):
+        values = {metadata.get(key) for _, metadata in sources}
+        if len(values) == 1 and (value := values.pop()):
+            found[key] = value
+    return found
+
+
+def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> dict[str, Any]:
+    """Return `ss_tag_frequency` of all sources, each folder named after its source so that none hides another's."""
+    merged: dict[str, Any] = {}
+    for number, (source, metadata) in enumerate(sources, 1):
+        for folder, tags in _tags(metadata).items():
+            name = re.sub(r"^\d+_", "", str(folder))
+            merged[f"{number}_{source.label}_{name}"] = tags
+    return merged
+
+
+def _tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    text = metadata.get("ss_tag_frequency", "")
+    if not text.startswith("{") or len(text) > MAX_TAGS:
+        return {}
+    try:
+        found = json.loads(text)
+    except (ValueError, RecursionError):
+        return {}
+    return {
+        folder: {str(tag): count for tag, count in tags.items() if isinstance(count, (int, float))}
+        for folder, tags in found.items()
+        if isinstance(tags, dict)
+    }
+
+
+def trigger_words(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> list[str]:
+    """Return the sources' trigger phrases and side-car activation texts, each once, in order."""
+    words: list[str] = []
+    for source, metadata in sources:
+        side = read_side_car(source.path) if source.path is not None else {}
+        for text in (side.get("activation text"), metadata.get("modelspec.trigger_phrase")):
+            for word in str(text or "").split(","):
+                if word.strip() and word.strip() not in words:
+                    words.append(word.strip())
+    return words
+
+
+def recipe_of(metadata: Mapping[str, str]) -> str | None:
+    """Return the recipe's JSON text from a merged file's metadata."""
+    return metadata.get(RECIPE_KEY)
+
+
+def side_car_path(lora: Path) -> Path:
+    """Return the place of the WebUI's user metadata: the same name with .json."""
+    return lora.with_suffix(".json")
+
+
+def read_side_car(lora: Path) -> dict[str, Any]:
+    """Return the WebUI's user metadata of a LoRA; empty where there is none or it is not readable."""
+    try:
+        found = json.loads(side_car_path(lora).read_text(encoding="utf-8"))
+    except (OSError, ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str], notes: str) -> Path:
+    """Write the WebUI's side-car .json beside the merge: activation text, weight 1, notes in words.
+
+    Fields a user has filled in an existing side-car are kept; only empty ones are filled.
+
+    Raises:
+        OutputError: the folder cannot be written.
+    """
+    path = side_car_path(lora)
+    negatives = []
+    for source in recipe.sources:
+        text = read_side_car(source.path).get("negative text") if source.path is not None else None
+        if text and text not in negatives:
+            negatives.append(str(text))
+    ours = {
+        "description": describe_recipe(recipe),
+        "sd version": _SIDE_VERSION.get(family, "Unknown"),
+        "activation text": ", ".join(words)[:MAX_TRIGGER],
+        "preferred weight": 1.0,
+        "negative text": ", ".join(negatives)[:MAX_TRIGGER],
+        "notes": notes,
+    }
+    before = read_side_car(lora)
+    # what an earlier merge of this name wrote may be renewed; what a person wrote may not
+    written = before.pop(WRITTEN_KEY, {})
+    empty = ("", None, 0, 0.0, "Unknown")
+    kept = {key: value for key, value in before.items() if value not in empty and value != written.get(key)}
+    text = json.dumps({**ours, **kept, WRITTEN_KEY: ours}, ensure_ascii=False, indent=4)
+    temp = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.merging")
+    try:
+        temp.write_text(text, encoding="utf-8")
+        os.replace(temp, path)
+    except OSError as error:
+        with contextlib.suppress(OSError):
+            temp.unlink()
+        message = f"the notes beside {lora.name} cannot be written: {error.strerror or error}."
+        raise OutputError(message) from error
+    return path
