@@ -47,7 +47,7 @@ def resolve_blocks(
     if isinstance(spec, Mapping):
         return {_block(name, known, where): _number(value, where) for name, value in spec.items()}, []
     if not isinstance(spec, str):
-        return _from_list([str(value) for value in spec], 1.0, family, draw, where)
+        return _from_list([str(value) for value in spec], 1.0, (family, present), draw, where)
     match = _X.match(spec)
     text, x = (match["body"], _number(match["x"], where)) if match else (spec, 1.0)
     if "=" in text:
@@ -56,13 +56,13 @@ def resolve_blocks(
     if isinstance(preset, dict):
         return preset, []
     if preset is not None:
-        return _from_list([str(value) for value in preset], x, family, draw, where)
+        return _from_list([str(value) for value in preset], x, (family, present), draw, where)
     values = [value.strip() for value in text.replace(";", ",").split(",")]
     if len(values) == 1 and not _is_value(values[0]):
         names = ", ".join(preset_names(family))
         message = f"{where}: there is no block preset {text.strip()!r} for {family}; presets: {names}."
         raise RecipeError(message)
-    return _from_list(values, x, family, draw, where)
+    return _from_list(values, x, (family, present), draw, where)
 
 
 def _from_pairs(text: str, known: Sequence[str], where: str) -> dict[str, float]:
@@ -95,17 +95,19 @@ def expand_names(text: str, known: Sequence[str], where: str) -> list[str]:
 
 
 def _from_list(
-    values: Sequence[str], x: float, family: str, draw: random.Random, where: str
+    values: Sequence[str], x: float, base: tuple[str, Sequence[str]], draw: random.Random, where: str
 ) -> tuple[dict[str, float], list[str]]:
+    """Expand a list; `base` is (family, blocks present in the source)."""
     numbers, notes = [], []
     for value in values:
         number, drawn = _token(value, x, draw, where)
         numbers.append(number)
         if drawn:
             notes.append(f"{where}: {value.strip()} was drawn as {number:g}")
-    weights, unnamed = expand_block_list(numbers, family)
-    if unnamed:
-        notes.append(f"{where}: a list of {len(values)} has no place for {', '.join(unnamed)}; they count as 0")
+    weights, unnamed = expand_block_list(numbers, base[0])
+    silenced = [block for block in unnamed if block in base[1]]
+    if silenced:
+        notes.append(f"{where}: a list of {len(values)} has no place for {', '.join(silenced)}; they count as 0")
     return weights, notes
 
 

@@ -104,13 +104,14 @@ def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> dict[str
     """Return `ss_tag_frequency` of all sources, each folder named after its source so that none hides another's."""
     merged: dict[str, Any] = {}
     for number, (source, metadata) in enumerate(sources, 1):
-        for folder, tags in _tags(metadata).items():
+        for folder, tags in read_tags(metadata).items():
             name = re.sub(r"^\d+_", "", str(folder))
             merged[f"{number}_{source.label}_{name}"] = tags
     return merged
 
 
-def _tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+def read_tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:
+    """Return kohya's tag counts by folder; empty where they are absent, damaged or absurdly long."""
     text = metadata.get("ss_tag_frequency", "")
     if not text.startswith("{") or len(text) > MAX_TAGS:
         return {}

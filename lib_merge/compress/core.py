@@ -23,10 +23,13 @@ import torch
 from torch import Tensor
 
 from lib_merge.compress.policy import RankPolicy
+from lib_merge.compress.sketch import WORTH_IT, sketched
 from lib_merge.deltas import Delta, Dense, LowRank
 
 # s_r/s_0 under which float32 Grams (relative error ~1e-7 of s_0²) would cost more than 1 % of the optimum.
 GRAM_FLOOR = 3e-3
+# Up to this side the exact Gram route takes milliseconds.
+SMALL_SIDE = 160
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +68,10 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
     """
     if isinstance(delta, LowRank) and delta.rank == 0:
         return _nothing(delta.out, delta.columns)
-    if isinstance(delta, Dense) or delta.rank >= min(delta.out, delta.columns):
+    side = min(delta.out, delta.columns)
+    if isinstance(delta, Dense) and policy.kind == "rank" and policy.value < WORTH_IT * side and side > SMALL_SIDE:
+        return _from_sketch(delta, policy, device)
+    if isinstance(delta, Dense) or delta.rank >= side:
         return _from_dense(delta, policy)
     up, down = delta.factors(device)
     fast = _from_grams(up, down, policy)
@@ -110,6 +116,21 @@ def _from_qr(delta: LowRank, policy: RankPolicy, device: torch.device | str) -> 
     # terms that cancel (a file minus itself) leave rounding noise of this size, which is no signal to keep
     floor = 1e-13 * float(torch.linalg.vector_norm(r_up) * torch.linalg.vector_norm(r_down))
     return _finish((q_up, r_up @ r_down.T, q_down.T), policy, (delta.rank, floor), device)
+
+
+def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -> Compressed:
+    """Randomised route for a dense ΔW and a small rank; what is cut is measured."""
+    matrix = delta.dense(device)
+    size = float(torch.linalg.vector_norm(matrix.to("cpu"), dtype=torch.float64))
+    if not size > 0:
+        return _nothing(delta.out, delta.columns)
+    left, singular, right = sketched(matrix, int(policy.value), delta.hint)
+    rank = max(1, int(np.count_nonzero(singular > singular[0] * 1e-7)))
+    root = torch.from_numpy(np.sqrt(singular[:rank])).to(left)
+    up, down = left[:, :rank] * root, right[:rank] * root[:, None]
+    # the measured remainder, not size² − Σ S²: that difference has no digits when almost nothing is cut
+    cut = float(torch.linalg.vector_norm((matrix - up @ down).to("cpu"), dtype=torch.float64))
+    return Compressed(up, down, singular, cut, size)
 
 
 def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:

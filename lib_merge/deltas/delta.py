@@ -76,6 +76,7 @@ class Dense:
 
     scale: float
     matrix: Tensor  # Float[out in]
+    hint: Tensor | None = None  # Float[R in]: rows that span most of it, where that is known
 
     @property
     def out(self) -> int:

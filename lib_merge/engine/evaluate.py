@@ -42,7 +42,8 @@ class Evaluator:
             if node.method.space == "core":
                 return self._core(node, target, weights, deltas)
             seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
-            return Dense(1.0, combine_tiles(node, weights, deltas, seed.generator, self.device))
+            merged = combine_tiles(node, weights, deltas, seed.generator, self.device)
+            return Dense(1.0, merged, _hint(deltas))
 
     def vectors(self, node: Node, target: Target) -> dict[str, Tensor]:
         """Return biases and norm weights of the module: Σ wᵢ·vᵢ (with the method's signs where it has fixed ones)."""
@@ -97,6 +98,12 @@ class Evaluator:
         merged = node.method.function(CoreInput(weights, cores, roles, uniform), **node.settings)
         up = left @ merged
         return LowRank(target.out, target.columns, (Term(1.0, up.float(), right.float()),))
+
+
+def _hint(deltas: Sequence[Delta]) -> Tensor | None:
+    """The sources' rows, where they are few: a dense merge lies mostly in their span."""
+    downs = [term.down.float() for delta in deltas if isinstance(delta, LowRank) for term in delta.terms]
+    return torch.cat(downs) if downs and sum(map(len, downs)) < downs[0].shape[1] // 4 else None
 
 
 def core_space(deltas: Sequence[Delta]) -> tuple[Tensor, Tensor, Tensor]:

@@ -200,7 +200,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
     try:
         return path.open("rb", buffering=0)
     except FileNotFoundError as error:
-        message = f"{display_name(path)} does not exist in {display_name(path.parent) or 'this folder'}."
+        message = f"{display_name(path)} does not exist."
         raise FileFormatError(message) from error
     except (OSError, ValueError) as error:
         reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or str(error)

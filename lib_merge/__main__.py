@@ -1,0 +1,10 @@
+"""Entry of `python -m lib_merge`."""
+
+from __future__ import annotations
+
+import sys
+
+from lib_merge.cli import main
+
+if __name__ == "__main__":
+    sys.exit(main())
