@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -30,7 +31,7 @@ from lib_merge.engine.fillers import fillers
 from lib_merge.engine.plan import Node, Planner, Target, all_notes, stamped
 from lib_merge.engine.prune import PrunePlan, plan_prune
 from lib_merge.engine.report import Report, peak_rss_mb
-from lib_merge.engine.threads import Clock, exact_numerics, in_order
+from lib_merge.engine.threads import MAX_WORKERS, Clock, exact_numerics, in_order
 from lib_merge.engine.verify import check_proof, prove
 from lib_merge.errors import MergeError, NumericsError, OutputError
 from lib_merge.files.hashes import data_hash, legacy_hash
@@ -159,10 +160,15 @@ class _Run:
             self._copy_embeddings(writer)
             self._write(writer, everything)
             self._seal(writer)
-            self.report.modules = prove(self, writer.temp, targets)
+            # the disk takes its time while the proof reads from memory
+            flush = threading.Thread(target=writer.sync, name="lora-merge-sync")
+            flush.start()
+            try:
+                self.report.modules = prove(self, writer.temp, targets)
+            finally:
+                flush.join()
             check_proof(self, self.report)
             self.job.tell("save", 1, 1)
-            writer.sync()
             final = writer.publish(overwrite=self.job.overwrite)
         self._finish(final)
         return self.report
@@ -178,9 +184,9 @@ class _Run:
             self.report.pruned = self.prune.summary()
 
     def _write(self, writer: StreamWriter, items: Sequence[Target]) -> None:
-        for done, (item, encoded) in enumerate(
-            in_order(self._module, items, self.device, self.job.cancelled), 1
-        ):
+        copying = self.node.method.space == "scalar" and self.node.policy.exact
+        finished = in_order(self._module, items, self.device, self.job.cancelled, 1 if copying else MAX_WORKERS)
+        for done, (item, encoded) in enumerate(finished, 1):
             if encoded.dropped:
                 self.report.left_out[item.name] = encoded.dropped
             self.cuts[item.name] = encoded.cut

@@ -12,7 +12,7 @@ import os
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import TypeVar
 
@@ -23,6 +23,7 @@ from lib_merge.errors import Cancelled
 Item = TypeVar("Item")
 Result = TypeVar("Result")
 MAX_WORKERS = 8
+BATCH = 8
 
 
 class Clock:
@@ -62,16 +63,6 @@ def exact_numerics(device: torch.device) -> Iterator[None]:
             torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32 = tf32
 
 
-@contextlib.contextmanager
-def plain_tensors(device: torch.device) -> Iterator[None]:
-    """No autograd, no autocast: both are per thread, and a WebUI switches autocast on around its own work."""
-    with torch.inference_mode(), contextlib.ExitStack() as stack:
-        for kind in {device.type, "cpu"}:
-            with contextlib.suppress(RuntimeError):  # devices without autocast have none to switch off
-                stack.enter_context(torch.autocast(kind, enabled=False))
-        yield
-
-
 def worker_count(device: torch.device) -> int:
     """Return how many modules run side by side: one per core on the CPU, one on an accelerator."""
     if device.type != "cpu":
@@ -82,41 +73,58 @@ def worker_count(device: torch.device) -> int:
 
 def in_order(
     work: Callable[[Item], Result],
-    items: Iterable[Item],
+    items: Sequence[Item],
     device: torch.device,
     cancelled: Callable[[], bool],
+    most: int = MAX_WORKERS,
 ) -> Iterator[Result]:
     """Run `work` on every item in worker threads and yield the results in the items' order.
 
-    At most workers + 2 results wait at a time, so memory stays at a few modules whatever the file's size.
+    Small batches go to a worker at a time, so that threads hand over seldom; at most workers + 1 batches wait, so memory
+    stays at a few modules whatever the file's size.
 
+    Args:
+        work: called once per item, in a worker.
+        items: in the order wanted.
+        device: workers are set up for it.
+        cancelled: asked between batches.
+        most: at most this many workers; 1 where the work is copying, which two threads only hinder.
     Raises:
         Cancelled: `cancelled()` became true; running items end, waiting ones are dropped.
     """
-    workers = worker_count(device)
+    workers = min(worker_count(device), most)
 
-    def guarded(item: Item) -> Result:
-        with plain_tensors(device):
-            return work(item)
+    def several(part: Sequence[Item]) -> list[Result]:
+        return [work(item) for item in part]
 
-    waiting: deque[Future[Result]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="lora-merge", initializer=_one_thread)
+    waiting: deque[Future[list[Result]]] = deque()
+    pool = ThreadPoolExecutor(workers, thread_name_prefix="lora-merge", initializer=_prepare, initargs=(device,))
     try:
-        for item in items:
-            if cancelled():
-                message = "stopped by the user; nothing was written."
-                raise Cancelled(message)
-            waiting.append(pool.submit(guarded, item))
-            if len(waiting) > workers + 2:
-                yield waiting.popleft().result()
+        for start in range(0, len(items), BATCH):
+            waiting.append(pool.submit(several, items[start : start + BATCH]))
+            if len(waiting) > workers + 1:
+                yield from _checked(waiting, cancelled)
         while waiting:
-            if cancelled():
-                message = "stopped by the user; nothing was written."
-                raise Cancelled(message)
-            yield waiting.popleft().result()
+            yield from _checked(waiting, cancelled)
     finally:
         pool.shutdown(wait=True, cancel_futures=True)
 
 
-def _one_thread() -> None:
-    torch.set_num_threads(1)  # OpenMP keeps its count per thread
+def _checked(waiting: deque[Future[list[Result]]], cancelled: Callable[[], bool]) -> Iterator[Result]:
+    if cancelled():
+        message = "stopped by the user; nothing was written."
+        raise Cancelled(message)
+    yield from waiting.popleft().result()
+
+
+def _prepare(device: torch.device) -> None:
+    """Set up a worker: one BLAS thread, no autograd, no autocast.
+
+    All three are kept per thread; a new thread starts without the autocast that a WebUI has on around its own work, and
+    the states entered here end with the worker.
+    """
+    torch.set_num_threads(1)
+    torch.inference_mode().__enter__()
+    for kind in {device.type, "cpu"}:
+        with contextlib.suppress(RuntimeError):  # devices without autocast have none to switch off
+            torch.autocast(kind, enabled=False).__enter__()
