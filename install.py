@@ -1,8 +1,8 @@
 """Front doors of the project, and the WebUI's install hook.
 
-    python install.py              what a WebUI runs at its start: silent, installs nothing
-    python install.py --app        try it on this machine: sample LoRAs, a first merge, the tab where there is one
-    python install.py --test       make the test environments and run the whole test suite
+python install.py              what a WebUI runs at its start: silent, installs nothing
+python install.py --app        try it on this machine: sample LoRAs, a first merge, the tab where there is one
+python install.py --test       make the test environments and run the whole test suite
 """
 
 from __future__ import annotations
@@ -23,7 +23,15 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NEEDED = ("torch", "safetensors", "gradio", "numpy")
-BROWSERS = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome", "msedge", "microsoft-edge")
+BROWSERS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+    "microsoft-edge",
+)
 BROWSER_PLACES = (
     r"C:\Program Files\Google\Chrome\Application\chrome.exe",
     r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
@@ -115,7 +123,9 @@ def _starts(python: Path) -> bool:
 def _pip(python: Path, *what: str) -> None:
     run = subprocess.run(
         [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what],
-        capture_output=True, text=True, check=False,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if run.returncode:
         print(run.stdout + run.stderr, file=sys.stderr)
@@ -145,13 +155,20 @@ def app(lora_dir: str | None) -> int:
     if not (ROOT / "lib_merge" / "ui" / "app.py").is_file():
         print("\nThe tab is not part of this version yet; `python -m lib_merge --help` in .venv has everything.")
         return 0
-    return subprocess.run([python, "-m", "lib_merge.ui.app", "--lora-dir", str(folder)], cwd=ROOT, check=False).returncode
+    return subprocess.run(
+        [python, "-m", "lib_merge.ui.app", "--lora-dir", str(folder)], cwd=ROOT, check=False
+    ).returncode
 
 
 def _engine(python: Path, *arguments: str) -> str:
     run = subprocess.run(
-        [python, "-m", "lib_merge", *arguments], cwd=ROOT, capture_output=True, text=True, encoding="utf-8",
-        env={**os.environ, "PYTHONIOENCODING": "utf-8"}, check=False,
+        [python, "-m", "lib_merge", *arguments],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8"},
+        check=False,
     )
     if run.returncode:
         raise Failure(run.stderr.strip().splitlines()[-1] if run.stderr.strip() else "the engine failed")
@@ -181,8 +198,18 @@ def _first_merge(python: Path, pairs: list[list[Path]], output: Path) -> dict:
     target = output / ("first-merge_" + "+".join(path.stem for path in pair)[:80] + ".safetensors")
     print(f"Merging 0.6 × {pair[0].name} + 0.4 × {pair[1].name} …", flush=True)
     text = _engine(
-        python, "merge", "--models", *map(str, pair), "--ratios", "0.6", "0.4", "--save_to", str(target),
-        "--overwrite", "--drop_unsupported", "--json",
+        python,
+        "merge",
+        "--models",
+        *map(str, pair),
+        "--ratios",
+        "0.6",
+        "0.4",
+        "--save_to",
+        str(target),
+        "--overwrite",
+        "--drop_unsupported",
+        "--json",
     )
     return json.loads(text)
 
@@ -212,7 +239,10 @@ def test(extra: Sequence[str]) -> int:
             not_run.append(f"{suite.name}: no Chromium, Chrome or Edge is installed")
             continue
         python = environment(ROOT / ".venvs" / suite.name, suite.requirements)
-        if suite is SUITES[0] and subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT, check=False).returncode:
+        if (
+            suite is SUITES[0]
+            and subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT, check=False).returncode
+        ):
             failed += 1
             print("ruff found something: see above.")
         for selection in suite.selections:
@@ -231,8 +261,13 @@ def _pytest(python: Path, arguments: Sequence[str], browser: str | None) -> tupl
     """Run pytest, let its output through, and return (passed, failed, skipped)."""
     environ = {**os.environ, "PYTHONIOENCODING": "utf-8", **({"CHROMIUM_PATH": browser} if browser else {})}
     process = subprocess.Popen(
-        [python, "-m", "pytest", "--durations=8", *arguments], cwd=ROOT, stdout=subprocess.PIPE, text=True,
-        encoding="utf-8", errors="replace", env=environ,
+        [python, "-m", "pytest", "--durations=8", *arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env=environ,
     )
     last = ""
     for line in process.stdout or ():

@@ -63,9 +63,7 @@ def merge(
     Raises:
         MergeError: one sentence on what is wrong; nothing was written.
     """
-    given = [
-        item if isinstance(item, Source) else Source(path=Path(item), name=Path(item).name) for item in sources
-    ]
+    given = [item if isinstance(item, Source) else Source(path=Path(item), name=Path(item).name) for item in sources]
     given = _spread(given, "ratio", ratios)
     given = _spread(given, "blocks", blocks)
     given = _spread(given, "te_ratio", te_ratios)

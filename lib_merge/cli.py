@@ -182,7 +182,7 @@ def _te_ratio(text: str | None) -> float | tuple[float, ...] | None:
 
 def _knobs(given: list[str] | None, method: str, count: int) -> dict[str, Any]:
     """Read NAME=VALUE and NAME@2=VALUE (the second source's own value)."""
-    from lib_merge.methods import get_method  # noqa: PLC0415
+    from lib_merge.methods import get_method
 
     knobs: dict[str, Any] = {}
     for text in given or ():
@@ -245,7 +245,10 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def _command(
-    commands: Any, name: str, text: str, run: Callable[[Arguments, _Interrupt], None]  # noqa: ANN401
+    commands: Any,  # noqa: ANN401
+    name: str,
+    text: str,
+    run: Callable[[Arguments, _Interrupt], None],
 ) -> argparse.ArgumentParser:
     parser: argparse.ArgumentParser = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
     parser.set_defaults(run=run)

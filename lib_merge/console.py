@@ -39,7 +39,7 @@ class ProgressLine:
     @staticmethod
     def _new_bar(stage: str, total: int) -> Any:  # noqa: ANN401
         with contextlib.suppress(ImportError):
-            from tqdm import tqdm  # noqa: PLC0415 - optional
+            from tqdm import tqdm
 
             return tqdm(total=total, desc=stage, unit="module", leave=False, file=sys.stderr, mininterval=0.2)
         return None

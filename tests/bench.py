@@ -43,8 +43,10 @@ def main() -> None:
     if not MODULES.is_file():
         sys.exit("the module lists (shared/data/keys/modules.json) are not beside this checkout")
     print(f"{_machine()}\n")
-    print("| case | floor s | lossless s (× floor) | truncated floor s | truncated s (× floor) | verify s | hash s | "
-          "peak MB over import | dense SVD, extrapolated |")
+    print(
+        "| case | floor s | lossless s (× floor) | truncated floor s | truncated s (× floor) | verify s | hash s | "
+        "peak MB over import | dense SVD, extrapolated |"
+    )
     print("|---|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if not arguments.only or arguments.only in case[0]:
@@ -100,7 +102,10 @@ def _inputs(key: str, ranks: tuple, conv: int | None, folder: str) -> list[str]:
 def _spawn(job: dict) -> dict:
     run = subprocess.run(
         [sys.executable, "-m", "tests.bench", "--job", json.dumps(job)],
-        cwd=ROOT, capture_output=True, text=True, check=False,
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     if run.returncode:
         sys.exit(run.stderr)
@@ -159,7 +164,7 @@ def _load_only(inputs: list[str]) -> float:
 
 def _merge(job: dict) -> dict:
     import safetensors.torch  # noqa: F401 - part of the baseline
-    import torch  # noqa: F401
+    import torch
 
     from lib_merge.engine.report import peak_rss_mb
 
@@ -182,8 +187,13 @@ def _merge(job: dict) -> dict:
     spent = report.seconds
     apart = spent["verify"] + spent["hash"]
     return {
-        "seconds": spent["total"] - apart, "verify": spent["verify"], "hash": spent["hash"], "bytes": report.bytes,
-        "peak": peak_rss_mb() - base, "energy": report.energy_kept, "cpu": cpu,
+        "seconds": spent["total"] - apart,
+        "verify": spent["verify"],
+        "hash": spent["hash"],
+        "bytes": report.bytes,
+        "peak": peak_rss_mb() - base,
+        "energy": report.energy_kept,
+        "cpu": cpu,
     }
 
 
@@ -215,7 +225,9 @@ def _machine() -> str:
     model = platform.processor() or platform.machine()
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
-        names = [line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")]
+        names = [
+            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+        ]
         model = names[0] if names else model
     return f"{os.cpu_count()} × {model}, torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"
 

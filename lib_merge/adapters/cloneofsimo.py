@@ -122,7 +122,9 @@ def _unet_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file:
         if len(walk) == len(shapes):
             break
     else:
-        message = f"{file}: {len(shapes)} UNet pairs; files of this kind have 144, or 128 without the feed-forward layers."
+        message = (
+            f"{file}: {len(shapes)} UNet pairs; files of this kind have 144, or 128 without the feed-forward layers."
+        )
         raise ModuleError(message)
     texts = {down[1] for (_, columns_known, columns), (_, down) in zip(walk, shapes) if columns == 0 and columns_known}
     for (path, out, columns), (up, down) in zip(walk, shapes):

@@ -31,7 +31,11 @@ _PATHS: tuple[tuple[re.Pattern[str], frozenset[str], str], ...] = tuple(
     (re.compile(pattern), frozenset(families.split()), reason)
     for pattern, families, reason in (
         (r"^distilled_guidance_layer_", "Chroma", "a distilled guidance layer"),
-        (r"^(double_blocks_\d+_(img|txt)_|single_blocks_\d+_(linear|modulation))", "Flux Chroma", "double and single blocks"),
+        (
+            r"^(double_blocks_\d+_(img|txt)_|single_blocks_\d+_(linear|modulation))",
+            "Flux Chroma",
+            "double and single blocks",
+        ),
         (r"^single_transformer_blocks_\d+_(attn|proj|norm)", "Flux Chroma", "single transformer blocks"),
         (r"^transformer_blocks_\d+_(ff_net|ff_context|norm1_)", "Flux Chroma SD3", "transformer blocks with ff"),
         (r"^transformer_blocks_\d+_(img|txt)_(mlp|mod)", "Qwen-Image", "image and text MLPs per block"),
@@ -39,12 +43,26 @@ _PATHS: tuple[tuple[re.Pattern[str], frozenset[str], str], ...] = tuple(
         (r"^transformer_blocks_\d+_attn_(add_|to_)", "Flux Chroma SD3 Qwen-Image", "joint transformer blocks"),
         (r"^joint_blocks_\d+_", "SD3", "joint blocks"),
         (r"^(txtfusion|text_fusion)_|^blocks_\d+_attn_(w[qkvo]|gate)$|^tproj_1$", "Krea2", "text fusion, wq/wk/wv"),
-        (r"^blocks_\d+_(self_attn|cross_attn)_(q|k|v|output)_proj$|^blocks_\d+_adaln_modulation", "Anima", "self and cross attention blocks with q_proj"),
+        (
+            r"^blocks_\d+_(self_attn|cross_attn)_(q|k|v|output)_proj$|^blocks_\d+_adaln_modulation",
+            "Anima",
+            "self and cross attention blocks with q_proj",
+        ),
         (r"^blocks_\d+_(self_attn|cross_attn)_(q|k|v|o|k_img|v_img)$", "Wan", "self and cross attention blocks"),
         (r"^layers_\d+_(attention|feed_forward|adaLN)", "Z-Image", "layers with attention and feed_forward"),
         (r"^(down_blocks|up_blocks|mid_block|input_blocks|output_blocks|middle_block)_", "SD1 SD2 SDXL", "a UNet"),
-        (r"^(down_blocks_3|up_blocks_3|down_blocks_0_attentions|input_blocks_(9|1[01])_|output_blocks_(9|1[01])_|input_blocks_[12]_1_|output_blocks_[678]_1_)", "SD1 SD2", "a UNet of four levels"),
-        (r"^(add_embedding|label_emb)_|_(?:attentions_\d+|1)_transformer_blocks_[1-9]|^up_blocks_0_attentions_|^output_blocks_[012]_1_(?!conv)", "SDXL", "SDXL's deeper transformers"),
+        (
+            r"^(down_blocks_3|up_blocks_3|down_blocks_0_attentions|input_blocks_(9|1[01])_|output_blocks_(9|1[01])_"
+            r"|input_blocks_[12]_1_|output_blocks_[678]_1_)",
+            "SD1 SD2",
+            "a UNet of four levels",
+        ),
+        (
+            r"^(add_embedding|label_emb)_|_(?:attentions_\d+|1)_transformer_blocks_[1-9]|^up_blocks_0_attentions_"
+            r"|^output_blocks_[012]_1_(?!conv)",
+            "SDXL",
+            "SDXL's deeper transformers",
+        ),
     )
 )
 _TEXT_WIDTHS = {

@@ -76,6 +76,4 @@ def split_flux(fused: str) -> tuple[tuple[str, tuple[int, int]], ...] | None:
     single = match[1] == "single_blocks"
     stem = f"lora_transformer_{'single_' if single else ''}transformer_blocks_{match[2]}_"
     table = _SPLIT_SINGLE if single else _SPLIT
-    return tuple(
-        (f"{stem}{rest}", (start, stop)) for rest, (whole, start, stop) in table.items() if whole == match[3]
-    )
+    return tuple((f"{stem}{rest}", (start, stop)) for rest, (whole, start, stop) in table.items() if whole == match[3])

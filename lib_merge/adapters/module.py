@@ -61,7 +61,9 @@ class Module:
             value = file.read(self.roles[role]).float().flatten()
             if role == "lora_bias" and self.scale is not None:
                 value = value * self.scale
-            found["diff_b" if role == "lora_bias" else role] = torch.roll(value, value.numel() // 2) if self.swap else value
+            found["diff_b" if role == "lora_bias" else role] = (
+                torch.roll(value, value.numel() // 2) if self.swap else value
+            )
         return found
 
 

@@ -17,7 +17,12 @@ from typing import Any
 from lib_merge.errors import FileFormatError
 
 MAX_CONFIG = 16 << 20
-_COMPONENTS = {"unet": ("unet", "transformer"), "te": ("text_encoder",), "te2": ("text_encoder_2",), "te3": ("text_encoder_3",)}
+_COMPONENTS = {
+    "unet": ("unet", "transformer"),
+    "te": ("text_encoder",),
+    "te2": ("text_encoder_2",),
+    "te3": ("text_encoder_3",),
+}
 
 
 @dataclass(frozen=True, slots=True)

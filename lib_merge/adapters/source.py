@@ -42,7 +42,9 @@ class ModulePart:
     def rank(self) -> int:
         """Rank of the exact low-rank form; min(out, in) where there is none."""
         layout = self.module.layout
-        return min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1)) if self.columns else 0
+        return (
+            min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1)) if self.columns else 0
+        )
 
     def load(self, file: TensorFile) -> Delta:
         """Read ΔW, Float[out in·kh·kw]."""
@@ -114,7 +116,7 @@ class LoraFile:
             UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
         """
         done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=list(self.notes))
-        done._sha256, done._lock = self._sha256, self._lock  # noqa: SLF001 - the same file
+        done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
             _add_module(done, raw, place(raw, family))
         _refuse(done, drop_unsupported)
@@ -122,7 +124,9 @@ class LoraFile:
             for key in self.parsed.unknown:
                 done.left_out[key] = "no known meaning"
             listed = ", ".join(self.parsed.unknown[:3])
-            done.notes.append(f"{self.name}: {len(self.parsed.unknown)} keys have no known meaning and were left: {listed}")
+            done.notes.append(
+                f"{self.name}: {len(self.parsed.unknown)} keys have no known meaning and were left: {listed}"
+            )
         return done
 
     def parts(self, split: Sequence[str] | set[str] = ()) -> dict[str, ModulePart]:
@@ -225,7 +229,7 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement) -> None:
         file.fused_in[placed.name] = (placed.fused, placed.rows)
 
 
-def _refuse(file: LoraFile, drop: bool) -> None:  # noqa: FBT001
+def _refuse(file: LoraFile, drop: bool) -> None:
     kinds: dict[str, int] = {}
     for kind in file.left_out.values():
         kinds[kind] = kinds.get(kind, 0) + 1

@@ -55,8 +55,10 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
     **{name: (name, "LyCORIS") for name in ("bias_indices", "bias_values", "bias_size")},
     **{
         name: (name, "LyCORIS")
-        for name in ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2")
-        + ("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2")
+        for name in (
+            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
+            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
+        )
     },
 }
 _PROCESSOR = re.compile(r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")

@@ -71,7 +71,11 @@ def to_diffusers(path: str) -> str:
     match = _SGM_MID.match(path)
     if match:
         part, rest = int(match[1]), match[2]
-        return f"mid_block_attentions_0_{rest}" if part == 1 else f"mid_block_resnets_{part // 2}_{_RESNET_BACK.get(rest, rest)}"
+        return (
+            f"mid_block_attentions_0_{rest}"
+            if part == 1
+            else f"mid_block_resnets_{part // 2}_{_RESNET_BACK.get(rest, rest)}"
+        )
     match = _SGM.match(path)
     if not match:
         return path

@@ -41,9 +41,7 @@ class LowRank:
         """Σ of the terms' ranks: an upper bound of the true rank."""
         return sum(term.rank for term in self.terms)
 
-    def factors(
-        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32
-    ) -> tuple[Tensor, Tensor]:
+    def factors(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
         """Stack the terms: `B = [s₁U₁ | s₂U₂ | …]`, `A = [D₁; D₂; …]`, so that ΔW = B·A.
 
         Returns:

@@ -190,7 +190,7 @@ def survey(
 
     def measure(target: Target) -> None:
         if target.columns:
-            deltas = [evaluator._child(child, target) for child in node.children]  # noqa: SLF001 - same module
+            deltas = [evaluator._child(child, target) for child in node.children]
             grams[target.name] = gram_matrix(deltas)
 
     each(measure, list(node.targets.values()))

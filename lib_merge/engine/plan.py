@@ -175,7 +175,7 @@ class Planner:
         return node
 
     def _node(self, recipe: Recipe, family: str, split: set[str], source: Source | None) -> Node:
-        draw = random.Random(f"blocks {recipe.seed}")  # noqa: S311 - reproducible, not secret
+        draw = random.Random(f"blocks {recipe.seed}")
         node = Node(
             recipe,
             recipe.declared(),
@@ -194,9 +194,7 @@ class Planner:
         node.targets = _targets(node)
         return node
 
-    def _child(
-        self, item: Source, family: str, split: set[str], draw: random.Random, notes: list[str]
-    ) -> Child:
+    def _child(self, item: Source, family: str, split: set[str], draw: random.Random, notes: list[str]) -> Child:
         if item.recipe is not None:
             inner = replace(item.recipe, family=family)
             group = self._node(inner, family, split, item)

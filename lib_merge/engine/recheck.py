@@ -68,7 +68,7 @@ def _cuts(run: _Run) -> dict[str, float]:
 
 
 def _same_modules(merged: Path, run: _Run) -> None:
-    from lib_merge.engine.fillers import fillers  # noqa: PLC0415
+    from lib_merge.engine.fillers import fillers
 
     opened = open_lora(merged, run.node.family)
     opened.close()

@@ -27,7 +27,7 @@ class ModuleReport:
 
     @property
     def relative(self) -> float:
-        """error ÷ size; 0 for an empty module that was saved empty."""
+        """Error ÷ size; 0 for an empty module that was saved empty."""
         if self.size == 0:
             return 0.0 if self.error == 0 else float("inf")
         return self.error / self.size
@@ -128,15 +128,15 @@ def peak_rss_mb() -> float:
     """Return the largest resident size of this process so far, in MB; 0 where the system does not tell."""
     if sys.platform == "win32":
         return _peak_windows()
-    import resource  # noqa: PLC0415 - absent on Windows
+    import resource
 
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak / 1e6 if sys.platform == "darwin" else peak / 1e3
 
 
 def _peak_windows() -> float:
-    import ctypes  # noqa: PLC0415 - Windows only
-    from ctypes import wintypes  # noqa: PLC0415
+    import ctypes
+    from ctypes import wintypes
 
     class Counters(ctypes.Structure):
         _fields_ = [

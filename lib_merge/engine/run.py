@@ -112,7 +112,7 @@ def run(recipe: Recipe, target: Path, job: Job) -> Report:
 
 
 def _check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    from lib_merge.files.names import check_output_name  # noqa: PLC0415
+    from lib_merge.files.names import check_output_name
 
     check_output_name(target)
     if not target.parent.is_dir():
@@ -154,7 +154,8 @@ class _Run:
         extra = fillers(self.node)
         everything = sorted([*targets, *extra], key=lambda item: item.name)
         room = header_room(
-            [key for item in everything for key in possible_keys(item)] + list(self._copies()), _metadata_room(self.files)
+            [key for item in everything for key in possible_keys(item)] + list(self._copies()),
+            _metadata_room(self.files),
         )
         with StreamWriter(self.target, room) as writer:
             self._copy_embeddings(writer)
@@ -292,7 +293,10 @@ class _Run:
                 f"{self.target.name} is in use by another program, so the merge was saved as {final.name}"
             )
         report.output = str(final)
-        report.seconds = {**dict.fromkeys(("read", "combine", "compress", "write", "hash", "verify"), 0.0), **self.clock.seconds}
+        report.seconds = {
+            **dict.fromkeys(("read", "combine", "compress", "write", "hash", "verify"), 0.0),
+            **self.clock.seconds,
+        }
         report.warnings.extend(all_notes(self.node, self.files))
         for file in self.files:
             for name, why in file.left_out.items():

@@ -77,7 +77,7 @@ def check_proof(run: _Run, report: Report) -> None:
     largest = max((module.size for module in report.modules), default=0.0)
     for module in report.modules:
         if not math.isfinite(module.error) or not math.isfinite(module.size):
-            raise run._blame(run.node.targets[module.name], NumericsError(module.name))  # noqa: SLF001
+            raise run._blame(run.node.targets[module.name], NumericsError(module.name))
         # a module of next to no weight may lose all of it to rounding without anyone ever seeing it
         allowed = math.hypot(module.cut * 1.01, tolerance * module.size) + 1e-7 * largest
         if module.error > allowed:

@@ -27,9 +27,7 @@ def data_hash(path: Path, data_start: int) -> str:
     return digest.hexdigest()
 
 
-def legacy_hash(
-    path: Path, entries: Mapping[str, TensorInfo], data_start: int, metadata: Mapping[str, str]
-) -> str:
+def legacy_hash(path: Path, entries: Mapping[str, TensorInfo], data_start: int, metadata: Mapping[str, str]) -> str:
     """Return kohya's `sshs_legacy_hash`: 8 hex digits over bytes 0x100000…0x110000 of a minimal serialisation.
 
     That serialisation has the same data behind a header holding only the `ss_` entries; its bytes are found by

@@ -113,7 +113,9 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
         raise _damaged(name, f"the entry {_short(key)} lacks dtype, shape or data_offsets")
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
-        message = f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of {', '.join(ITEM_BYTES)}."
+        message = (
+            f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of {', '.join(ITEM_BYTES)}."
+        )
         raise FileFormatError(message)
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
         raise _damaged(name, f"shape or offsets of {_short(key)} are not whole numbers")
@@ -122,7 +124,9 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
         elements *= axis
     start, end = offsets
     if elements > MAX_ELEMENTS or start > end or data_start + end > size:
-        raise _damaged(name, f"{_short(key)} would lie outside the file (bytes {start} to {end} of {size - data_start})")
+        raise _damaged(
+            name, f"{_short(key)} would lie outside the file (bytes {start} to {end} of {size - data_start})"
+        )
     if end - start != elements * ITEM_BYTES[dtype]:
         raise _damaged(
             name, f"{_short(key)} has {end - start} bytes where {dtype} {shape} needs {elements * ITEM_BYTES[dtype]}"

@@ -21,13 +21,13 @@ def check_output_name(path: Path) -> None:
     """
     name = path.name
     if _FORBIDDEN.search(name):
-        message = f"the output name {ascii(name)} has a character that file names cannot have everywhere (<>:\"|?*\\/)."
+        message = f'the output name {name!a} has a character that file names cannot have everywhere (<>:"|?*\\/).'
     elif _RESERVED.match(name) or name.endswith((" ", ".")) or name.startswith(" "):
-        message = f"the output name {ascii(name)} is reserved on Windows or ends in a blank or dot."
+        message = f"the output name {name!a} is reserved on Windows or ends in a blank or dot."
     elif len(name.encode("utf-8")) > MAX_NAME:
         message = f"the output name is {len(name.encode('utf-8'))} bytes long; {MAX_NAME} is the limit."
     elif path.suffix != SUFFIX or path.stem == "":
-        message = f"the output {ascii(name)} must end in {SUFFIX}."
+        message = f"the output {name!a} must end in {SUFFIX}."
     else:
         return
     raise OutputError(message)

@@ -64,7 +64,11 @@ class _TensorRecord:
 
 
 def _tensor_record(storage: object, offset: object, size: object, stride: object, *_: object) -> _TensorRecord:
-    numbers = [offset, *(size if isinstance(size, tuple) else [None]), *(stride if isinstance(stride, tuple) else [None])]
+    numbers = [
+        offset,
+        *(size if isinstance(size, tuple) else [None]),
+        *(stride if isinstance(stride, tuple) else [None]),
+    ]
     if not isinstance(storage, _Storage) or not all(type(n) is int and 0 <= n < 1 << 48 for n in numbers):
         message = "a tensor is described by something that is not whole numbers"
         raise ValueError(message)
@@ -91,7 +95,7 @@ _CALLABLE: Mapping[tuple[str, str], Callable[..., Any]] = {
 }
 
 
-class _Reader(pickle._Unpickler):  # noqa: SLF001 - the Python machine: its instructions can be replaced, the C one's cannot
+class _Reader(pickle._Unpickler):
     """Python's pickle machine without the instructions that act on the world."""
 
     def __init__(self, file: BinaryIO) -> None:
@@ -137,8 +141,19 @@ class _Reader(pickle._Unpickler):  # noqa: SLF001 - the Python machine: its inst
         message = "it uses an instruction that builds objects"
         raise ValueError(message)
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: SLF001, RUF012
-    for _code in ("INST", "OBJ", "NEWOBJ", "NEWOBJ_EX", "EXT1", "EXT2", "EXT4", "BYTEARRAY8", "NEXT_BUFFER", "READONLY_BUFFER"):
+    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: RUF012
+    for _code in (
+        "INST",
+        "OBJ",
+        "NEWOBJ",
+        "NEWOBJ_EX",
+        "EXT1",
+        "EXT2",
+        "EXT4",
+        "BYTEARRAY8",
+        "NEXT_BUFFER",
+        "READONLY_BUFFER",
+    ):
         if hasattr(pickle, _code):
             dispatch[getattr(pickle, _code)[0]] = _forbidden
     dispatch[pickle.REDUCE[0]] = _reduce
@@ -160,11 +175,13 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             file.seek(0)
             tensors = _from_zip(file, path.stat().st_size) if zipped else _from_legacy(file)
     except UnsafePickleError as error:
-        message = f"{name} is refused: it is a pickle that would run {ascii(str(error))[1:-1]}; do not load it anywhere."
+        message = (
+            f"{name} is refused: it is a pickle that would run {ascii(str(error))[1:-1]}; do not load it anywhere."
+        )
         raise UnsafePickleError(message) from None
     except MergeError:
         raise
-    except (Exception, RecursionError) as error:  # noqa: BLE001 - whatever a hostile file provokes is one sentence
+    except (Exception, RecursionError) as error:
         reason = str(error).splitlines()[0][:120] if str(error) else type(error).__name__
         message = f"{name} is damaged or not a pickled LoRA: {ascii(reason)[1:-1]}."
         raise FileFormatError(message) from error

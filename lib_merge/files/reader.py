@@ -120,7 +120,9 @@ class SafetensorsFile(TensorFile):
             while done < len(view):
                 count = self._read_at(view[done:], start + done)
                 if not count:
-                    message = f"{display_name(self.path)} became shorter while it was read; is it still being downloaded?"
+                    message = (
+                        f"{display_name(self.path)} became shorter while it was read; is it still being downloaded?"
+                    )
                     raise FileFormatError(message)
                 done += count
         except (OSError, ValueError) as error:
@@ -157,9 +159,7 @@ class PickleFile(TensorFile):
         self.size = size
         self.metadata: Mapping[str, str] = {}
         self._tensors = dict(tensors)
-        self.tensors = {
-            key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()
-        }
+        self.tensors = {key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()}
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors."""
@@ -209,8 +209,8 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
 
 
 def _open_pickle(path: Path) -> PickleFile:
-    from lib_merge.files import pickles  # noqa: PLC0415 - only for pickles
-    from lib_merge.files.dtypes import name_of  # noqa: PLC0415
+    from lib_merge.files import pickles
+    from lib_merge.files.dtypes import name_of
 
     tensors = pickles.read_pickle(path)
     names = {value.dtype: name_of(value.dtype) for value in tensors.values()}

@@ -187,8 +187,10 @@ def header_room(entries: Iterable[Entry], metadata_bytes: int) -> int:
         metadata_bytes: room for the metadata's JSON.
     """
     # {"dtype":"BF16","shape":[…],"data_offsets":[a,b]} with offsets of up to 14 digits
-    return metadata_bytes + 64 + sum(
-        len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
+    return (
+        metadata_bytes
+        + 64
+        + sum(len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries)
     )
 
 
@@ -203,7 +205,7 @@ def write_safetensors(
         metadata: texts for the header.
         overwrite: replace an existing file.
     """
-    from lib_merge.files.dtypes import ORDER, name_of  # noqa: PLC0415 - keeps torch out of the writer itself
+    from lib_merge.files.dtypes import ORDER, name_of
 
     keys = sorted(tensors, key=lambda key: (-ORDER[name_of(tensors[key].dtype)], key))
     entries = [(key, name_of(tensors[key].dtype), tuple(tensors[key].shape)) for key in keys]
@@ -217,7 +219,7 @@ def write_safetensors(
 
 def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; this file does not need torch
     """Return the bytes of a CPU tensor, row-major, without a copy where it is contiguous."""
-    import torch  # noqa: PLC0415
+    import torch
 
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
@@ -243,7 +245,7 @@ def sweep_stale(folder: Path) -> int:
 
 def _lock(file: Any) -> None:  # noqa: ANN401
     if sys.platform != "win32":
-        import fcntl  # noqa: PLC0415 - absent on Windows
+        import fcntl
 
         with contextlib.suppress(OSError):  # network folders without locks
             fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -252,7 +254,7 @@ def _lock(file: Any) -> None:  # noqa: ANN401
 def _unlocked(path: Path) -> bool:
     if sys.platform == "win32":
         return True
-    import fcntl  # noqa: PLC0415 - absent on Windows
+    import fcntl
 
     with path.open("rb") as file:
         try:

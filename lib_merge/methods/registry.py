@@ -145,7 +145,13 @@ METHODS: dict[str, Method] = {}
 
 
 def merge_method(
-    name: str, *, title: str, sentence: str, paper: str, space: str, **declared: Any  # noqa: ANN401
+    name: str,
+    *,
+    title: str,
+    sentence: str,
+    paper: str,
+    space: str,
+    **declared: Any,  # noqa: ANN401
 ) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Register the decorated function under `name`; see `Method` for what can be declared."""
 
