@@ -104,4 +104,4 @@ def _factors(tensors: Mapping[str, Tensor], number: str) -> tuple[Tensor, Tensor
     core = tensors.get(f"lokr_t{number}")
     if core is None:
         return a, b
-    return a.T, torch.einsum("ij...,jq->iq...", core.float(), b).flatten(1)
+    return a.T.contiguous(), torch.einsum("ij...,jq->iq...", core.float(), b).flatten(1)

@@ -147,6 +147,14 @@ class LoraFile:
         """Close the file."""
         self.file.close()
 
+    def __enter__(self) -> LoraFile:
+        """Return the file."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close the file."""
+        self.close()
+
 
 def open_lora(path: Path | str, family: str | None = None) -> LoraFile:
     """Open a LoRA: header, key names, family; no tensor is read.
@@ -160,10 +168,17 @@ def open_lora(path: Path | str, family: str | None = None) -> LoraFile:
     """
     path = Path(path)
     file = open_tensors(path)
+    try:
+        return _understand(path, file, family)
+    except BaseException:
+        file.close()
+        raise
+
+
+def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
     config = find_config(path, file.metadata)
     parsed = parse_keys(file.tensors, file.metadata, config, path.name)
     if not parsed.modules and not parsed.embeddings:
-        file.close()
         message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
         raise ModuleError(message)
     found = LoraFile(path, file, parsed, config, detect_family(parsed, file.tensors))

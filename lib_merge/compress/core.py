@@ -8,7 +8,7 @@ With `ΔW = B·A`, `G_B = BᵀB`, `G_A = AAᵀ` and `G_B = L·Lᵀ`, the matrix 
 All large work is two Gram products and two output products in float32 (BLAS-3, any device); the R × R work is float64
 on the CPU. Measured against QR of both stacks + SVD of the core it is 2-3 × faster at equal error: a QR runs at a third
 of a product's speed, and one symmetric eigen-decomposition costs half an SVD. It squares the condition number, so it is
-used only while the smallest kept singular value stays above `GRAM_FLOOR` of the largest; below that, and where a
+used only while the smallest kept singular value stays above `GRAM_FLOOR` of what the factors' size allows; below that, and where a
 Cholesky factor does not exist (the same file twice, near-duplicates, all-zero factors, R > out), the float64 QR route
 takes over, and past R ≥ min(out, in) the dense one, whose Gram is smaller than the core.
 """
@@ -26,7 +26,7 @@ from lib_merge.compress.policy import RankPolicy
 from lib_merge.compress.sketch import WORTH_IT, sketched
 from lib_merge.deltas import Delta, Dense, LowRank
 
-# s_r/s_0 under which float32 Grams (relative error ~1e-7 of s_0²) would cost more than 1 % of the optimum.
+# s_r, relative to √(‖G_B‖‖G_A‖), under which the rounding of float32 Grams (~1e-7) would cost more than 1 % of the optimum.
 GRAM_FLOOR = 3e-3
 # Up to this side the exact Gram route takes milliseconds.
 SMALL_SIDE = 160
@@ -97,7 +97,9 @@ def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | No
     values, vectors = values.flip(0), vectors.flip(1)
     singular = values.clamp_min(0).sqrt().numpy()
     rank = policy.choose(singular, down.shape[0]) if singular[0] > 0 else 1
-    if policy.kind in ("lossless", "sum") or singular[rank - 1] <= GRAM_FLOOR * singular[0]:
+    # rounding of the Grams is relative to the factors' own size, which a bad gauge makes much larger than ΔW
+    size = torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down)
+    if policy.kind == "lossless" or not float(values[rank - 1]) > GRAM_FLOOR**2 * float(size):
         return None
     root = values[:rank].clamp_min(0).sqrt()
     basis = lower @ vectors[:, :rank]  # Float64[R r]

@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_merge import metadata
 from lib_merge.adapters.blocks import block_of, blocks_present
-from lib_merge.adapters.source import LoraFile, open_lora, settle_family
+from lib_merge.adapters.source import LoraFile, open_lora
 from lib_merge.deltas import norm
 
 MOST_TAGS = 24
@@ -21,13 +21,10 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
     Raises:
         MergeError: damaged or not a LoRA.
     """
-    file = open_lora(path, family)
-    try:
+    with open_lora(path, family) as file:
+        shown = file
         if file.family is None:
-            shown = file.settled(family or file.guess.candidates[0], drop_unsupported=True)
-        else:
-            settle_family([file], family)
-            shown = file
+            shown = file.settled(file.guess.candidates[0], drop_unsupported=True)
         return {
             "file": path.name,
             "family": file.family,
@@ -42,8 +39,6 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
             "recipe": _recipe(file),
             "metadata_keys": len(file.metadata),
         }
-    finally:
-        file.close()
 
 
 def _modules(file: LoraFile) -> dict[str, Any]:

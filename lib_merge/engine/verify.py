@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -33,7 +32,7 @@ def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Tar
         targets: the modules asked for; one that the file lacks is measured as zero.
         run: progress and cancel.
     """
-    with contextlib.closing(open_lora(saved, node.family)) as merged:
+    with open_lora(saved, node.family) as merged:
         parts = merged.parts()
 
         def one(target: Target) -> ModuleReport:

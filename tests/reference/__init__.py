@@ -1,0 +1,1 @@
+"""Independent float64 references in numpy, written from the mathematics; nothing of the library is imported here."""
