@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_merge.deltas.delta import Delta, Dense, LowRank
 
-# Below this relative distance, squared float32 Grams no longer carry two digits of it.
+# Factors further apart than this, relative, are not the same factors rounded.
 FLOAT32_GRAM_LIMIT = 0.03
 
 
@@ -64,32 +64,45 @@ def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float] | 
     """The first route; None where the factors are not the same up to rounding (balanced, or recomputed)."""
     up_s, down_s = saved.factors()
     up_a, down_a = asked.factors()
-    size = _norm32(up_a, down_a)
+    square, noise = _square32(up_a, down_a)
+    if not square > 1e3 * noise:
+        return None
     limit = FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(up_a))
     up_s -= up_a
     down_d = down_s - down_a
     if not float(torch.linalg.vector_norm(up_s)) <= limit:
         return None
-    if not bool(down_d.any()):  # `down` was copied: only `up` was rounded
-        return _norm32(up_s, down_s), size
-    if not float(torch.linalg.vector_norm(down_d)) <= FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(down_a)):
-        return None
-    return _norm32(torch.cat([up_s, up_a], 1), torch.cat([down_s, down_d], 0)), size
+    if bool(down_d.any()):
+        if not float(torch.linalg.vector_norm(down_d)) <= FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(down_a)):
+            return None
+        up_s, down_s = torch.cat([up_s, up_a], 1), torch.cat([down_s, down_d], 0)
+    # else `down` was copied: only `up` was rounded
+    return math.sqrt(max(_square32(up_s, down_s)[0], 0.0)), math.sqrt(square)
 
 
 def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
     joined = LowRank(asked.out, asked.columns, saved.terms + asked.terms)
     cut = saved.rank
-    distance = size = 0.0
-    for dtype in (torch.float32, torch.float64):
+    for dtype, epsilon in ((torch.float32, 1e-7), (torch.float64, 1e-15)):
         up, down = joined.factors(dtype=dtype)
-        gram = (up.T @ up).double() * (down @ down.T).double()
-        size = math.sqrt(max(float(gram[cut:, cut:].sum()), 0.0))
-        square = gram[:cut, :cut].sum() + gram[cut:, cut:].sum() - 2.0 * gram[:cut, cut:].sum()
-        distance = math.sqrt(max(float(square), 0.0)) if math.isfinite(float(square)) else math.nan
-        if not distance <= FLOAT32_GRAM_LIMIT * size:
-            break
-    return distance, size
+        gram_up, gram_down = (up.T @ up).double(), (down @ down.T).double()
+        gram = gram_up * gram_down
+        size = float(gram[cut:, cut:].sum())
+        square = float(gram[:cut, :cut].sum()) + size - 2.0 * float(gram[:cut, cut:].sum())
+        if not square <= 100 * _noise(gram_up, gram_down, epsilon):
+            return (math.sqrt(square) if math.isfinite(square) else math.nan), math.sqrt(max(size, 0.0))
+    # nearly equal, in factors so large that even float64 Grams drown the rest: triangles do not square anything
+    up, down = joined.factors(dtype=torch.float64)
+    first, second = torch.linalg.qr(up, mode="r").R, torch.linalg.qr(down.T, mode="r").R
+    signs = torch.ones(joined.rank, dtype=torch.float64)
+    signs[cut:] = -1.0
+    distance = float(torch.linalg.matrix_norm((first * signs) @ second.T))
+    return distance, float(torch.linalg.matrix_norm(first[:, cut:] @ second[:, cut:].T))
+
+
+def _noise(gram_up: Tensor, gram_down: Tensor, epsilon: float = 1e-7) -> float:
+    """Rounding of ⟨·,·⟩ from Grams: relative to the factors' size, which may exceed ΔW's own by far."""
+    return epsilon * float(torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down))
 
 
 def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
@@ -103,9 +116,10 @@ def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
     return math.sqrt(distance), math.sqrt(size)
 
 
-def _norm32(up: Tensor, down: Tensor) -> float:
-    square = _trace((up.T @ up).double(), (down @ down.T).double())
-    return math.sqrt(max(square, 0.0)) if math.isfinite(square) else math.nan
+def _square32(up: Tensor, down: Tensor) -> tuple[float, float]:
+    """Return ‖up·down‖² from float32 Grams and the rounding it carries; NaN where the factors hold one."""
+    gram_up, gram_down = (up.T @ up).double(), (down @ down.T).double()
+    return _trace(gram_up, gram_down), _noise(gram_up, gram_down)
 
 
 def _trace(left: Tensor, right: Tensor) -> float:

@@ -32,8 +32,8 @@ from lib_merge.engine.plan import Node, Planner, Target, all_notes, stamped
 from lib_merge.engine.prune import PrunePlan, plan_prune
 from lib_merge.engine.report import Report, peak_rss_mb
 from lib_merge.engine.threads import MAX_WORKERS, Clock, exact_numerics, in_order
-from lib_merge.engine.verify import check_proof, prove
-from lib_merge.errors import MergeError, NumericsError, OutputError
+from lib_merge.engine.verify import check_proof, off_target, prove
+from lib_merge.errors import MergeError, NumericsError, OutputError, VerifyError
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.header import header_bytes
 from lib_merge.files.writer import StreamWriter, header_room
@@ -147,6 +147,7 @@ class _Run:
         self.report = Report(str(target), node.method.name, node.family, precision=node.recipe.precision)
         self.prune = PrunePlan()
         self.cuts: dict[str, float] = {}
+        self.anew: set[str] = set()
 
     def execute(self) -> Report:
         self.survey()
@@ -157,6 +158,19 @@ class _Run:
             [key for item in everything for key in possible_keys(item)] + list(self._copies()),
             _metadata_room(self.files),
         )
+        final = self._attempt(everything, room)
+        if final is None:
+            # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead
+            final = self._attempt(everything, room)
+        if final is None:
+            message = f"{min(self.anew)} could not be saved as it was asked for in {self.report.precision}; try float."
+            raise VerifyError(message)
+        self._finish(final)
+        return self.report
+
+    def _attempt(self, everything: Sequence[Target], room: int) -> Path | None:
+        """Write, prove and publish; None when modules were off target that can still be factored anew."""
+        self.report.copied.clear()
         with StreamWriter(self.target, room) as writer:
             self._copy_embeddings(writer)
             self._write(writer, everything)
@@ -165,14 +179,16 @@ class _Run:
             flush = threading.Thread(target=writer.sync, name="lora-merge-sync")
             flush.start()
             try:
-                self.report.modules = prove(self, writer.temp, targets)
+                self.report.modules = prove(self, writer.temp, list(self.node.targets.values()))
             finally:
                 flush.join()
+            again = {module.name for module in off_target(self, self.report)} - self.anew
+            if again:
+                self.anew |= again
+                return None
             check_proof(self, self.report)
             self.job.tell("save", 1, 1)
-            final = writer.publish(overwrite=self.job.overwrite)
-        self._finish(final)
-        return self.report
+            return writer.publish(overwrite=self.job.overwrite)
 
     def survey(self) -> None:
         def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
@@ -203,7 +219,7 @@ class _Run:
         try:
             return item, self._encoded(item)
         except NumericsError as error:
-            raise self._blame(item, error) from error
+            raise self.blame(item, error) from error
 
     def _encoded(self, item: Target) -> Encoded:
         if item.name not in self.node.targets:  # a filler: the loader wants the module, the merge has nothing in it
@@ -224,7 +240,7 @@ class _Run:
         policy = self.prune.policy(item, module_policy(self.node, item))
         if isinstance(delta, LowRank) and not delta.terms:
             return Encoded(dropped="weight 0 in every source that has it")
-        if policy.exact:
+        if policy.exact and item.name not in self.anew:
             if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
                 with self.clock.time("combine"):
                     return encode_terms(item, delta, self.dtype)
@@ -234,7 +250,7 @@ class _Run:
             done = compress(delta, replace_sum(policy, item), self.device)
             return encode_factors(item, done, self.dtype)
 
-    def _blame(self, item: Target, error: NumericsError) -> MergeError:
+    def blame(self, item: Target, error: NumericsError) -> MergeError:
         """Name the source whose tensors are broken, or say that the precision is too small."""
         for leaf in self.node.leaves():
             part = leaf.parts.get(item.name)

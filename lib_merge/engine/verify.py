@@ -63,25 +63,34 @@ def prove(run: _Run, saved: Path, targets: Sequence[Target]) -> list[ModuleRepor
     return reports
 
 
-def check_proof(run: _Run, report: Report) -> None:
-    """Refuse a file that is not what was asked.
-
-    What a rank policy cut is known exactly; the measured error may exceed it by rounding alone.
+def off_target(run: _Run, report: Report) -> list[ModuleReport]:
+    """Return the modules whose measured error is larger than what was cut and one rounding explain.
 
     Raises:
-        NumericsError: NaN in the saved file.
-        VerifyError: the error is larger than cut and rounding explain.
+        NumericsError: NaN in the saved file; names the source it came from.
     """
     tolerance = TOLERANCE[report.precision]
     largest = max((module.size for module in report.modules), default=0.0)
+    found = []
     for module in report.modules:
         if not math.isfinite(module.error) or not math.isfinite(module.size):
-            raise run._blame(run.node.targets[module.name], NumericsError(module.name))
+            raise run.blame(run.node.targets[module.name], NumericsError(module.name))
         # a module of next to no weight may lose all of it to rounding without anyone ever seeing it
-        allowed = math.hypot(module.cut * 1.01, tolerance * module.size) + 1e-7 * largest
-        if module.error > allowed:
-            message = (
-                f"{module.name} differs from what was asked by {module.relative:.2%} and was not saved: "
-                "please report this with the recipe."
-            )
-            raise VerifyError(message)
+        if module.error > math.hypot(module.cut * 1.01, tolerance * module.size) + 1e-7 * largest:
+            found.append(module)
+    return found
+
+
+def check_proof(run: _Run, report: Report) -> None:
+    """Refuse a file that is not what was asked.
+
+    Raises:
+        NumericsError: NaN in the saved file.
+        VerifyError: a module is off target.
+    """
+    for module in off_target(run, report)[:1]:
+        message = (
+            f"{module.name} differs from what was asked by {module.relative:.3%}, more than the rank or the rounding "
+            "explains: the file is not what its recipe makes."
+        )
+        raise VerifyError(message)
