@@ -23,10 +23,14 @@ def _count(name):
 
 @pytest.fixture
 def files(tmp_path):
-    return [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=r, alpha=a) for n, r, a in ((0, 4, 2.0), (1, 3, None), (2, 6, 1.5))]
+    kinds = ((0, 4, 2.0), (1, 3, None), (2, 6, 1.5))
+    return [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=r, alpha=a) for n, r, a in kinds]
 
 
-@given(ratios=st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=3, max_size=3), rank=st.sampled_from(["lossless", "5", "12"]))
+@given(
+    ratios=st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=3, max_size=3),
+    rank=st.sampled_from(["lossless", "5", "12"]),
+)
 def test_a_weighted_sum_is_the_weighted_sum(ratios, rank, tmp_path_factory):
     folder = tmp_path_factory.mktemp("sum")
     paths = [write_lora(folder / f"{n}.safetensors", seed=n, rank=2 + n) for n in range(3)]

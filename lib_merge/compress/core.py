@@ -8,9 +8,9 @@ With `ΔW = B·A`, `G_B = BᵀB`, `G_A = AAᵀ` and `G_B = L·Lᵀ`, the matrix 
 All large work is two Gram products and two output products in float32 (BLAS-3, any device); the R × R work is float64
 on the CPU. Measured against QR of both stacks + SVD of the core it is 2-3 × faster at equal error: a QR runs at a third
 of a product's speed, and one symmetric eigen-decomposition costs half an SVD. It squares the condition number, so it is
-used only while the smallest kept singular value stays above `GRAM_FLOOR` of what the factors' size allows; below that, and where a
-Cholesky factor does not exist (the same file twice, near-duplicates, all-zero factors, R > out), the float64 QR route
-takes over, and past R ≥ min(out, in) the dense one, whose Gram is smaller than the core.
+used only while the smallest kept singular value stays above `GRAM_FLOOR` of what the factors' size allows; below that,
+and where a Cholesky factor does not exist (the same file twice, near-duplicates, all-zero factors, R > out), the float64
+QR route takes over, and past R ≥ min(out, in) the dense one, whose Gram is smaller than the core.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor
 from lib_merge.compress.policy import RankPolicy
 from lib_merge.compress.sketch import WORTH_IT, sketched
 from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.errors import NumericsError
 
 # s_r, relative to √(‖G_B‖‖G_A‖), under which the rounding of float32 Grams (~1e-7) would cost more than 1 % of the optimum.
 GRAM_FLOOR = 3e-3
@@ -64,6 +65,8 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
         device: where the large products run.
     Returns:
         Factors with √S on either side, on `device`.
+    Raises:
+        NumericsError: ΔW holds NaN or infinity.
     Source: Eckart & Young 1936; the core in factored form follows from QR of both stacks.
     """
     if isinstance(delta, LowRank) and delta.rank == 0:
@@ -75,7 +78,10 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
         return _from_dense(delta, policy)
     up, down = delta.factors(device)
     fast = _from_grams(up, down, policy)
-    return fast if fast is not None else _from_qr(delta, policy, device)
+    if fast is not None:
+        return fast
+    _finite(up, down)
+    return _from_qr(delta, policy, device)
 
 
 def singular_values(delta: Delta, device: torch.device | str = "cpu") -> np.ndarray:
@@ -123,6 +129,7 @@ def _from_qr(delta: LowRank, policy: RankPolicy, device: torch.device | str) -> 
 def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -> Compressed:
     """Randomised route for a dense ΔW and a small rank; what is cut is measured."""
     matrix = delta.dense(device)
+    _finite(matrix)
     size = float(torch.linalg.vector_norm(matrix.to("cpu"), dtype=torch.float64))
     if not size > 0:
         return _nothing(delta.out, delta.columns)
@@ -138,6 +145,7 @@ def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -
 def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:
     """Gram eigen-decomposition of the smaller side in float64: for ΔW whose factors are as large as the matrix."""
     matrix = delta.dense(dtype=torch.float64)
+    _finite(matrix)
     stacked = delta.rank
     if not bool(matrix.any()):
         return _nothing(*matrix.shape)
@@ -181,6 +189,12 @@ def _finish(
     up = (q_up @ (left[:, :rank] * root)).to(device=device, dtype=torch.float32)
     down = ((right[:rank] * root[:, None]) @ q_down).to(device=device, dtype=torch.float32)
     return Compressed(up, down, singular, _tail(singular, rank), float(np.linalg.norm(singular)))
+
+
+def _finite(*parts: Tensor) -> None:
+    if not all(bool(torch.isfinite(part).all()) for part in parts):
+        message = "a delta holds NaN or infinity"
+        raise NumericsError(message)
 
 
 def _tail(singular: np.ndarray, rank: int) -> float:

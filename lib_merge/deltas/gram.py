@@ -89,7 +89,7 @@ def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
         gram = gram_up * gram_down
         size = float(gram[cut:, cut:].sum())
         square = float(gram[:cut, :cut].sum()) + size - 2.0 * float(gram[:cut, cut:].sum())
-        if not square <= 100 * _noise(gram_up, gram_down, epsilon):
+        if not square <= 2000 * _noise(gram_up, gram_down, epsilon):
             return (math.sqrt(square) if math.isfinite(square) else math.nan), math.sqrt(max(size, 0.0))
     # nearly equal, in factors so large that even float64 Grams drown the rest: triangles do not square anything
     up, down = joined.factors(dtype=torch.float64)

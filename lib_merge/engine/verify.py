@@ -20,6 +20,8 @@ if TYPE_CHECKING:
 
 # relative Frobenius error that one rounding of both factors can add
 TOLERANCE = {"fp16": 1e-3, "bf16": 8e-3, "float": 2e-6}
+# what a cut costs is known to this factor; more slack would hide a module that was scaled afterwards
+CUT_SLACK = 1.0005
 
 
 def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Target], run: _Run) -> list[ModuleReport]:
@@ -76,7 +78,7 @@ def off_target(run: _Run, report: Report) -> list[ModuleReport]:
         if not math.isfinite(module.error) or not math.isfinite(module.size):
             raise run.blame(run.node.targets[module.name], NumericsError(module.name))
         # a module of next to no weight may lose all of it to rounding without anyone ever seeing it
-        if module.error > math.hypot(module.cut * 1.01, tolerance * module.size) + 1e-7 * largest:
+        if module.error > math.hypot(module.cut * CUT_SLACK, tolerance * module.size) + 1e-7 * largest:
             found.append(module)
     return found
 

@@ -175,5 +175,5 @@ def get_method(name: str) -> Method:
 
 
 def _nearest(name: str, names: list[str]) -> str:
-    close = difflib.get_close_matches(name, names, 1)
+    close = difflib.get_close_matches(name, names, 1, cutoff=0.4)
     return f" Did you mean {close[0]}?" if close else ""
