@@ -138,7 +138,9 @@ def test_distances_are_measured_without_cancellation(kind):
     assert distance == pytest.approx(true, rel=1e-2, abs=1e-7 * size)
 
 
-@pytest.mark.parametrize("text", ["0", "-3", "2.5", "energy:1.5", "energy:0", "error:1", "much", "", "nan", "energy:nan"])
+@pytest.mark.parametrize(
+    "text", ["0", "-3", "2.5", "energy:1.5", "energy:0", "error:1", "much", "", "nan", "energy:nan"]
+)
 def test_a_rank_policy_that_makes_no_sense_is_one_sentence(text):
     with pytest.raises(RecipeError, match="is not understood"):
         parse_policy(text)

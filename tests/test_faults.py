@@ -62,7 +62,7 @@ def test_no_space_left_is_said_and_nothing_remains(pair, tmp_path, monkeypatch):
 
 @pytest.mark.skipif(sys.platform != "linux", reason="/dev/full is Linux's")
 def test_the_systems_own_no_space_error_is_understood(tmp_path):
-    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as error:  # noqa: PT011
+    with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as error:
         full.write(b"x")
     assert "no space is left" in str(writing._output_error(error.value, tmp_path / "m.safetensors"))
 
@@ -94,7 +94,11 @@ def test_an_existing_output_is_refused_before_any_work(pair, tmp_path):
 
 
 def test_a_missing_folder_is_said(pair, tmp_path):
-    _refused(OutputError, "the folder nowhere does not exist", lambda: merge(pair, save_to=tmp_path / "nowhere" / "m.safetensors"))
+    _refused(
+        OutputError,
+        "the folder nowhere does not exist",
+        lambda: merge(pair, save_to=tmp_path / "nowhere" / "m.safetensors"),
+    )
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
@@ -106,7 +110,8 @@ def test_nan_in_a_source_is_named_with_its_key(value, role, rank, pair, tmp_path
     broken = write(tmp_path / "broken.safetensors", tensors)
     out = tmp_path / "m.safetensors"
     _refused(
-        NumericsError, rf"broken\.safetensors is broken: {NAMES[2]}\.{role}\.weight holds NaN or infinity",
+        NumericsError,
+        rf"broken\.safetensors is broken: {NAMES[2]}\.{role}\.weight holds NaN or infinity",
         lambda: merge([*pair, broken], save_to=out, rank=rank),
     )
     assert not out.exists()
@@ -126,8 +131,12 @@ def test_two_families_are_refused_in_one_sentence(pair, tmp_path):
         {"lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_up.weight": torch.ones(640, 2),
          "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.ones(2, 2048)},
     )  # fmt: skip
-    _refused(FamilyError, r"SD1.*SDXL.*cannot be merged", lambda: merge([pair[0], xl], save_to=tmp_path / "m.safetensors"))
-    _refused(FamilyError, "there is no family 'SD9'", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SD9"))
+    _refused(
+        FamilyError, r"SD1.*SDXL.*cannot be merged", lambda: merge([pair[0], xl], save_to=tmp_path / "m.safetensors")
+    )
+    _refused(
+        FamilyError, "there is no family 'SD9'", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SD9")
+    )
     _refused(FamilyError, "not for SDXL", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SDXL"))
 
 
@@ -135,7 +144,11 @@ def test_one_module_of_two_sizes_is_named_with_both(pair, tmp_path):
     tensors = lora_tensors(1)
     tensors[f"{NAMES[0]}.lora_up.weight"] = torch.ones(25, 4)
     other = write(tmp_path / "other.safetensors", tensors)
-    _refused(ModuleError, r"24 × 20 in a and 25 × 20 in other", lambda: merge([pair[0], other], save_to=tmp_path / "m.safetensors"))
+    _refused(
+        ModuleError,
+        r"24 × 20 in a and 25 × 20 in other",
+        lambda: merge([pair[0], other], save_to=tmp_path / "m.safetensors"),
+    )
 
 
 @pytest.mark.parametrize(
@@ -165,11 +178,19 @@ def test_a_request_that_makes_no_sense_is_one_sentence_and_writes_nothing(option
 
 
 def test_a_method_for_two_or_three_refuses_four(pair, tmp_path):
-    _refused(RecipeError, "takes 2 to 3 sources; this recipe has 4", lambda: merge([*pair, *pair], save_to=tmp_path / "m.safetensors", method="add_difference"))
+    _refused(
+        RecipeError,
+        "takes 2 to 3 sources; this recipe has 4",
+        lambda: merge([*pair, *pair], save_to=tmp_path / "m.safetensors", method="add_difference"),
+    )
 
 
 def test_a_recipe_of_weight_zero_is_not_saved_as_an_empty_file(pair, tmp_path):
-    _refused(OutputError, "every module of the result is zero", lambda: merge(pair, ratios=[0, 0], save_to=tmp_path / "m.safetensors"))
+    _refused(
+        OutputError,
+        "every module of the result is zero",
+        lambda: merge(pair, ratios=[0, 0], save_to=tmp_path / "m.safetensors"),
+    )
 
 
 @pytest.mark.parametrize("after", [0, 1])
@@ -180,7 +201,11 @@ def test_cancelling_leaves_nothing(after, pair, tmp_path):
         asked.append(1)
         return len(asked) > after
 
-    _refused(Cancelled, "nothing was written", lambda: merge(pair, save_to=tmp_path / "m.safetensors", job=Job(cancelled=cancelled)))
+    _refused(
+        Cancelled,
+        "nothing was written",
+        lambda: merge(pair, save_to=tmp_path / "m.safetensors", job=Job(cancelled=cancelled)),
+    )
     assert sorted(path.name for path in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
 
 
@@ -253,7 +278,7 @@ for line in sys.stdin:
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 is a POSIX matter; Windows is covered by the rename tests")
 def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(tmp_path):
-    sources = [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=8) for n in "ab".encode()]
+    sources = [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=8) for n in b"ab"]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
     folder = tmp_path / "out"
     folder.mkdir()
@@ -290,4 +315,6 @@ def test_a_group_in_a_group_in_a_group_has_an_end(pair, tmp_path):
     recipe = Recipe((Source(path=pair[0], name="a"),))
     for _ in range(12):
         recipe = Recipe((Source(recipe=recipe),))
-    _refused(RecipeError, "nested more than", lambda: merge([Source(recipe=recipe)], save_to=tmp_path / "m.safetensors"))
+    _refused(
+        RecipeError, "nested more than", lambda: merge([Source(recipe=recipe)], save_to=tmp_path / "m.safetensors")
+    )

@@ -134,7 +134,10 @@ def test_content_decides_and_not_the_extension(tmp_path):
 def test_our_file_is_what_safetensors_reads_and_in_its_order(tmp_path):
     path = write_safetensors(tmp_path / "a.safetensors", TENSORS, {"ss_a": "x", "other": "é"})
     found = load_file(str(path))
-    assert all(torch.equal(found[key].reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8)) for key, value in TENSORS.items())
+    assert all(
+        torch.equal(found[key].reshape(-1).view(torch.uint8), value.reshape(-1).view(torch.uint8))
+        for key, value in TENSORS.items()
+    )
     theirs = save(TENSORS, {"ss_a": "x"})
     length = struct.unpack("<Q", theirs[:8])[0]
     with open_tensors(path) as file:

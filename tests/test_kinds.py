@@ -27,13 +27,27 @@ def _kind_tensors(kind):
         return CONV, t, kinds.lora(t["lora_up.weight"], t["lora_down.weight"], 3.0)
     if kind == "tucker":
         t = {"lora_up.weight": _r(12, 4, 1, 1), "lora_mid.weight": _r(4, 5, 3, 3), "lora_down.weight": _r(5, 10, 1, 1)}
-        return CONV, {**t, "alpha": a}, kinds.lora(t["lora_up.weight"], t["lora_down.weight"], 3.0, t["lora_mid.weight"])
+        return (
+            CONV,
+            {**t, "alpha": a},
+            kinds.lora(t["lora_up.weight"], t["lora_down.weight"], 3.0, t["lora_mid.weight"]),
+        )
     if kind in ("loha", "loha_wide"):
         r = 3 if kind == "loha" else 6  # 36 > 18: past the exact low-rank form
-        t = {"hada_w1_a": _r(18, r), "hada_w1_b": _r(r, 18), "hada_w2_a": _r(18, r, seed=1), "hada_w2_b": _r(r, 18, seed=1)}
+        t = {
+            "hada_w1_a": _r(18, r),
+            "hada_w1_b": _r(r, 18),
+            "hada_w2_a": _r(18, r, seed=1),
+            "hada_w2_b": _r(r, 18, seed=1),
+        }
         return LIN, {**t, "alpha": a}, kinds.loha(t, 3.0)
     if kind == "loha_conv":  # flattened 3×3
-        t = {"hada_w1_a": _r(12, 2), "hada_w1_b": _r(2, 90), "hada_w2_a": _r(12, 2, seed=1), "hada_w2_b": _r(2, 90, seed=1)}
+        t = {
+            "hada_w1_a": _r(12, 2),
+            "hada_w1_b": _r(2, 90),
+            "hada_w2_a": _r(12, 2, seed=1),
+            "hada_w2_b": _r(2, 90, seed=1),
+        }
         return CONV, {**t, "alpha": a}, kinds.loha(t, 3.0)
     if kind == "loha_tucker":
         t = {f"hada_w{n}_a": _r(3, 12, seed=n) for n in (1, 2)} | {f"hada_w{n}_b": _r(3, 10, seed=n) for n in (1, 2)}

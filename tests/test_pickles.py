@@ -41,6 +41,7 @@ def _zip(path: Path, program: bytes, storages=None, method=zipfile.ZIP_STORED) -
 
 def _tensor_program(size=(4,), stride=(1,), offset=0, numel=4, key="0", kind="FloatStorage") -> bytes:
     """A torch pickle of {"a": tensor}, written instruction by instruction."""
+
     def tup(values):
         return b"(" + b"".join(b"L" + str(v).encode() + b"L\n" for v in values) + b"t"
 
@@ -88,7 +89,14 @@ def _hostile(canary: str):
     yield "exec", pickle.dumps([_Call(builtins.exec, f"open({canary!r}, 'w')")], 4)
     yield "open", pickle.dumps(_Call(builtins.open, canary, "w"), 2)
     yield "getattr", pickle.dumps(_Call(getattr, "x", "upper"), 2)
-    yield "dotted name", b"\x80\x04\x8c\x05torch\x94\x8c\tos.system\x94\x93\x94" + b"\x8c" + bytes([len(touch)]) + touch.encode() + b"\x85R."
+    yield (
+        "dotted name",
+        b"\x80\x04\x8c\x05torch\x94\x8c\tos.system\x94\x93\x94"
+        + b"\x8c"
+        + bytes([len(touch)])
+        + touch.encode()
+        + b"\x85R.",
+    )
     yield "torch.load", b"ctorch\nload\n(S'x'\ntR."
     yield "torch.hub", b"ctorch.hub\nload\n(S'x'\ntR."
     yield "INST", b"(S'" + touch.encode() + b"'\nios\nsystem\n."

@@ -198,7 +198,9 @@ def test_ties_is_ties(elect, normalize, trim, files, tmp_path):
     ratios = [0.6, 0.4, -0.5]
     merge(files, ratios=ratios, save_to=out, method="ties", knobs=knobs, rank="768", **FLOAT)
     dense = [dense_of(path) for path in files]
-    wanted = {n: reference.ties([d[n] for d in dense], ratios, trim, elect, normalize) for n in dense[0] if "_te_" not in n}
+    wanted = {
+        n: reference.ties([d[n] for d in dense], ratios, trim, elect, normalize) for n in dense[0] if "_te_" not in n
+    }
     found = {name: value for name, value in dense_of(out).items() if name in wanted}
     assert relative(found, wanted) <= 1e-5
 
@@ -251,7 +253,9 @@ def test_pruning_drops_weak_ranks_and_modules_and_says_what_it_cost(tmp_path):
     tensors = lora_tensors(0, rank=6)
     for key in tensors:
         if "lora_up" in key:
-            tensors[key] = tensors[key] * torch.tensor([1, 1, 1, 1e-4, 1e-4, 1e-4]).reshape(1, 6, *[1] * (tensors[key].ndim - 2))
+            tensors[key] = tensors[key] * torch.tensor([1, 1, 1, 1e-4, 1e-4, 1e-4]).reshape(
+                1, 6, *[1] * (tensors[key].ndim - 2)
+            )
         if key.startswith(NAMES[2]) and "lora_up" in key:
             tensors[key] = tensors[key] * 1e-6
     path = write(tmp_path / "a.safetensors", tensors)

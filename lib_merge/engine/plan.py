@@ -13,7 +13,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from lib_merge.adapters.blocks import block_of, blocks_present, encoder_of
+from lib_merge.adapters.blocks import BLOCKS, block_of, blocks_present, encoder_of
 from lib_merge.adapters.source import LoraFile, ModulePart, settle_family
 from lib_merge.blockspec import ElementMatcher, resolve_blocks
 from lib_merge.compress import RankPolicy
@@ -200,7 +200,10 @@ class Planner:
             group = self._node(inner, family, split, item)
             present = blocks_present(group.targets, family)
             weights, said = resolve_blocks(item.blocks, family, present, draw, item.label)
-            group.block_weights, group.elements = weights, ElementMatcher(item.elements, present, item.label)
+            group.block_weights, group.elements = (
+                weights,
+                ElementMatcher(item.elements, BLOCKS.get(family) or present, item.label),
+            )
             group.source = replace(item, recipe=group.recipe, blocks=weights or None)
             notes.extend(said)
             notes.extend(group.notes)
@@ -218,7 +221,7 @@ class Planner:
         if occurrence == 1:
             notes.append(f"{item.label} is in the recipe more than once; its deltas add up")
         known = replace(item, name=item.path.name, size=file.size, blocks=weights or None)
-        matcher = ElementMatcher(item.elements, present, item.label)
+        matcher = ElementMatcher(item.elements, BLOCKS.get(family) or present, item.label)
         return Leaf(known, file, occurrence, parts, weights, matcher)
 
 

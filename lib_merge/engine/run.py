@@ -11,12 +11,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import torch
-from torch import Tensor
 
 from lib_merge import metadata
 from lib_merge.adapters.source import LoraFile, open_lora
 from lib_merge.compress import RankPolicy, compress
 from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.engine import embeddings
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -151,13 +151,9 @@ class _Run:
 
     def execute(self) -> Report:
         self.survey()
-        targets = list(self.node.targets.values())
-        extra = fillers(self.node)
-        everything = sorted([*targets, *extra], key=lambda item: item.name)
-        room = header_room(
-            [key for item in everything for key in possible_keys(item)] + list(self._copies()),
-            _metadata_room(self.files),
-        )
+        everything = sorted([*self.node.targets.values(), *fillers(self.node)], key=lambda item: item.name)
+        keys = [key for item in everything for key in possible_keys(item)]
+        room = header_room([*keys, *embeddings.possible_keys(self.files)], _metadata_room(self.files))
         final = self._attempt(everything, room)
         if final is None:
             # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead
@@ -170,9 +166,8 @@ class _Run:
 
     def _attempt(self, everything: Sequence[Target], room: int) -> Path | None:
         """Write, prove and publish; None when modules were off target that can still be factored anew."""
-        self.report.copied.clear()
         with StreamWriter(self.target, room) as writer:
-            self._copy_embeddings(writer)
+            self.report.copied = embeddings.copy(self.files, self.dtype, writer, self.report.warnings)
             self._write(writer, everything)
             self._seal(writer)
             # the disk takes its time while the proof reads from memory
@@ -266,28 +261,6 @@ class _Run:
         )
         return NumericsError(message)
 
-    def _copies(self) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-        for file in self.files:
-            for keys in file.parsed.embeddings.values():
-                for key in keys:
-                    yield f"bundle_emb.{key}.string_to_param.*.{file.path.stem}", "F32", file.file.tensors[key].shape
-
-    def _copy_embeddings(self, writer: StreamWriter) -> None:
-        """Copy bundled textual inversions, each under a name of its own, in the result's precision."""
-        pending: dict[str, Tensor] = {}
-        for file in self.files:
-            for name, keys in file.parsed.embeddings.items():
-                for key in keys:
-                    new, note = _embedding_key(key, name, file.path.stem, pending)
-                    pending[new] = file.file.read(key).to(self.dtype)
-                    self.report.copied.append(new)
-                    if note:
-                        self.report.warnings.append(note)
-        for key in sorted(pending):
-            encoded = Encoded()
-            encoded.put(key, pending[key])
-            writer.add(*encoded.entries[0])
-
     def _seal(self, writer: StreamWriter) -> None:
         """Write the header: metadata, then the hashes over the bytes as they lie there."""
         with self.clock.time("hash"):
@@ -328,15 +301,6 @@ class _Run:
 def replace_sum(policy: RankPolicy, item: Target) -> RankPolicy:
     """Return the policy with "Σ of the sources' ranks" turned into that number."""
     return RankPolicy("rank", max(1, item.stacked)) if policy.kind == "sum" else policy
-
-
-def _embedding_key(key: str, name: str, stem: str, taken: dict[str, Tensor]) -> tuple[str, str]:
-    """Return the key of a copied embedding and a note when it had to be renamed."""
-    plain = key if key.startswith("bundle_emb.") else f"bundle_emb.{name.strip('<>')}.string_to_param.*"
-    if plain not in taken:
-        return plain, ""
-    renamed = plain.replace(f".{name.strip('<>')}.", f".{name.strip('<>')}-{stem}.", 1)
-    return renamed, f"the embedding {name} is in two sources; the second is now called {name.strip('<>')}-{stem}"
 
 
 def _metadata_room(files: Sequence[LoraFile]) -> int:
