@@ -1,0 +1,1 @@
+"""Models of other people's libraries, with random weights, that real LoRAs fit."""
