@@ -76,7 +76,7 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
         return _from_sketch(delta, policy, device)
     if isinstance(delta, Dense) or delta.rank >= side:
         return _from_dense(delta, policy)
-    up, down = delta.factors(device)
+    up, down = delta.factors(device, scratch="compress")
     fast = _from_grams(up, down, policy)
     if fast is not None:
         return fast

@@ -13,6 +13,8 @@ from typing import Union
 import torch
 from torch import Tensor
 
+from lib_merge.deltas.workspace import borrow
+
 
 @dataclass(frozen=True, slots=True)
 class Term:
@@ -41,14 +43,24 @@ class LowRank:
         """Σ of the terms' ranks: an upper bound of the true rank."""
         return sum(term.rank for term in self.terms)
 
-    def factors(self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32) -> tuple[Tensor, Tensor]:
+    def factors(
+        self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, scratch: str = ""
+    ) -> tuple[Tensor, Tensor]:
         """Stack the terms: `B = [s₁U₁ | s₂U₂ | …]`, `A = [D₁; D₂; …]`, so that ΔW = B·A.
 
+        Args:
+            device: where the factors are wanted.
+            dtype: of the factors.
+            scratch: names scratch memory of this thread to stack into; the factors are then valid until its next use.
         Returns:
             (Float[out R], Float[R in]) of `dtype` on `device`. The scale goes into B alone: once, on one side.
         """
-        up = torch.empty((self.out, self.rank), dtype=dtype, device=device)
-        down = torch.empty((self.rank, self.columns), dtype=dtype, device=device)
+        if scratch and torch.device(device).type == "cpu":
+            up = borrow(f"{scratch} up", (self.out, self.rank), dtype)
+            down = borrow(f"{scratch} down", (self.rank, self.columns), dtype)
+        else:
+            up = torch.empty((self.out, self.rank), dtype=dtype, device=device)
+            down = torch.empty((self.rank, self.columns), dtype=dtype, device=device)
         at = 0
         for term in self.terms:
             stop = at + term.rank

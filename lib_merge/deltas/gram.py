@@ -62,8 +62,8 @@ def difference_norm(saved: Delta, asked: Delta) -> tuple[float, float]:
 
 def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float] | None:
     """The first route; None where the factors are not the same up to rounding (balanced, or recomputed)."""
-    up_s, down_s = saved.factors()
-    up_a, down_a = asked.factors()
+    up_s, down_s = saved.factors(scratch="saved")
+    up_a, down_a = asked.factors(scratch="asked")
     square, noise = _square32(up_a, down_a)
     if not square > 1e3 * noise:
         return None
@@ -84,7 +84,7 @@ def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
     joined = LowRank(asked.out, asked.columns, saved.terms + asked.terms)
     cut = saved.rank
     for dtype, epsilon in ((torch.float32, 1e-7), (torch.float64, 1e-15)):
-        up, down = joined.factors(dtype=dtype)
+        up, down = joined.factors(dtype=dtype, scratch="joined")
         gram_up, gram_down = (up.T @ up).double(), (down @ down.T).double()
         gram = gram_up * gram_down
         size = float(gram[cut:, cut:].sum())
