@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import builtins
+import copy
 import io
 import os
 import pickle
 import struct
+import tempfile
 import zipfile
 from pathlib import Path
 
@@ -14,6 +16,7 @@ import pytest
 import torch
 
 from lib_merge.errors import FileFormatError, MergeError, UnsafePickleError
+from lib_merge.files import machine, pickles
 from lib_merge.files.reader import open_tensors
 
 
@@ -120,9 +123,21 @@ def _hostile(canary: str):
     yield "a number", pickle.dumps(7, 2)
     yield "state on a dict subclass", pickle.dumps(_State(), 2)
     yield "recursion", b"(" * 5000 + b"t" * 5000 + b"."
+    yield "a key whose hash never ends", b"\x80\x02})" + b"2\x86" * 60 + b"K\x01s."
+    yield "a key whose hash overflows the stack", b"\x80\x02})" + b"\x85" * 1_000_000 + b"K\x01s."
+    yield "such a key among many", b"\x80\x02}()" + b"2\x86" * 60 + b"K\x01u."
+    yield "such a key in a table", b"\x80\x02()" + b"2\x86" * 60 + b"K\x01d."
+    yield "such a key in pairs", b"\x80\x02ccollections\nOrderedDict\n(])" + b"2\x86" * 60 + b"K\x01\x86atR."
+    yield "such a thing in a set", b"\x80\x04\x8f()" + b"2\x86" * 60 + b"\x90."
+    yield "such a thing in a frozen set", b"\x80\x04()" + b"2\x86" * 60 + b"\x91."
+    yield (
+        "calls without end",
+        b"\x80\x02ctorch\nSize\nq\x000(" + b"K\x01" * 50_000 + b"t\x85q\x010" + b"h\x00h\x01R0" * 500 + b"K\x01.",
+    )
+    yield "a name of a megabyte", b"c" + b"m" * 1_000_000 + b"\nx\n."
 
 
-CANARY = "/tmp/lora-merge-canary"
+CANARY = str(Path(tempfile.gettempdir()) / f"lora-merge-canary-{os.getpid()}")
 HOSTILE = dict(_hostile(CANARY))
 
 
@@ -141,6 +156,83 @@ def test_a_hostile_pickle_runs_nothing_and_is_one_sentence(name, wrapping, tmp_p
     assert not Path(CANARY).exists()
 
 
+@pytest.mark.parametrize("name", HOSTILE)
+def test_no_message_is_longer_than_a_few_lines(name, tmp_path):
+    with pytest.raises(MergeError) as error:
+        open_tensors(_zip(tmp_path / "evil.pt", HOSTILE[name]))
+    assert len(str(error.value)) < 400
+
+
+def test_a_program_that_is_too_long_is_refused_before_it_is_read(tmp_path, monkeypatch):
+    monkeypatch.setattr(pickles, "MAX_PROGRAM", 1000)
+    monkeypatch.setattr(machine, "MAX_PROGRAM", 1000)
+    long = pickle.dumps({"a": "x" * 2000}, 2)
+    for path in (_zip(tmp_path / "a.pt", long), tmp_path / "b.pt"):
+        if not path.exists():
+            path.write_bytes(long)
+        with pytest.raises(FileFormatError, match="its program is too long"):
+            open_tensors(path)
+    lines = tmp_path / "c.pt"
+    lines.write_bytes(b"\x80\x02S'" + b"x" * 2000 + b"'\n.")
+    with pytest.raises(FileFormatError, match="its program is too long"):
+        open_tensors(lines)
+
+
+def test_archive_entries_that_overlap_cannot_ask_for_more_than_the_file_has(tmp_path):
+    numel = 100_000
+    one = _tensor_program(size=(numel,), numel=numel)[2:-1]
+    text = b"X\x01\x00\x00\x00"
+    items = [
+        one.replace(text + b"0", text + key).replace(text + b"a", text + key) for key in (b"%d" % n for n in range(10))
+    ]
+    program = b"\x80\x02(" + b"".join(items) + b"l."
+    path = _zip(tmp_path / "a.pt", program, {"0": bytes(4 * numel)})
+    # nine more names in the archive's table for the same bytes
+    with zipfile.ZipFile(path, "a") as archive:
+        first = archive.getinfo("archive/data/0")
+        for key in "123456789":
+            alias = copy.copy(first)
+            alias.filename = f"archive/data/{key}"
+            archive.filelist.append(alias)
+            archive.NameToInfo[alias.filename] = alias
+        archive._didModify = True
+    with pytest.raises(FileFormatError, match="need more data than the file has"):
+        open_tensors(path)
+
+
+def test_many_tensors_over_one_storage_take_its_memory_once(tmp_path):
+    base = torch.arange(1000, dtype=torch.float32)
+    path = tmp_path / "a.pt"
+    torch.save({f"{index}": base[index:].view(-1) for index in range(300)}, path)
+    found = pickles.read_pickle(path)
+    assert len({value.untyped_storage().data_ptr() for value in found.values()}) == 1
+    assert all(torch.equal(found[str(index)], base[index:]) for index in range(300))
+
+
+@pytest.mark.parametrize("content", [
+    {"a": {"w": torch.zeros(2)}, "b": {"w": torch.ones(2)}},
+    {1: torch.zeros(2), "1": torch.ones(2)},
+    {"w": torch.zeros(2), "state_dict": {"w": torch.ones(2)}},
+])  # fmt: skip
+def test_two_tensors_of_one_name_are_said_and_none_wins_in_silence(content, tmp_path):
+    torch.save(content, tmp_path / "a.pt")
+    with pytest.raises(FileFormatError, match=r"a\.pt .*two tensors named [w1]"):
+        open_tensors(tmp_path / "a.pt")
+
+
+def test_one_storage_read_as_two_types_is_refused(tmp_path):
+    halves = _tensor_program(kind="HalfStorage")[3:-1]
+    program = _tensor_program()[:-2] + halves.replace(b"X\x01\x00\x00\x00a", b"X\x01\x00\x00\x00b")[1:] + b"."
+    with pytest.raises(FileFormatError, match="two different types"):
+        open_tensors(_zip(tmp_path / "a.pt", program))
+
+
+@pytest.mark.parametrize("kind", ["ComplexFloatStorage", "QInt8Storage"])
+def test_numbers_that_no_lora_has_are_refused(kind, tmp_path):
+    with pytest.raises(FileFormatError, match=kind):
+        open_tensors(_zip(tmp_path / "a.pt", _tensor_program(kind=kind)))
+
+
 def test_a_refusal_names_what_it_would_have_run(tmp_path):
     path = _zip(tmp_path / "evil.pt", pickle.dumps({"a": _Call(os.system, "true")}, 2))
     with pytest.raises(UnsafePickleError, match=r"evil\.pt is refused.*(posix|nt)\.system"):
@@ -155,15 +247,23 @@ def test_what_torch_saves_is_read(legacy, tmp_path):
         "b": base.half(),
         "c": torch.nn.Parameter(torch.ones(2, 2)),
         "d": torch.arange(3).bfloat16(),
+        "eight bits": torch.arange(6).float().to(torch.float8_e4m3fn).reshape(2, 3),
+        "empty": torch.zeros(0, 4),
         "epoch": 3,
+        "made with": torch.float16,
     }
     path = tmp_path / "a.bin"
     torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     with open_tensors(path) as file:
-        assert set(file.tensors) == {"a", "b", "c", "d"}
+        assert set(file.tensors) == {"a", "b", "c", "d", "eight bits", "empty"}
         for key in file.tensors:
-            assert torch.equal(file.read(key), content[key].detach())
-    torch.save({"state_dict": {"a": base}}, path, _use_new_zipfile_serialization=not legacy)
+            found, wanted = file.read(key), content[key].detach()
+            assert found.dtype == wanted.dtype
+            assert found.is_contiguous()
+            assert torch.equal(found.float(), wanted.float())
+    optimizer = {"state": {0: {"exp_avg": base * 2}}}
+    content = {"state_dict": {"a": base}, "optimizer": optimizer}
+    torch.save(content, path, _use_new_zipfile_serialization=not legacy)
     with open_tensors(path) as file:
         assert torch.equal(file.read("a"), base)
     module = torch.nn.Linear(2, 2)  # an OrderedDict with _metadata

@@ -26,6 +26,7 @@ _TABLE: dict[str, tuple[int, str]] = {
 }
 ORDER = {name: index for index, name in enumerate(_TABLE)}
 ITEM_BYTES = {name: size for name, (size, _) in _TABLE.items()}
+TORCH_NAMES = {attribute: name for name, (_, attribute) in _TABLE.items()}
 
 
 def torch_dtype(name: str, where: str) -> torch.dtype:

@@ -6,10 +6,31 @@ import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
-from lib_merge.files.header import TensorInfo, header_bytes
+from lib_merge.errors import FileFormatError
+from lib_merge.files.header import TensorInfo, display_name, header_bytes
 
 _CHUNK = 1 << 20
 _LEGACY_START, _LEGACY_LENGTH = 0x100000, 0x10000
+
+
+def file_hash(path: Path, start: int = 0) -> str:
+    """Return sha256 over a file from byte `start` on, hex.
+
+    Raises:
+        FileFormatError: the file cannot be read (any more).
+    """
+    digest = hashlib.sha256()
+    buffer = bytearray(_CHUNK)
+    view = memoryview(buffer)
+    try:
+        with path.open("rb", buffering=0) as file:
+            file.seek(start)
+            while count := file.readinto(buffer):
+                digest.update(view[:count])
+    except OSError as error:
+        message = f"{display_name(path)} cannot be read any more: {error.strerror or error}."
+        raise FileFormatError(message) from error
+    return digest.hexdigest()
 
 
 def data_hash(path: Path, data_start: int) -> str:
@@ -17,14 +38,7 @@ def data_hash(path: Path, data_start: int) -> str:
 
     It equals what kohya computes when the tensors lie in safetensors' own order, as the engine writes them.
     """
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
-    with path.open("rb", buffering=0) as file:
-        file.seek(data_start)
-        while count := file.readinto(buffer):
-            digest.update(view[:count])
-    return digest.hexdigest()
+    return file_hash(path, data_start)
 
 
 def legacy_hash(path: Path, entries: Mapping[str, TensorInfo], data_start: int, metadata: Mapping[str, str]) -> str:

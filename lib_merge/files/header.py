@@ -7,6 +7,7 @@ The tensors' byte ranges must cover the data exactly, without gap or overlap.
 from __future__ import annotations
 
 import json
+import re
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -18,6 +19,7 @@ from lib_merge.files.dtypes import ITEM_BYTES
 MAX_HEADER = 100_000_000
 MAX_AXES = 16
 MAX_ELEMENTS = 1 << 48
+_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
 class TensorInfo(NamedTuple):
@@ -57,13 +59,24 @@ def read_header(file: BinaryIO, name: str) -> Header:
     length = struct.unpack("<Q", start)[0]
     if length > MAX_HEADER or 8 + length > size:
         raise _not_safetensors(name, start + file.read(64), length, size)
-    raw = file.read(length)
+    raw = _read_exactly(file, length, name)
     entries = _parse(raw, name)
     metadata = _metadata(entries.pop("__metadata__", {}), name)
     data_start = 8 + length
     tensors = {key: _entry(key, value, data_start, size, name) for key, value in entries.items()}
     _check_cover(tensors, data_start, size, name)
     return Header(tensors, metadata, data_start, size)
+
+
+def _read_exactly(file: BinaryIO, length: int, name: str) -> bytes:
+    parts: list[bytes] = []
+    while length:  # an unbuffered file may give less than asked for
+        part = file.read(length)
+        if not part:
+            raise _damaged(name, "it became shorter while it was read")
+        parts.append(part)
+        length -= len(part)
+    return b"".join(parts)
 
 
 def _damaged(name: str, what: str) -> FileFormatError:
@@ -90,6 +103,8 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
 
     try:
         entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
+        if _SURROGATE.search(raw):  # half a character is text in JSON, and nothing could write it back
+            json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
         raise _damaged(name, "its header is not valid JSON") from error
     if not isinstance(entries, dict):

@@ -7,7 +7,6 @@ a reader, and pages of a map would count as memory.
 from __future__ import annotations
 
 import abc
-import hashlib
 import os
 import threading
 from collections.abc import Mapping, Sequence
@@ -20,13 +19,16 @@ from torch import Tensor
 
 from lib_merge.errors import FileFormatError
 from lib_merge.files.dtypes import torch_dtype
+from lib_merge.files.hashes import file_hash
 from lib_merge.files.header import Header, TensorInfo, display_name, read_header
 
 __all__ = ["PickleFile", "SafetensorsFile", "TensorFile", "TensorInfo", "open_tensors"]
 
 # Neighbours closer than this are fetched in one read; what lies between is thrown away.
 GAP = 4096
-_CHUNK = 1 << 20
+# macOS refuses reads of 2 GiB and more.
+_MAX_READ = 1 << 30
+_ZIP = (b"PK\x03\x04", b"PK\x05\x06")
 
 
 class TensorFile(abc.ABC):
@@ -57,13 +59,7 @@ class TensorFile(abc.ABC):
 
     def sha256(self) -> str:
         """Return the sha256 of the whole file, hex."""
-        digest = hashlib.sha256()
-        buffer = bytearray(_CHUNK)
-        view = memoryview(buffer)
-        with self.path.open("rb", buffering=0) as file:
-            while count := file.readinto(buffer):
-                digest.update(view[:count])
-        return digest.hexdigest()
+        return file_hash(self.path)
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -96,7 +92,8 @@ class SafetensorsFile(TensorFile):
         """Return several tensors; see `TensorFile.read_many`."""
         found: dict[str, Tensor] = {}
         run: list[tuple[str, TensorInfo]] = []
-        for key, info in sorted(((key, self.tensors[key]) for key in keys), key=lambda item: item[1].start):
+        # an empty tensor begins where its neighbour does: the end decides which of them closes a run
+        for key, info in sorted(((key, self.tensors[key]) for key in keys), key=lambda item: item[1][2:]):
             if run and info.start - run[-1][1].end > GAP:
                 self._read_run(run, found)
                 run = []
@@ -118,7 +115,7 @@ class SafetensorsFile(TensorFile):
         try:
             done = 0
             while done < len(view):
-                count = self._read_at(view[done:], start + done)
+                count = self._read_at(view[done : done + _MAX_READ], start + done)
                 if not count:
                     message = (
                         f"{display_name(self.path)} became shorter while it was read; is it still being downloaded?"
@@ -158,16 +155,20 @@ class PickleFile(TensorFile):
         self.path = path
         self.size = size
         self.metadata: Mapping[str, str] = {}
-        self._tensors = dict(tensors)
+        self._tensors: dict[str, Tensor] | None = dict(tensors)
         self.tensors = {key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()}
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
-        """Return several tensors."""
-        return {key: self._tensors[key] for key in keys}
+        """Return several tensors; each is a copy, so that changing one changes no other."""
+        tensors = self._tensors
+        if tensors is None:
+            message = f"{display_name(self.path)} cannot be read any more: it was closed."
+            raise FileFormatError(message)
+        return {key: tensors[key].clone(memory_format=torch.contiguous_format) for key in keys}
 
     def close(self) -> None:
         """Forget the tensors."""
-        self._tensors.clear()
+        self._tensors = None
 
 
 def open_tensors(path: Path | str) -> TensorFile:
@@ -181,17 +182,21 @@ def open_tensors(path: Path | str) -> TensorFile:
     file = _open(path)
     try:
         start = file.read(4)
-        if start[:2] == b"PK" or (start[:1] == b"\x80" and not _plausible_header(file)):
+        if (start in _ZIP or start[:1] == b"\x80") and not _plausible_header(file):
             file.close()
             return _open_pickle(path)
         return SafetensorsFile(path, file, read_header(file, display_name(path)))
+    except OSError as error:
+        file.close()
+        message = f"{display_name(path)} cannot be read: {error.strerror or error}."
+        raise FileFormatError(message) from error
     except BaseException:
         file.close()
         raise
 
 
 def _plausible_header(file: BinaryIO) -> bool:
-    """A safetensors file may begin with 0x80 when its header's length does; its ninth byte is then a brace."""
+    """A safetensors file may begin like a zip or a pickle when its header's length does; its ninth byte is a brace."""
     file.seek(8)
     return file.read(1) == b"{"
 

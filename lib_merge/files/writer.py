@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import os
-import secrets
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -21,8 +21,14 @@ from lib_merge.errors import OutputError
 from lib_merge.files.dtypes import ITEM_BYTES
 from lib_merge.files.header import TensorInfo, header_bytes
 from lib_merge.files.names import check_output_name, next_version
+from lib_merge.files.temporary import create, rename_new, sweep_stale
 
-SUFFIX = ".merging"
+__all__ = ["StreamWriter", "header_room", "sweep_stale", "tensor_bytes", "write_safetensors"]
+
+# Windows: another process maps the file. Python does not know this one as a PermissionError.
+_MAPPED = 1224
+# Windows without long paths allows 260 characters, our temporary name included.
+_LONG = 200
 Entry = tuple[str, str, Sequence[int]]
 
 
@@ -45,10 +51,9 @@ class StreamWriter:
         self._at = self.data_start
         self._done = False
         sweep_stale(target.parent)
-        self.temp = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}{SUFFIX}")
+        self._file: Any
         try:
-            self._file: Any = self.temp.open("x+b", buffering=0)
-            _lock(self._file)
+            self.temp, self._file = create(target)
             self._file.seek(self.data_start)
         except OSError as error:
             raise _output_error(error, target) from error
@@ -65,13 +70,14 @@ class StreamWriter:
             OutputError: no space left, or another failure of the disk.
         """
         start = self._at
+        if name in self.entries:
+            message = f"{name} was given twice"
+            raise ValueError(message)
         for buffer in data:
             self._write(memoryview(buffer).cast("B"))
-        expected = ITEM_BYTES[dtype]
-        for axis in shape:
-            expected *= axis
-        if name in self.entries or self._at - start != expected:
-            message = f"{name} was given {self._at - start} bytes for {dtype} {list(shape)}, or twice"
+        expected = ITEM_BYTES[dtype] * math.prod(shape)
+        if self._at - start != expected:
+            message = f"{name} was given {self._at - start} bytes for {dtype} {list(shape)}"
             raise ValueError(message)
         self.entries[name] = TensorInfo(dtype, tuple(shape), start, self._at)
 
@@ -125,32 +131,35 @@ class StreamWriter:
         Raises:
             OutputError: the target exists and `overwrite` is off.
         """
-        self._close()
+        if sys.platform == "win32":
+            self._close()  # an open file cannot be renamed there; elsewhere it keeps its lock until it has its name
         target = self.target
         try:
             if overwrite:
                 target = self._replace(target)
             else:
-                _rename_new(self.temp, target)
+                rename_new(self.temp, target)
         except FileExistsError as error:
             message = f"{target.name} exists already; choose another name or allow overwriting."
             raise OutputError(message) from error
         except OSError as error:
             raise _output_error(error, target) from error
         self._done = True
+        self._close()
         return target
 
     def _replace(self, target: Path) -> Path:
         try:
             os.replace(self.temp, target)
-        except PermissionError:
-            if sys.platform != "win32" and not target.exists():
+        except OSError as error:
+            held = isinstance(error, PermissionError) or getattr(error, "winerror", None) == _MAPPED
+            if not held or (sys.platform != "win32" and not target.exists()):
                 raise
             # Windows: the WebUI still maps the old file. The merge is kept under the next free name instead.
             while True:
                 version = next_version(target)
                 try:
-                    _rename_new(self.temp, version)
+                    rename_new(self.temp, version)
                 except FileExistsError:
                     continue
                 return version
@@ -224,68 +233,16 @@ def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; t
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
 
 
-def sweep_stale(folder: Path) -> int:
-    """Remove temporary files of merges that no longer run; return how many.
-
-    A running merge holds a lock on its file (POSIX) or has it open (Windows refuses the removal), so only those of
-    killed ones go.
-    """
-    removed = 0
-    try:
-        found = [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(SUFFIX)]
-    except OSError:
-        return 0
-    for path in found:
-        with contextlib.suppress(OSError):
-            if _unlocked(path):
-                path.unlink()
-                removed += 1
-    return removed
-
-
-def _lock(file: Any) -> None:  # noqa: ANN401
-    if sys.platform != "win32":
-        import fcntl
-
-        with contextlib.suppress(OSError):  # network folders without locks
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-
-
-def _unlocked(path: Path) -> bool:
-    if sys.platform == "win32":
-        return True
-    import fcntl
-
-    with path.open("rb") as file:
-        try:
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            return False
-    return True
-
-
-def _rename_new(source: Path, target: Path) -> None:
-    """Rename, failing with FileExistsError when the target exists: atomically where the system can."""
-    if sys.platform == "win32":
-        source.rename(target)
-        return
-    try:
-        os.link(source, target)
-    except FileExistsError:
-        raise
-    except OSError:  # file systems without hard links
-        if target.exists():
-            raise FileExistsError(str(target)) from None
-        source.rename(target)
-        return
-    source.unlink()
-
-
 def _output_error(error: OSError, target: Path) -> OutputError:
     if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return OutputError(f"no space is left for {target.name}: free some room or choose another disk.")
     if error.errno == errno.ENOENT:
-        return OutputError(f"the folder {target.parent.name or target.parent} does not exist.")
+        if not target.parent.is_dir():
+            return OutputError(f"the folder {target.parent.name or target.parent} does not exist.")
+        length = len(str(target.absolute()))
+        if length > _LONG:
+            return OutputError(f"the path of {target.name} is too long for this system ({length} characters).")
+        return OutputError(f"{target.name} cannot be written: its temporary file was removed meanwhile; merge again.")
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{target.name} cannot be written: the folder {target.parent.name} is read-only.")
     return OutputError(f"{target.name} cannot be written: {error.strerror or error}.")
