@@ -21,8 +21,8 @@ def report_text(report: Report) -> str:
         + (f"; the rank keeps {report.energy_kept:.2%} of the energy" if report.energy_kept < 1 else ""),
     ]
     if report.pruned:
-        saved, error = report.pruned["numbers_saved"], report.pruned["relative_error"]
-        lines.append(f"pruned {saved / 1e6:.2f} million numbers, adding {error:.3%} error")
+        saved, error = report.pruned["bytes_saved"], report.pruned["relative_error"]
+        lines.append(f"pruned {saved / 1e6:.2f} MB, adding {error:.3%} error")
     lines.extend(f"note: {warning}" for warning in report.warnings)
     if report.left_out:
         reasons: dict[str, int] = {}

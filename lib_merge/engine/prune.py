@@ -16,13 +16,15 @@ from lib_merge.compress import RankPolicy, singular_values
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.plan import Node, Target
 
+BYTES = {"fp16": 2, "bf16": 2, "float": 4}
+
 
 @dataclass(slots=True)
 class PrunePlan:
     """Ranks to keep per module, and modules to drop.
 
     norms   ‖ΔW‖ per module
-    saved   numbers (of any precision) that are not written
+    saved   bytes that are not written
     error   ‖what was pruned‖ ÷ ‖ΔW‖
     """
 
@@ -41,7 +43,7 @@ class PrunePlan:
         return {
             "modules": len(self.dropped),
             "ranks": sum(self.ranks.values()),
-            "numbers_saved": self.saved,
+            "bytes_saved": self.saved,
             "relative_error": self.error,
         }
 
@@ -82,6 +84,7 @@ def plan_prune(
             plan.ranks[name] = kept
             plan.saved += (before - kept) * (target.out + target.columns)
             lost += float(np.square(values[kept:before]).sum())
+    plan.saved *= BYTES[node.recipe.precision]
     total = sum(norm**2 for norm in norms.values())
     plan.error = math.sqrt(lost / total) if total else 0.0
     return plan

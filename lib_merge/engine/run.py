@@ -26,11 +26,12 @@ from lib_merge.engine.encode import (
     encode_vectors,
     possible_keys,
 )
-from lib_merge.engine.evaluate import Evaluator, module_policy, survey
+from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.fillers import fillers
 from lib_merge.engine.plan import Node, Planner, Target, all_notes, stamped
 from lib_merge.engine.prune import PrunePlan, plan_prune
 from lib_merge.engine.report import Report, peak_rss_mb
+from lib_merge.engine.survey import survey
 from lib_merge.engine.threads import MAX_WORKERS, Clock, exact_numerics, in_order
 from lib_merge.engine.verify import check_proof, off_target, prove
 from lib_merge.errors import MergeError, NumericsError, OutputError, VerifyError

@@ -3,100 +3,158 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lib_merge.deltas import Delta, LowRank, scaled
-from lib_merge.methods import DenseInput
-
-if TYPE_CHECKING:
-    from lib_merge.engine.plan import Node
+from lib_merge.methods import DenseInput, Method
 
 # Entries per band: large enough for BLAS, small enough that a few float32 bands stay in cache-sized memory.
 BAND = 1 << 20
+_BUCKETS = 1 << 16
+
+
+class DenseModule:
+    """The weighted sources of one module as bands of rows, with order statistics over all of them."""
+
+    def __init__(self, weights: Sequence[float], deltas: Sequence[Delta], device: torch.device) -> None:
+        """Stack every source's factors once."""
+        self.weights = tuple(weights)
+        self.out, self.columns = deltas[0].out, deltas[0].columns
+        self.height = max(1, BAND // max(self.columns, 1))
+        self.device = device
+        self._deltas = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
+        self._factors = [d.factors(device) if isinstance(d, LowRank) else None for d in self._deltas]
+        self._cache: dict[tuple[str, int, float], float] = {}
+
+    def bands(self) -> Iterator[tuple[int, slice]]:
+        """Yield (number, rows) of every band."""
+        for number, start in enumerate(range(0, self.out, self.height)):
+            yield number, slice(start, min(start + self.height, self.out))
+
+    def source(self, index: int, rows: slice) -> Tensor:
+        """Return Float[rows in] of one weighted source."""
+        factors = self._factors[index]
+        if factors is None:
+            return self._deltas[index].dense(self.device, rows=rows)
+        return factors[0][rows] @ factors[1]
+
+    def tile(self, rows: slice) -> Tensor:
+        """Return Float[source rows in]."""
+        return torch.stack([self.source(index, rows) for index in range(len(self.weights))])
+
+    def magnitudes(self, index: int) -> Iterator[Tensor]:
+        """Yield the magnitudes of one source, band by band."""
+        for _, rows in self.bands():
+            yield self.source(index, rows).abs()
+
+    def threshold(self, index: int, fraction: float) -> float:
+        """Return the ⌊fraction·N⌋-th smallest magnitude of a source; −1 when that is the 0-th."""
+        count = math.floor(fraction * self.out * self.columns + 1e-9)
+        return self._statistic("least", index, count) if count else -1.0
+
+    def largest(self, index: int, fraction: float) -> float:
+        """Return the ⌊fraction·N⌋-th largest magnitude of a source; infinity when that is the 0-th."""
+        entries = self.out * self.columns
+        count = math.floor(fraction * entries + 1e-9)
+        return self._statistic("least", index, entries - count + 1) if count else math.inf
+
+    def _statistic(self, kind: str, index: int, count: int) -> float:
+        key = (kind, index, count)
+        if key not in self._cache:
+            self._cache[key] = order_statistic(lambda: self.magnitudes(index), count)
+        return self._cache[key]
+
+    def selection(self, share: float) -> tuple[float, list[float]]:
+        """Return the variance bound of the top ⌈share·N⌉ entries and each source's share of Σ τᵢ² over them."""
+        entries = self.out * self.columns
+        count = math.ceil(share * entries - 1e-9)
+
+        def variances() -> Iterator[Tensor]:
+            for _, rows in self.bands():
+                yield self.tile(rows).var(0, correction=0)
+
+        bound = order_statistic(variances, entries - count + 1)
+        energy = torch.zeros(len(self.weights), dtype=torch.float64)
+        for _, rows in self.bands():
+            tile = self.tile(rows)
+            chosen = torch.where(tile.var(0, correction=0) >= bound, tile, 0.0)
+            energy += chosen.square().sum((1, 2), dtype=torch.float64).to("cpu")
+        total = float(energy.sum())
+        return bound, [float(value) / total if total else 0.0 for value in energy]
 
 
 def combine_tiles(
-    node: Node,
-    weights: Sequence[float],
-    deltas: Sequence[Delta],
+    module: DenseModule,
+    method: Method,
+    settings: Mapping[str, object],
     generator: Callable[[int, int], torch.Generator],
-    device: torch.device,
+    bounds: Sequence[float] | None = None,
 ) -> Tensor:
-    """Apply the node's dense method to one module.
+    """Apply a dense method to one module.
 
     Args:
-        node: gives method and settings.
-        weights: wᵢ.
-        deltas: ΔWᵢ, unweighted.
+        module: the weighted sources.
+        method: its function maps Float[source rows in] to Float[rows in].
+        settings: the method's knobs.
         generator: (source, band) -> generator of that band's mask.
-        device: where bands are computed.
+        bounds: thresholds per source over the whole LoRA, where the recipe asks for a global trim.
     Returns:
         Float[out in], float32, on the CPU.
     """
-    bands = [_Banded(scaled(delta, weight), device) for delta, weight in zip(deltas, weights)]
-    out, columns = bands[0].out, bands[0].columns
-    result = torch.empty((out, columns), dtype=torch.float32)
-    height = max(1, BAND // max(columns, 1))
-    cache: dict[tuple[int, float], float] = {}
+    result = torch.empty((module.out, module.columns), dtype=torch.float32)
 
     def threshold(source: int, fraction: float) -> float:
-        key = (source, fraction)
-        if key not in cache:
-            cache[key] = bands[source].magnitude(fraction, height)
-        return cache[key]
+        return bounds[source] if bounds is not None else module.threshold(source, fraction)
 
-    for band, start in enumerate(range(0, out, height)):
-        rows = slice(start, min(start + height, out))
-        tile = torch.stack([delta.rows(rows) for delta in bands])
+    for band, rows in module.bands():
+        tile = module.tile(rows)
 
         def uniform(source: int, band: int = band, shape: torch.Size = tile.shape[1:]) -> Tensor:
-            return torch.rand(shape, generator=generator(source, band)).to(device)
+            return torch.rand(shape, generator=generator(source, band)).to(module.device)
 
-        given = DenseInput(tuple(weights), tile, threshold, uniform)
-        result[rows] = node.method.function(given, **node.settings).to("cpu")
+        given = DenseInput(module.weights, tile, threshold, module.largest, module.selection, uniform)
+        result[rows] = method.function(given, **settings).to("cpu")
     return result
 
 
-class _Banded:
-    """One weighted source as bands of rows; factors are stacked once."""
+def order_statistic(values: Callable[[], Iterable[Tensor]], count: int) -> float:
+    """Return the `count`-th smallest of non-negative float32 numbers, exactly, in two passes and little memory.
 
-    def __init__(self, delta: Delta, device: torch.device) -> None:
-        self.out, self.columns = delta.out, delta.columns
-        self._factors = delta.factors(device) if isinstance(delta, LowRank) else None
-        self._delta = delta
-        self._device = device
+    The bits of such floats, read as integers, keep their order: a histogram of the upper 16 bits finds the bucket, and
+    its members alone are sorted.
 
-    def rows(self, rows: slice) -> Tensor:
-        """Return Float[rows in], float32."""
-        if self._factors is None:
-            return self._delta.dense(self._device, rows=rows)
-        up, down = self._factors
-        return up[rows] @ down
+    Args:
+        values: called twice; yields the numbers in pieces.
+        count: 1 for the smallest.
+    """
+    bucket, place = locate(histogram_of(values()), count)
+    return float(torch.kthvalue(members_of(values(), bucket), place).values)
 
-    def magnitude(self, fraction: float, height: int) -> float:
-        """Return the ⌊fraction·N⌋-th smallest magnitude of the module, exactly; −1 when that is the 0-th.
 
-        Two passes over the bands: magnitudes as integers keep their order, so a histogram of the upper 16 bits finds
-        the bucket, and the members of that bucket alone are sorted.
-        """
-        wanted = math.floor(fraction * self.out * self.columns + 1e-9)
-        if wanted < 1:
-            return -1.0
-        counts = torch.zeros(1 << 16, dtype=torch.int64)
-        for bits in self._bits(height):
-            counts += torch.bincount(bits >> 15, minlength=1 << 16)
-        below = torch.cumsum(counts, 0)
-        bucket = int(torch.searchsorted(below, wanted))
-        rest = wanted - (int(below[bucket - 1]) if bucket else 0)
-        members = torch.cat([bits[(bits >> 15) == bucket] for bits in self._bits(height)])
-        value = torch.kthvalue(members, rest).values.to(torch.int32)
-        return float(value.view(torch.float32))
+def locate(histogram: Tensor, count: int) -> tuple[int, int]:
+    """Return (bucket, place within the bucket) of the `count`-th smallest number."""
+    below = torch.cumsum(histogram, 0)
+    bucket = int(torch.searchsorted(below, count))
+    return bucket, count - (int(below[bucket - 1]) if bucket else 0)
 
-    def _bits(self, height: int):  # noqa: ANN202 - iterator of Int[rows·in]
-        for start in range(0, self.out, height):
-            tile = self.rows(slice(start, min(start + height, self.out)))
-            yield tile.abs().flatten().to("cpu").view(torch.int32)
+
+def histogram_of(values: Iterable[Tensor]) -> Tensor:
+    """Return Int[65536], how many numbers fall into each bucket."""
+    found = torch.zeros(_BUCKETS, dtype=torch.int64)
+    for bits in _bits(values):
+        found += torch.bincount(bits >> 15, minlength=_BUCKETS)
+    return found
+
+
+def members_of(values: Iterable[Tensor], bucket: int) -> Tensor:
+    """Return Float[k], the numbers of one bucket."""
+    parts = [bits[(bits >> 15) == bucket] for bits in _bits(values)]
+    return torch.cat(parts).view(torch.float32) if parts else torch.empty(0)
+
+
+def _bits(values: Iterable[Tensor]) -> Iterator[Tensor]:
+    for piece in values:
+        yield piece.flatten().to("cpu").view(torch.int32)

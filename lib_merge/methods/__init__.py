@@ -1,8 +1,11 @@
-"""The merge methods. Importing this package fills the registry."""
+"""The merge methods. Importing this package fills the registry, in the order of the README's table."""
 
 from __future__ import annotations
 
-from lib_merge.methods import elementwise, linear
+from lib_merge.methods import linear  # isort: skip - the registry keeps this order
+from lib_merge.methods import geometric  # isort: skip
+from lib_merge.methods import subspace, spectral  # isort: skip
+from lib_merge.methods import elementwise  # isort: skip
 from lib_merge.methods.inputs import CoreInput, DenseInput, ScalarInput
 from lib_merge.methods.registry import METHODS, Knob, Method, get_method
 
@@ -14,6 +17,9 @@ __all__ = [
     "Method",
     "ScalarInput",
     "elementwise",
+    "geometric",
     "get_method",
     "linear",
+    "spectral",
+    "subspace",
 ]

@@ -5,8 +5,52 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
+from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, SCOPE, TRIM, disjoint_merge, elected_sign
 from lib_merge.methods.inputs import DenseInput
 from lib_merge.methods.registry import Knob, merge_method
+
+DARE = "https://arxiv.org/abs/2311.03099"
+TIES = "https://arxiv.org/abs/2306.01708"
+
+
+def _dropped(given: DenseInput, drop_rate: float, *, rescale: bool) -> Tensor:
+    """Return Float[source rows in]: entries dropped with probability p, the rest divided by 1 − p."""
+    if drop_rate == 0:
+        return given.deltas
+    kept = [torch.where(given.random(i) >= drop_rate, delta, 0.0) for i, delta in enumerate(given.deltas)]
+    return torch.stack(kept) / (1.0 - drop_rate) if rescale else torch.stack(kept)
+
+
+def _trimmed(given: DenseInput, trim_fraction: float) -> Tensor:
+    """Return Float[source rows in] with each source's ⌊fraction·N⌋ smallest entries zeroed."""
+    if trim_fraction == 0:
+        return given.deltas
+    bounds = [given.threshold(index, trim_fraction) for index in range(len(given.deltas))]
+    return torch.stack([d.masked_fill(d.abs() <= bound, 0.0) for d, bound in zip(given.deltas, bounds)])
+
+
+@merge_method(
+    "ties",
+    title="TIES",
+    sentence="Removes each LoRA's smallest changes, lets the stronger side decide every sign and merges only what "
+    "agrees. Try it when two LoRAs fight over the same thing.",
+    paper=TIES,
+    space="dense",
+    knobs=(TRIM, SCOPE, ELECT, NORMALIZE),
+)
+def ties(given: DenseInput, *, trim_fraction: float, trim_scope: str, elect: str, normalize: bool) -> Tensor:
+    """TIES-Merging (Yadav et al. 2023): trim, elect sign, disjoint mean.
+
+    With τᵢ = wᵢΔWᵢ trimmed to its largest entries: γ = sign(Σ τᵢ) by mass, or sign(Σ sign τᵢ) by count, ties of count
+    by mass; ΔW = Σ_{sign τᵢ = γ} τᵢ / Σ_{sign τᵢ = γ} |wᵢ|, per entry; 0 where nobody is left. `normalize` off leaves
+    the sum. `trim_scope` "global" takes one threshold per source over all modules, as the paper does; the engine finds it.
+
+    Returns:
+        Float[rows in].
+    Source: arXiv:2306.01708, §3, Algorithm 1.
+    """
+    del trim_scope  # given.threshold already answers for that scope
+    return disjoint_merge(_trimmed(given, trim_fraction), given.weights, elect, normalize=normalize)
 
 
 @merge_method(
@@ -14,12 +58,9 @@ from lib_merge.methods.registry import Knob, merge_method
     title="DARE",
     sentence="Drops a random share of every LoRA's changes and strengthens the rest, so that fewer of them collide. "
     "Try it when the weighted sum looks muddy.",
-    paper="https://arxiv.org/abs/2311.03099",
+    paper=DARE,
     space="dense",
-    knobs=(
-        Knob("drop_rate", 0.3, "Share of the entries dropped at random (p).", 0.0, 0.95, 0.05),
-        Knob("rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average."),
-    ),
+    knobs=(DROP, RESCALE),
 )
 def dare(given: DenseInput, *, drop_rate: float, rescale: bool) -> Tensor:
     """Drop And REscale (Yu et al. 2023): Σ mᵢ ∘ wᵢΔWᵢ / (1 − p), mᵢ ~ Bernoulli(1 − p) per entry.
@@ -28,54 +69,147 @@ def dare(given: DenseInput, *, drop_rate: float, rescale: bool) -> Tensor:
         Float[rows in].
     Source: arXiv:2311.03099, §3.2.
     """
-    total = torch.zeros_like(given.deltas[0])
-    for index, delta in enumerate(given.deltas):
-        total += delta if drop_rate == 0 else torch.where(given.random(index) >= drop_rate, delta, 0.0)
-    return total / (1.0 - drop_rate) if rescale else total
+    return _dropped(given, drop_rate, rescale=rescale).sum(0)
 
 
 @merge_method(
-    "ties",
-    title="TIES",
-    sentence="Removes each LoRA's smallest changes, lets the stronger side decide every sign and merges only what "
-    "agrees. Try it when two LoRAs fight over the same thing.",
-    paper="https://arxiv.org/abs/2306.01708",
+    "dare_ties",
+    title="DARE-TIES",
+    sentence="DARE first, then TIES' election of signs: random dropping, and no fighting over what stays.",
+    paper=DARE,
     space="dense",
-    knobs=(
-        Knob("trim_fraction", 0.2, "Share of each LoRA's smallest entries dropped (1 − k).", 0.0, 0.95, 0.05),
-        Knob(
-            "elect",
-            "mass",
-            "Who decides the sign: the larger total (mass) or the more sources (count).",
-            choices=("mass", "count"),
-        ),
-        Knob("normalize", True, "Mean over the weights that agree; off: their sum."),
-    ),
+    knobs=(DROP, RESCALE, ELECT),
 )
-def ties(given: DenseInput, *, trim_fraction: float, elect: str, normalize: bool) -> Tensor:
-    """TIES-Merging (Yadav et al. 2023): trim, elect sign, disjoint mean.
-
-    With τᵢ = wᵢΔWᵢ trimmed to its largest entries: γ = sign(Σ τᵢ) by mass, or sign(Σ sign τᵢ) by count, ties of count
-    by mass; ΔW = Σ_{sign τᵢ = γ} τᵢ / Σ_{sign τᵢ = γ} |wᵢ|, per entry; 0 where nobody is left. `normalize` off leaves
-    the sum.
+def dare_ties(given: DenseInput, *, drop_rate: float, rescale: bool, elect: str) -> Tensor:
+    """DARE, then sign election and disjoint sum (Yu et al. 2023, §4.3).
 
     Returns:
         Float[rows in].
-    Source: arXiv:2306.01708, §3, Algorithm 1.
+    Source: arXiv:2311.03099; arXiv:2306.01708.
     """
-    trimmed = given.deltas.clone()
-    if trim_fraction > 0:
-        for index, delta in enumerate(trimmed):
-            delta.masked_fill_(delta.abs() <= given.threshold(index, trim_fraction), 0.0)
-    mass = trimmed.sum(0)
-    gamma = torch.sign(mass)
-    if elect == "count":
-        votes = torch.sign(torch.sign(trimmed).sum(0))
-        gamma = torch.where(votes == 0, gamma, votes)
-    agrees = (torch.sign(trimmed) == gamma) & (gamma != 0)
-    merged = torch.where(agrees, trimmed, 0.0).sum(0)
-    if not normalize:
-        return merged
-    weights = torch.tensor([abs(weight) for weight in given.weights], dtype=merged.dtype, device=merged.device)
-    share = (agrees * weights[:, None, None]).sum(0)
-    return torch.where(share > 0, merged / share.clamp_min(torch.finfo(merged.dtype).tiny), 0.0)
+    return disjoint_merge(_dropped(given, drop_rate, rescale=rescale), given.weights, elect, normalize=False)
+
+
+@merge_method(
+    "magnitude_prune",
+    title="Magnitude prune",
+    sentence="A weighted sum without each LoRA's smallest changes.",
+    paper=TIES,
+    space="dense",
+    knobs=(TRIM,),
+)
+def magnitude_prune(given: DenseInput, *, trim_fraction: float) -> Tensor:
+    """Σ τᵢ with each source's ⌊fraction·N⌋ smallest entries zeroed, per module.
+
+    Returns:
+        Float[rows in].
+    Source: the trim step of arXiv:2306.01708.
+    """
+    return _trimmed(given, trim_fraction).sum(0)
+
+
+@merge_method(
+    "breadcrumbs",
+    title="Breadcrumbs",
+    sentence="Leaves out both the outliers and the smallest changes of every LoRA: try it against artefacts.",
+    paper="https://arxiv.org/abs/2312.06795",
+    space="dense",
+    knobs=(
+        Knob("gamma", 0.01, "Share of the largest entries dropped (γ).", 0.0, 0.5, 0.005),
+        Knob("trim_fraction", 0.2, "Share of the smallest entries dropped (β).", 0.0, 0.95, 0.05),
+    ),
+)
+def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: float) -> Tensor:
+    """Model Breadcrumbs (Davari & Belilovsky 2023): per module, drop the ⌊γN⌋ largest and ⌊βN⌋ smallest entries, then sum.
+
+    Returns:
+        Float[rows in].
+    Source: arXiv:2312.06795, §3.
+    """
+    kept = _trimmed(given, trim_fraction)
+    if gamma == 0:
+        return kept.sum(0)
+    bounds = [given.largest(index, gamma) for index in range(len(kept))]
+    return torch.stack([d.masked_fill(d.abs() >= bound, 0.0) for d, bound in zip(kept, bounds)]).sum(0)
+
+
+@merge_method(
+    "della",
+    title="DELLA",
+    sentence="DARE that prefers to keep the large changes of every row, then lets signs be elected.",
+    paper="https://arxiv.org/abs/2406.11617",
+    space="dense",
+    knobs=(
+        DROP,
+        Knob("epsilon", 0.2, "How much likelier a row's largest entry stays than its smallest (ε).", 0.0, 1.0, 0.05),
+        RESCALE,
+        ELECT,
+    ),
+)
+def della(given: DenseInput, *, drop_rate: float, epsilon: float, rescale: bool, elect: str) -> Tensor:
+    """DELLA-Merging (Deep et al. 2024): keep with probability 1 − p − ε/2 + ε·rank/(n − 1) by magnitude in each row, ÷ it; elect.
+
+    Returns:
+        Float[rows in].
+    Source: arXiv:2406.11617, §3.
+    """
+    kept = []
+    for index, delta in enumerate(given.deltas):
+        order = delta.abs().argsort(dim=1, stable=True).argsort(dim=1)
+        step = epsilon * order / max(delta.shape[1] - 1, 1)
+        keep = (1.0 - drop_rate - epsilon / 2 + step).clamp(0.0, 1.0)
+        chosen = torch.where(given.random(index) < keep, delta, 0.0)
+        kept.append(torch.where(keep > 0, chosen / keep.clamp_min(1e-9), 0.0) if rescale else chosen)
+    return disjoint_merge(torch.stack(kept), given.weights, elect, normalize=False)
+
+
+@merge_method(
+    "sce",
+    title="SCE",
+    sentence="Keeps the entries on which the LoRAs differ most and weighs each LoRA by how much it says there.",
+    paper="https://arxiv.org/abs/2408.07990",
+    space="dense",
+    sources=(2, None),
+    knobs=(Knob("select", 0.5, "Share of the entries kept, by variance between the LoRAs (τ).", 0.05, 1.0, 0.05),),
+)
+def sce(given: DenseInput, *, select: float) -> Tensor:
+    """Select, Calculate, Erase (Wan et al. 2024), per module: entries of top variance; coefficients ηᵢ ∝ Σ τᵢ² there; minority
+    signs (against sign Σ τᵢ) erased; Σ ηᵢτᵢ / Σ ηᵢ over what is left.
+
+    Returns:
+        Float[rows in].
+    Source: arXiv:2408.07990, §3.3.
+    """
+    variance = given.deltas.var(0, correction=0)
+    bound, shares = given.selection(select)
+    chosen = torch.where(variance >= bound, given.deltas, 0.0)
+    gamma = elected_sign(chosen, "mass")
+    agrees = (torch.sign(chosen) == gamma) & (gamma != 0)
+    eta = torch.tensor(shares, dtype=chosen.dtype, device=chosen.device)[:, None, None]
+    total = (agrees * eta).sum(0)
+    merged = torch.where(agrees, chosen * eta, 0.0).sum(0)
+    return torch.where(total > 0, merged / total.clamp_min(1e-30), 0.0)
+
+
+@merge_method(
+    "tall_mask",
+    title="TALL masks (consensus)",
+    sentence="Keeps the entries that several LoRAs need and drops those that only one of them wants.",
+    paper="https://arxiv.org/abs/2405.07813",
+    space="dense",
+    sources=(2, None),
+    knobs=(
+        Knob("lam", 0.4, "How clearly an entry must belong to a LoRA to count (λ).", 0.0, 2.0, 0.05),
+        Knob("agree", 2, "How many LoRAs must need an entry for it to stay.", 1, 8, 1),
+    ),
+)
+def tall_mask(given: DenseInput, *, lam: float, agree: int) -> Tensor:
+    """Consensus merging (Wang et al. 2024): mᵢ = 1[|τᵢ| ≥ λ·|τ − τᵢ|] with τ = Σ τᵢ; τ where Σ mᵢ ≥ k, else 0.
+
+    Returns:
+        Float[rows in].
+    Source: arXiv:2405.07813, eq. 4 and §4.2.
+    """
+    total = given.deltas.sum(0)
+    needed = (given.deltas.abs() >= lam * (total - given.deltas).abs()) & (given.deltas != 0)
+    return torch.where(needed.sum(0) >= agree, total, 0.0)

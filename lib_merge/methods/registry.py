@@ -95,6 +95,7 @@ class Method:
     roles: tuple[str, ...] = ()
     symmetric: bool = True
     reads: str = "nothing"  # scalar methods: Gram matrix of the "module", of the whole "recipe", or nothing
+    rows: bool = False  # core methods: returns Float[a in] instead of Float[a b]
 
     def knob(self, name: str) -> Knob:
         """Return the knob of that name.

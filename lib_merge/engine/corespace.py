@@ -1,0 +1,97 @@
+"""The common space of several deltas: τᵢ = P·Mᵢ·Qᵀ with singular bases P of [τ₁ | τ₂ | …] and Q of [τ₁; τ₂; …].
+
+With stacked factors τᵢ = BᵢAᵢ everything follows from two R × R Gram matrices, K_B = BᵀB and K_A = AAᵀ, in float64: the left
+Gram of [τ₁ | τ₂ | …] is B·D·Bᵀ with D = blockdiag(AᵢAᵢᵀ) = C·Cᵀ, so the eigenvectors W, Λ of Cᵀ·K_B·C give P = B·C·W·Λ^(−½);
+the right side likewise, and Mᵢ = Pᵀ·Bᵢ·Aᵢ·Q from blocks of the Grams. The bases depend on the deltas alone, not on how these
+are factored. A source whose factors are so ill-conditioned that Grams would lose it is brought to its SVD first.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from lib_merge.deltas import Delta, Dense, LowRank
+
+# Directions below this share of the largest singular value are rounding, not signal.
+NOISE = 1e-6
+# ‖K_B‖‖K_A‖ / ‖τ‖² of a source beyond which its Grams are not trusted: float64 keeps four digits of that
+ILL = 1e8
+
+
+class CoreSpace(NamedTuple):
+    """P Float64[out a], M Float64[source a b], Qᵀ Float64[b in]; the largest entry of every basis vector is positive."""
+
+    left: Tensor
+    cores: Tensor
+    rows: Tensor
+
+
+def core_space(deltas: Sequence[Delta]) -> CoreSpace:
+    """Return the common space of deltas that already carry their weights; at least one basis vector a side is kept."""
+    pairs = [_factors(delta) for delta in deltas]
+    up, down = torch.cat([pair[0] for pair in pairs], 1), torch.cat([pair[1] for pair in pairs], 0)
+    gram_up, gram_down = up.T @ up, down @ down.T
+    edges = torch.tensor([0, *(pair[1].shape[0] for pair in pairs)]).cumsum(0).tolist()
+    blocks = [slice(start, stop) for start, stop in itertools.pairwise(edges)]
+    to_left = _basis(gram_up, gram_down, blocks)
+    to_right = _basis(gram_down, gram_up, blocks)
+    if to_left is None or to_right is None:
+        zero = torch.zeros(len(deltas), 1, 1, dtype=torch.float64)
+        return CoreSpace(up.new_zeros(up.shape[0], 1), zero, down.new_zeros(1, down.shape[1]))
+    left, rows = _upright(up @ to_left, to_left, 0), _upright(to_right.T @ down, to_right.T, 1)
+    (left, to_left), (rows, back) = left, rows
+    cores = [(to_left.T @ gram_up[:, part]) @ (gram_down[part] @ back.T) for part in blocks]
+    return CoreSpace(left, torch.stack(cores), rows)
+
+
+def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
+    if isinstance(delta, Dense):
+        left, values, right = torch.linalg.svd(delta.dense(dtype=torch.float64), full_matrices=False)
+        keep = int((values > NOISE * values[0]).sum())
+        root = values[:keep].sqrt()
+        return left[:, :keep] * root, right[:keep] * root[:, None]
+    up, down = delta.factors(dtype=torch.float64)
+    if not delta.terms:
+        return up, down
+    gram_up, gram_down = up.T @ up, down @ down.T
+    size = float((gram_up * gram_down).sum())
+    if float(torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down)) <= ILL * size:
+        return up, down
+    return _canonical(delta, up, down)
+
+
+def _canonical(delta: LowRank, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:
+    q_up, r_up = torch.linalg.qr(up)
+    q_down, r_down = torch.linalg.qr(down.T)
+    left, values, right = torch.linalg.svd(r_up @ r_down.T, full_matrices=False)
+    keep = int((values > NOISE * values[0]).sum()) if float(values[0]) > 0 else 0
+    root = values[:keep].sqrt()
+    return q_up @ (left[:, :keep] * root), (root[:, None] * right[:keep]) @ q_down.T
+
+
+def _basis(own: Tensor, other: Tensor, blocks: Sequence[slice]) -> Tensor | None:
+    """Return T [R a] such that B·T is the singular basis of the concatenation; None where everything is zero."""
+    root = torch.zeros_like(other)
+    for part in blocks:
+        if part.stop > part.start:
+            values, vectors = torch.linalg.eigh(other[part, part])
+            root[part, part] = vectors * values.clamp_min(0).sqrt()
+    values, vectors = torch.linalg.eigh(root.T @ own @ root)
+    values, vectors = values.flip(0), vectors.flip(1)
+    if not values.numel() or not float(values[0]) > 0:
+        return None
+    keep = int((values > NOISE**2 * values[0]).sum())
+    return root @ (vectors[:, :keep] * values[:keep].rsqrt())
+
+
+def _upright(basis: Tensor, maker: Tensor, axis: int) -> tuple[Tensor, Tensor]:
+    """Flip basis vectors (columns for axis 0, rows for axis 1) so that their largest entry is positive."""
+    place = basis.abs().argmax(axis, keepdim=True)
+    sign = torch.sign(torch.gather(basis, axis, place))
+    sign = torch.where(sign == 0, 1.0, sign)
+    return basis * sign, maker * sign

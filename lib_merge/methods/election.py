@@ -1,0 +1,69 @@
+"""Trimming and sign election, shared by the elementwise methods of both spaces."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib_merge.methods.registry import Knob
+
+TRIM = Knob("trim_fraction", 0.2, "Share of each LoRA's smallest entries dropped (1 − k).", 0.0, 0.95, 0.05)
+SCOPE = Knob(
+    "trim_scope",
+    "module",
+    "The smallest of each module, or of the whole LoRA (global, as the paper; takes an extra pass).",
+    choices=("module", "global"),
+)
+DROP = Knob("drop_rate", 0.3, "Share of the entries dropped at random (p).", 0.0, 0.95, 0.05)
+RESCALE = Knob("rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average.")
+ELECT = Knob(
+    "elect",
+    "mass",
+    "Who decides the sign: the larger total (mass) or the more sources (count).",
+    choices=("mass", "count"),
+)
+NORMALIZE = Knob("normalize", True, "Mean over the weights that agree; off: their sum.")
+
+
+def elected_sign(values: Tensor, elect: str) -> Tensor:
+    """Return γ, Float[…] of −1, 0, 1: the sign of Σ τᵢ (mass) or of Σ sign τᵢ with ties decided by mass (count).
+
+    Args:
+        values: Float[source …].
+        elect: mass or count.
+    """
+    gamma = torch.sign(values.sum(0))
+    if elect == "count":
+        votes = torch.sign(torch.sign(values).sum(0))
+        gamma = torch.where(votes == 0, gamma, votes)
+    return gamma
+
+
+def disjoint_merge(values: Tensor, weights: Sequence[float], elect: str, *, normalize: bool) -> Tensor:
+    """Merge what agrees with the elected sign: Σ τᵢ, or Σ τᵢ / Σ |wᵢ| over the agreeing sources; 0 where nobody is left.
+
+    Args:
+        values: Float[source rows in], already weighted.
+        weights: wᵢ.
+        elect: mass or count.
+        normalize: divide by the agreeing weights.
+    """
+    gamma = elected_sign(values, elect)
+    agrees = (torch.sign(values) == gamma) & (gamma != 0)
+    merged = torch.where(agrees, values, 0.0).sum(0)
+    if not normalize:
+        return merged
+    sizes = torch.tensor([abs(weight) for weight in weights], dtype=merged.dtype, device=merged.device)
+    share = (agrees * sizes[:, None, None]).sum(0)
+    return torch.where(share > 0, merged / share.clamp_min(torch.finfo(merged.dtype).tiny), 0.0)
+
+
+def trim_smallest(values: Tensor, fraction: float) -> Tensor:
+    """Return `values` with the ⌊fraction·N⌋ smallest magnitudes zeroed."""
+    count = int(fraction * values.numel() + 1e-9)
+    if count < 1:
+        return values
+    threshold = torch.kthvalue(values.abs().flatten(), count).values
+    return values.masked_fill(values.abs() <= threshold, 0.0)

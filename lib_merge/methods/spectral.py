@@ -1,0 +1,259 @@
+"""Core methods: singular values and subspaces, in the small space that the sources span together.
+
+τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ; each function returns the merged core, Float64[a b], or the merged rows, Float64[a in]. Everything that
+commutes with orthonormal bases is exact here and of rank ≤ Σ rᵢ. Two conventions differ from reference code written for
+full fine-tunes, where they would fill empty directions: every source keeps its own rank rᵢ, and means over singular
+values run over the directions that exist.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib_merge.methods.inputs import CoreInput
+from lib_merge.methods.registry import Knob, merge_method
+
+# singular values below this share of the largest do not count as directions
+TINY = 1e-6
+
+
+def _svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the SVD of a core without its empty directions."""
+    left, values, right = torch.linalg.svd(core, full_matrices=False)
+    keep = int((values > TINY * values[0]).sum()) if values.numel() and float(values[0]) > 0 else 0
+    return left[:, :keep], values[:keep], right[:keep]
+
+
+def _polar(stack: Tensor) -> Tensor:
+    """Return the orthonormal matrix nearest to `stack`: U·Vᵀ of its thin SVD."""
+    left, _, right = torch.linalg.svd(stack, full_matrices=False)
+    return left @ right
+
+
+@merge_method(
+    "tsv",
+    title="TSV-Merge",
+    sentence="Makes the directions of all LoRAs orthogonal before adding them, so that they disturb each other less.",
+    paper="https://arxiv.org/abs/2412.00081",
+    space="core",
+    sources=(2, None),
+)
+def tsv(given: CoreInput) -> Tensor:
+    """Task Singular Vectors (Gargiulo et al. 2024): Û·Σ·V̂ᵀ with Û, V̂ the polar factors of [U₁ | U₂ | …], [V₁ | V₂ | …].
+
+    Each source keeps all its rᵢ triplets.
+    Source: arXiv:2412.00081, Algorithm 1.
+    """
+    parts = [_svd(core) for core in given.cores]
+    if not any(len(values) for _, values, _ in parts):
+        return torch.zeros_like(given.cores[0])
+    left = _polar(torch.cat([part[0] for part in parts], 1))
+    right = _polar(torch.cat([part[2] for part in parts], 0).T)
+    return (left * torch.cat([part[1] for part in parts])) @ right.T
+
+
+def _flattened(values: Tensor, lam: float) -> Tensor:
+    """Blend of a spectrum with its mean: S^(1−λ)·σ̄^λ."""
+    return values.pow(1.0 - lam) * values.mean().pow(lam)
+
+
+_LAM = Knob("lam", 0.5, "0 is the plain sum, 1 gives every direction the same strength (λ).", 0.0, 1.0, 0.05)
+
+
+@merge_method(
+    "iso_c",
+    title="Iso-C",
+    sentence="Evens out how strong the directions of the sum are, so that faint traits of a LoRA come through.",
+    paper="https://arxiv.org/abs/2502.04959",
+    space="core",
+    knobs=(_LAM,),
+)
+def iso_c(given: CoreInput, *, lam: float) -> Tensor:
+    """Isotropic merging (Marczak et al. 2025): U·S^(1−λ)σ̄^λ·Vᵀ of Σ τᵢ, σ̄ the mean over its R singular values.
+
+    λ = 1 is the paper's method, λ = 0 the sum.
+    Source: arXiv:2502.04959, §4.1.
+    """
+    left, values, right = _svd(given.cores.sum(0))
+    return (left * _flattened(values, lam)) @ right if len(values) else torch.zeros_like(given.cores[0])
+
+
+@merge_method(
+    "iso_cts",
+    title="Iso-CTS",
+    sentence="Iso-C that also reserves directions for what only one LoRA knows.",
+    paper="https://arxiv.org/abs/2502.04959",
+    space="core",
+    sources=(2, None),
+    symmetric=False,
+    knobs=(
+        _LAM,
+        Knob(
+            "common",
+            0.8,
+            "Share of the directions taken from the sum; the rest belong to single LoRAs (k/r).",
+            0.0,
+            1.0,
+            0.05,
+        ),
+    ),
+)
+def iso_cts(given: CoreInput, *, lam: float, common: float) -> Tensor:
+    """Isotropic merging in common and task-specific subspaces (Marczak et al. 2025), within the R directions of Σ τᵢ.
+
+    The top ⌈common·R⌉ directions of the sum stay; each source adds its strongest directions outside of them, the rest of R
+    split evenly (first sources take the remainder, hence the order matters); U and V are orthogonalised by polar factors and
+    the spectrum is blended as in Iso-C.
+    Source: arXiv:2502.04959, Algorithm 2.
+    """
+    left, values, right = _svd(given.cores.sum(0))
+    if not len(values):
+        return torch.zeros_like(given.cores[0])
+    rank = len(values)
+    shared = min(rank, int(-(-common * rank // 1)))
+    ups, sizes, downs = [left[:, :shared]], [values[:shared]], [right[:shared]]
+    for index, core in enumerate(given.cores):
+        own = (rank - shared) // len(given.cores) + (index < (rank - shared) % len(given.cores))
+        rest = core - left[:, :shared] @ (left[:, :shared].T @ core)
+        u, s, v = _svd(rest - (rest @ right[:shared].T) @ right[:shared])
+        ups.append(u[:, :own])
+        sizes.append(s[:own])
+        downs.append(v[:own])
+    joined = _flattened(torch.cat(sizes), lam)
+    return (_polar(torch.cat(ups, 1)) * joined) @ _polar(torch.cat(downs, 0).T).T
+
+
+@merge_method(
+    "svc",
+    title="Singular value calibration",
+    sentence="Turns down the directions that several LoRAs push at once and would otherwise be counted twice.",
+    paper="https://arxiv.org/abs/2602.05536",
+    space="core",
+    sources=(2, None),
+    knobs=(Knob("floor", 1.0, "Least count a source gets in a direction (α); lower turns more up.", 0.1, 2.0, 0.05),),
+)
+def svc(given: CoreInput, *, floor: float) -> Tensor:
+    """SVC (arXiv:2602.05536): with Σ τᵢ = Σ uᵣσᵣvᵣᵀ, σᵣ ← σᵣ·K/Σᵢ max(α, sᵣⁱ), sᵣⁱ = ⟨uᵣᵀM, uᵣᵀτᵢ⟩/‖uᵣᵀτᵢ‖².
+
+    K counts the sources with any share of uᵣ; the others are left out of the sum.
+    """
+    merged = given.cores.sum(0)
+    left, values, right = _svd(merged)
+    if not len(values):
+        return torch.zeros_like(merged)
+    whole = left.T @ merged  # Float64[R b]
+    shares = torch.stack([left.T @ core for core in given.cores])  # Float64[source R b]
+    sizes = shares.square().sum(2)
+    counted = sizes > (TINY * values[0]) ** 2
+    overlap = (shares * whole).sum(2) / torch.where(counted, sizes, 1.0)
+    total = torch.where(counted, overlap.clamp_min(floor), 0.0).sum(0)
+    gamma = torch.where(total > 0, counted.sum(0) / total.clamp_min(TINY), 1.0)
+    return (left * (values * gamma)) @ right
+
+
+@merge_method(
+    "pico",
+    title="Pico",
+    sentence="Damps the output directions that all LoRAs share, so that the loudest one does not drown the others.",
+    paper="https://arxiv.org/abs/2604.16826",
+    space="core",
+    sources=(2, None),
+    knobs=(Knob("compensate", True, "Scale the result to the mean norm of the sources; off: leave it damped."),),
+)
+def pico(given: CoreInput, *, compensate: bool) -> Tensor:
+    """Pico (arXiv:2604.16826): (I + U·diag(α − 1)·Uᵀ)·Σ τᵢ with [B₁ | B₂ | …] = UΣVᵀ of balanced Bᵢ = UᵢSᵢ^½.
+
+    αⱼ = 1/(1 + (T − 1)·cⱼ), cⱼ = σⱼ²/Σσ². `compensate` scales the result to the mean of ‖τᵢ‖.
+    """
+    merged = given.cores.sum(0)
+    parts = [_svd(core) for core in given.cores]
+    stack = torch.cat([left * values.sqrt() for left, values, _ in parts], 1)
+    left, values, _ = _svd(stack)
+    if not len(values):
+        return torch.zeros_like(merged)
+    shares = values.square() / values.square().sum()
+    alpha = 1.0 / (1.0 + (len(given.cores) - 1) * shares)
+    damped = merged + (left * (alpha - 1.0)) @ (left.T @ merged)
+    if not compensate:
+        return damped
+    size = torch.linalg.matrix_norm(damped)
+    wanted = torch.linalg.matrix_norm(given.cores).mean()
+    return damped * (wanted / size) if float(size) > 0 else damped
+
+
+@merge_method(
+    "np_lora",
+    title="NP-LoRA (style and subject)",
+    sentence="Keeps the style whole and moves the subject out of its way: choose which LoRA is which.",
+    paper="https://arxiv.org/abs/2511.11051",
+    space="core",
+    sources=(2, 2),
+    roles=("style", "subject"),
+    knobs=(Knob("mu", 0.5, "How far the subject gives way; 0 is the plain sum (μ).", 0.0, 10.0, 0.1),),
+)
+def np_lora(given: CoreInput, *, mu: float) -> Tensor:
+    """Null-space projection (arXiv:2511.11051): τ_style + τ_subject·(I − μ/(1+μ)·V_sV_sᵀ), V_s the style's row space."""
+    style, subject = (given.cores[given.roles.index(role)] for role in ("style", "subject"))
+    _, _, right = _svd(style)
+    return style + subject - mu / (1.0 + mu) * (subject @ right.T) @ right
+
+
+@merge_method(
+    "decorrelated_sum",
+    title="Decorrelated sum",
+    sentence="Each LoRA acts on its own inputs as if it were alone; what they share is averaged instead of added twice. Try it "
+    "when the plain sum looks over-baked.",
+    paper="https://arxiv.org/abs/2503.08099",
+    space="core",
+    sources=(2, None),
+    knobs=(
+        Knob("mu", 0.25, "1 is the plain sum, 0 separates fully (μ).", 0.0, 1.0, 0.05),
+        Knob("guard", True, "Never stronger than the plain sum, in norm or in any single direction."),
+    ),
+)
+def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor:
+    """Data-free router: τ = B·D·K_μ⁻¹·A with K = AAᵀ, D = blockdiag(K), K_μ = μD + (1 − μ)K, balanced factors.
+
+    μ = 0 solves WUDI's objective (τ acts as τᵢ on the row space of τᵢ), μ = 1 is Σ τᵢ. Factors are each source's own
+    Bᵢ = UᵢSᵢ^½, Aᵢ = Sᵢ^½Vᵢᵀ. A file merged with itself at μ = 0 is itself. The guard scales the result down to the sum's norm
+    and largest singular value.
+    Source: normal equations of WUDI-Merging, arXiv:2503.08099, eq. 9.
+    """
+    parts = [_svd(core) for core in given.cores]
+    merged = given.cores.sum(0)
+    ups = torch.cat([left * values.sqrt() for left, values, _ in parts], 1)
+    downs = torch.cat([values.sqrt()[:, None] * right for _, values, right in parts], 0)
+    if not downs.shape[0]:
+        return torch.zeros_like(merged)
+    gram = downs @ downs.T
+    own = torch.block_diag(*[values.diag() for _, values, _ in parts])
+    inverse = torch.linalg.pinv(mu * own + (1.0 - mu) * gram, rtol=1e-10, hermitian=True)
+    found = ups @ own @ inverse @ downs
+    if not guard:
+        return found
+    norm, peak = (torch.linalg.matrix_norm(matrix) for matrix in (merged, found))
+    top, top_found = (torch.linalg.matrix_norm(matrix, 2) for matrix in (merged, found))
+    scale = min(1.0, float(norm / peak) if float(peak) else 1.0, float(top / top_found) if float(top_found) else 1.0)
+    return found * scale
+
+
+@merge_method(
+    "column_balanced",
+    title="Column balanced (ZipLoRA-style)",
+    sentence="Lowers only the inputs on which two LoRAs pull the same way; a quick relative of ZipLoRA without its training.",
+    paper="https://arxiv.org/abs/2311.13600",
+    space="core",
+    rows=True,
+    sources=(2, 2),
+)
+def column_balanced(given: CoreInput) -> Tensor:
+    """Per column j of τ₁, τ₂: (τ₁ + τ₂)·diag(m), m = 1/(1 + cosⱼ) clamped to [½, 1], 1 where cosⱼ ≤ 0 or a column is zero.
+
+    Returns Float[a in], rows in the basis P. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
+    """
+    first, second = (core @ given.rows for core in given.cores)
+    sizes = torch.linalg.vector_norm(first, dim=0) * torch.linalg.vector_norm(second, dim=0)
+    floor = 1e-12 * float(sizes.max()) if sizes.numel() else 0.0
+    cosine = torch.where(sizes > floor, (first * second).sum(0) / sizes.clamp_min(1e-300), 0.0)
+    return (first + second) / (1.0 + cosine.clamp(0.0, 1.0))

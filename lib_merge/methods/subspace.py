@@ -1,0 +1,103 @@
+"""Core methods that vote or drop, in coordinates that the deltas themselves define: exactly low-rank, nothing is cut."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, TRIM, disjoint_merge, trim_smallest
+from lib_merge.methods.inputs import CoreInput
+from lib_merge.methods.registry import merge_method
+from lib_merge.methods.spectral import TINY
+
+KNOTS = "https://arxiv.org/abs/2410.19735"
+CORE_SPACE = "https://arxiv.org/abs/2509.17786"
+
+
+@merge_method(
+    "knots_ties",
+    title="KnOTS-TIES",
+    sentence="TIES where it can see the LoRAs' shared directions; as exact as a sum, nothing is cut away.",
+    paper=KNOTS,
+    space="core",
+    rows=True,
+    knobs=(TRIM, ELECT, NORMALIZE),
+)
+def knots_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize: bool) -> Tensor:
+    """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ; U·merged.
+
+    Returns:
+        Float[a in], rows in the basis U.
+    Source: arXiv:2410.19735, §4.
+    """
+    blocks = given.cores @ given.rows
+    trimmed = torch.stack([trim_smallest(block, trim_fraction) for block in blocks])
+    return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
+
+
+@merge_method(
+    "knots_dare",
+    title="KnOTS-DARE",
+    sentence="DARE in the LoRAs' shared directions: random dropping without spilling out of the rank.",
+    paper=KNOTS,
+    space="core",
+    rows=True,
+    knobs=(DROP, RESCALE),
+)
+def knots_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
+    """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability p and divided by 1 − p.
+
+    Returns:
+        Float[a in], rows in the basis U.
+    Source: arXiv:2410.19735, §4.
+    """
+    blocks = given.cores @ given.rows
+    total = torch.zeros_like(blocks[0])
+    for index, block in enumerate(blocks):
+        keep = given.random(index, block.numel()).reshape(block.shape) >= drop_rate
+        total += torch.where(keep, block, 0.0)
+    return total / (1.0 - drop_rate) if rescale else total
+
+
+@merge_method(
+    "core_ties",
+    title="Core-space TIES",
+    sentence="TIES on the small matrices that hold all LoRAs; keeps the rank, costs nothing, a gentler TIES.",
+    paper=CORE_SPACE,
+    space="core",
+    knobs=(TRIM, ELECT, NORMALIZE),
+)
+def core_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize: bool) -> Tensor:
+    """Core Space merging (Panariello et al. 2025) with TIES: TIES on Mᵢ = Pᵀ·τᵢ·Q, then P·M·Qᵀ.
+
+    Returns:
+        Float[a b].
+    Source: arXiv:2509.17786, §4.
+    """
+    trimmed = torch.stack([trim_smallest(core, trim_fraction) for core in given.cores])
+    return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
+
+
+@merge_method(
+    "core_dare",
+    title="Core-space DARE",
+    sentence="Drops whole directions of each LoRA at random instead of single numbers: dropout that a LoRA file can hold.",
+    paper=CORE_SPACE,
+    space="core",
+    knobs=(DROP, RESCALE),
+)
+def core_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
+    """Dropout in each source's own SVD basis: Σᵢ Σₖ mᵢₖ·σᵢₖ·uᵢₖvᵢₖᵀ / (1 − p), mᵢₖ ~ Bernoulli(1 − p).
+
+    Returns:
+        Float[a b].
+    Source: DARE, arXiv:2311.03099, on singular triplets in core space, arXiv:2509.17786.
+    """
+    total = torch.zeros_like(given.cores[0])
+    for index, core in enumerate(given.cores):
+        left, values, right = torch.linalg.svd(core, full_matrices=False)
+        if not values.numel() or not float(values[0]) > 0:
+            continue
+        kept = (given.random(index, len(values)) >= drop_rate) & (values > TINY * values[0])
+        total += (left * torch.where(kept, values, 0.0)) @ right
+    return total / (1.0 - drop_rate) if rescale else total
