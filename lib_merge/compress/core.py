@@ -16,6 +16,7 @@ QR route takes over, and past R ≥ min(out, in) the dense one, whose Gram is sm
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import numpy as np
@@ -31,6 +32,8 @@ from lib_merge.errors import NumericsError
 GRAM_FLOOR = 3e-3
 # Up to this side the exact Gram route takes milliseconds.
 SMALL_SIDE = 160
+# Entries of a band of rows, so that it stays in the cache.
+BAND = 1 << 17
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,8 +132,9 @@ def _from_qr(delta: LowRank, policy: RankPolicy, device: torch.device | str) -> 
 def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -> Compressed:
     """Randomised route for a dense ΔW and a small rank; what is cut is measured."""
     matrix = delta.dense(device)
-    _finite(matrix)
-    size = float(torch.linalg.vector_norm(matrix.to("cpu"), dtype=torch.float64))
+    size = _size(matrix)
+    if not math.isfinite(size):
+        _finite(matrix)
     if not size > 0:
         return _nothing(delta.out, delta.columns)
     left, singular, right = sketched(matrix, int(policy.value), delta.hint)
@@ -138,8 +142,28 @@ def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -
     root = torch.from_numpy(np.sqrt(singular[:rank])).to(left)
     up, down = left[:, :rank] * root, right[:rank] * root[:, None]
     # the measured remainder, not size² − Σ S²: that difference has no digits when almost nothing is cut
-    cut = float(torch.linalg.vector_norm((matrix - up @ down).to("cpu"), dtype=torch.float64))
+    cut = _remainder(matrix, up, down)
     return Compressed(up, down, singular, cut, size)
+
+
+def _remainder(matrix: Tensor, up: Tensor, down: Tensor) -> float:
+    """Return ‖ΔW − up·down‖, without a second matrix of its size."""
+    parts = (torch.addmm(matrix[rows], up[rows], down, alpha=-1) for rows in _bands(matrix))
+    return math.sqrt(sum(_square(part) for part in parts))
+
+
+def _size(matrix: Tensor) -> float:
+    return math.sqrt(sum(_square(matrix[rows]) for rows in _bands(matrix)))
+
+
+def _bands(matrix: Tensor) -> Iterator[slice]:
+    height = max(1, BAND // matrix.shape[1])
+    return (slice(start, start + height) for start in range(0, matrix.shape[0], height))
+
+
+def _square(part: Tensor) -> float:
+    flat = part.flatten()
+    return float(torch.dot(flat, flat))
 
 
 def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:

@@ -106,9 +106,10 @@ class Dense:
     def dense(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, rows: slice | None = None
     ) -> Tensor:
-        """All rows, or a slice of them: Float[rows in]."""
+        """All rows, or a slice of them: Float[rows in]; may be the matrix itself, so it is only read."""
         part = self.matrix if rows is None else self.matrix[rows]
-        return part.to(device=device, dtype=dtype) * self.scale
+        part = part.to(device=device, dtype=dtype)
+        return part if self.scale == 1.0 else part * self.scale
 
 
 Delta = Union[LowRank, Dense]

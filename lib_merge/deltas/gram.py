@@ -15,6 +15,10 @@ from lib_merge.deltas.delta import Delta, Dense, LowRank
 
 # Factors further apart than this, relative, are not the same factors rounded.
 FLOAT32_GRAM_LIMIT = 0.03
+# Dense sides nearer than this, relative, are compared in float64.
+NEAR = 1e-5
+# Entries of a band of rows, so that it stays in the cache.
+BAND = 1 << 17
 
 
 def inner(left: Delta, right: Delta, dtype: torch.dtype = torch.float64) -> float:
@@ -47,7 +51,7 @@ def difference_norm(saved: Delta, asked: Delta) -> tuple[float, float]:
       * same term layout (a lossless merge): `B_sA_s − B_aA_a = (B_s − B_a)A_s + B_a(A_s − A_a)`, float32 Grams of the
         stacked differences;
       * other factors: float32 Grams of `[B_s | B_a]·[A_s; −A_a]` where the distance is large, float64 ones where not;
-      * a dense side: both multiplied out in float64, in row tiles.
+      * a dense side: both multiplied out in bands of rows, in float32 unless they nearly agree.
     """
     if isinstance(saved, Dense) or isinstance(asked, Dense):
         return _dense_difference(saved, asked)
@@ -106,13 +110,17 @@ def _noise(gram_up: Tensor, gram_down: Tensor, epsilon: float = 1e-7) -> float:
 
 
 def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
-    rows = max(1, (1 << 20) // max(asked.columns, 1))
-    distance = size = 0.0
-    for start in range(0, asked.out, rows):
-        part = slice(start, min(start + rows, asked.out))
-        target = asked.dense(dtype=torch.float64, rows=part)
-        size += float(target.square().sum())
-        distance += float((saved.dense(dtype=torch.float64, rows=part) - target).square().sum())
+    for dtype in (torch.float32, torch.float64):
+        rows = max(1, BAND // max(asked.columns, 1))
+        distance = size = 0.0
+        for start in range(0, asked.out, rows):
+            part = slice(start, min(start + rows, asked.out))
+            target = asked.dense(dtype=dtype, rows=part).flatten()
+            size += float(torch.dot(target, target))
+            target = target - saved.dense(dtype=dtype, rows=part).flatten()
+            distance += float(torch.dot(target, target))
+        if not distance < NEAR**2 * size:
+            break
     return math.sqrt(distance), math.sqrt(size)
 
 

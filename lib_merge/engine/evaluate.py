@@ -27,12 +27,14 @@ class Evaluator:
     clock    stages "read" and "combine"
     grams    per node, the Gram matrix over the whole recipe, filled by `survey` for methods that ask for it
     bounds   per node, thresholds over the whole LoRA, filled by `survey` for a global trim
+    statistics  per node and module, thresholds already found: the proof need not search for them again
     """
 
     device: torch.device
     clock: Clock
     grams: dict[int, np.ndarray] = field(default_factory=dict)
     bounds: dict[int, list[float]] = field(default_factory=dict)
+    statistics: dict[tuple[int, str], dict[tuple[str, int, float], float]] = field(default_factory=dict)
 
     def asked(self, node: Node, target: Target) -> Delta:
         """Return what the recipe asks for at `target`, before the node's own rank policy."""
@@ -45,7 +47,8 @@ class Evaluator:
             seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
             if node.method.space == "core":
                 return _core(node, target, [scaled(d, w) for d, w in zip(deltas, weights)], seed)
-            module = DenseModule(weights, deltas, self.device)
+            known = self.statistics.setdefault((id(node), target.name), {})
+            module = DenseModule(weights, deltas, self.device, known)
             bounds = self.bounds.get(id(node))
             merged = combine_tiles(module, node.method, node.settings, seed.generator, bounds)
             return Dense(1.0, merged, _hint(deltas))

@@ -10,24 +10,31 @@ from torch import Tensor
 
 from lib_merge.deltas import Delta, LowRank, scaled
 from lib_merge.methods import DenseInput, Method
+from lib_merge.methods.elementwise import spread
 
 # Entries per band: large enough for BLAS, small enough that a few float32 bands stay in cache-sized memory.
-BAND = 1 << 20
+BAND = 1 << 17
 _BUCKETS = 1 << 16
 
 
 class DenseModule:
     """The weighted sources of one module as bands of rows, with order statistics over all of them."""
 
-    def __init__(self, weights: Sequence[float], deltas: Sequence[Delta], device: torch.device) -> None:
-        """Stack every source's factors once."""
+    def __init__(
+        self,
+        weights: Sequence[float],
+        deltas: Sequence[Delta],
+        device: torch.device,
+        known: dict[tuple[str, int, float], float] | None = None,
+    ) -> None:
+        """Stack every source's factors once; `known` keeps order statistics between two passes over the same module."""
         self.weights = tuple(weights)
         self.out, self.columns = deltas[0].out, deltas[0].columns
         self.height = max(1, BAND // max(self.columns, 1))
         self.device = device
         self._deltas = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
         self._factors = [d.factors(device) if isinstance(d, LowRank) else None for d in self._deltas]
-        self._cache: dict[tuple[str, int, float], float] = {}
+        self._cache = {} if known is None else known
 
     def bands(self) -> Iterator[tuple[int, slice]]:
         """Yield (number, rows) of every band."""
@@ -69,18 +76,26 @@ class DenseModule:
 
     def selection(self, share: float) -> tuple[float, list[float]]:
         """Return the variance bound of the top ⌈share·N⌉ entries and each source's share of Σ τᵢ² over them."""
+        key = ("selection", 0, share)
+        if key not in self._cache:
+            bound, shares = self._selected(share)
+            self._cache[key] = bound
+            self._cache.update({("share", index, share): value for index, value in enumerate(shares)})
+        return self._cache[key], [self._cache["share", index, share] for index in range(len(self.weights))]
+
+    def _selected(self, share: float) -> tuple[float, list[float]]:
         entries = self.out * self.columns
         count = math.ceil(share * entries - 1e-9)
 
         def variances() -> Iterator[Tensor]:
             for _, rows in self.bands():
-                yield self.tile(rows).var(0, correction=0)
+                yield spread(self.tile(rows))
 
         bound = order_statistic(variances, entries - count + 1)
         energy = torch.zeros(len(self.weights), dtype=torch.float64)
         for _, rows in self.bands():
             tile = self.tile(rows)
-            chosen = torch.where(tile.var(0, correction=0) >= bound, tile, 0.0)
+            chosen = tile * (spread(tile) >= bound)
             energy += chosen.square().sum((1, 2), dtype=torch.float64).to("cpu")
         total = float(energy.sum())
         return bound, [float(value) / total if total else 0.0 for value in energy]

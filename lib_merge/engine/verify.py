@@ -57,7 +57,9 @@ def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Tar
 
 def prove(run: _Run, saved: Path, targets: Sequence[Target]) -> list[ModuleReport]:
     """Measure the temporary file of a running merge and note what the rank policy cut."""
-    evaluator = Evaluator(run.device, type(run.clock)(), run.evaluator.grams, run.evaluator.bounds)
+    evaluator = Evaluator(
+        run.device, type(run.clock)(), run.evaluator.grams, run.evaluator.bounds, run.evaluator.statistics
+    )
     with run.clock.time("verify"):
         reports = measure(run.node, evaluator, saved, targets, run)
     for report in reports:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, SCOPE, TRIM, disjoint_merge, elected_sign
 from lib_merge.methods.inputs import DenseInput
@@ -17,8 +18,8 @@ def _dropped(given: DenseInput, drop_rate: float, *, rescale: bool) -> Tensor:
     """Return Float[source rows in]: entries dropped with probability p, the rest divided by 1 − p."""
     if drop_rate == 0:
         return given.deltas
-    kept = [torch.where(given.random(i) >= drop_rate, delta, 0.0) for i, delta in enumerate(given.deltas)]
-    return torch.stack(kept) / (1.0 - drop_rate) if rescale else torch.stack(kept)
+    scale = 1.0 / (1.0 - drop_rate) if rescale else 1.0
+    return torch.stack([given.random(i).ge_(drop_rate).mul_(scale).mul_(d) for i, d in enumerate(given.deltas)])
 
 
 def _trimmed(given: DenseInput, trim_fraction: float) -> Tensor:
@@ -26,7 +27,7 @@ def _trimmed(given: DenseInput, trim_fraction: float) -> Tensor:
     if trim_fraction == 0:
         return given.deltas
     bounds = [given.threshold(index, trim_fraction) for index in range(len(given.deltas))]
-    return torch.stack([d.masked_fill(d.abs() <= bound, 0.0) for d, bound in zip(given.deltas, bounds)])
+    return torch.stack([hardshrink(delta, bound) for delta, bound in zip(given.deltas, bounds)])
 
 
 @merge_method(
@@ -153,14 +154,22 @@ def della(given: DenseInput, *, drop_rate: float, epsilon: float, rescale: bool,
         Float[rows in].
     Source: arXiv:2406.11617, §3.
     """
+    columns = given.deltas.shape[2]
+    keep = 1.0 - drop_rate - epsilon / 2 + epsilon * torch.arange(columns, dtype=torch.float32) / max(columns - 1, 1)
+    keep = keep.clamp_(0.0, 1.0).to(given.deltas)  # by rank, the smallest entry of a row first
     kept = []
     for index, delta in enumerate(given.deltas):
-        order = delta.abs().argsort(dim=1, stable=True).argsort(dim=1)
-        step = epsilon * order / max(delta.shape[1] - 1, 1)
-        keep = (1.0 - drop_rate - epsilon / 2 + step).clamp(0.0, 1.0)
-        chosen = torch.where(given.random(index) < keep, delta, 0.0)
-        kept.append(torch.where(keep > 0, chosen / keep.clamp_min(1e-9), 0.0) if rescale else chosen)
+        order = delta.abs().sort(dim=1, stable=True).indices
+        chance = torch.empty_like(delta).scatter_(1, order, keep.expand_as(delta))
+        chosen = (given.random(index) < chance) * delta
+        kept.append(chosen.div_(chance.clamp_(min=1e-9)) if rescale else chosen)
     return disjoint_merge(torch.stack(kept), given.weights, elect, normalize=False)
+
+
+def spread(deltas: Tensor) -> Tensor:
+    """Return Float[rows in], the variance between the sources at every entry: mean of squared distances to the mean."""
+    mean = deltas.mean(0)
+    return sum((delta - mean).square_() for delta in deltas).div_(len(deltas))  # type: ignore[union-attr]
 
 
 @merge_method(
@@ -180,7 +189,7 @@ def sce(given: DenseInput, *, select: float) -> Tensor:
         Float[rows in].
     Source: arXiv:2408.07990, §3.3.
     """
-    variance = given.deltas.var(0, correction=0)
+    variance = spread(given.deltas)
     bound, shares = given.selection(select)
     chosen = torch.where(variance >= bound, given.deltas, 0.0)
     gamma = elected_sign(chosen, "mass")
