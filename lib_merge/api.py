@@ -50,7 +50,7 @@ def merge(
         te_ratios: per source, replaces the ratio for text encoders; a pair gives (TE1, TE2).
         method: a name from `METHODS`.
         knobs: the method's settings.
-        rank: "lossless", a number, "energy:0.99", "error:0.01"; None = the method's default.
+        rank: "lossless", a number, "energy:0.99", "error:0.01", "budget:50MB"; None = the method's default.
         conv_rank: rank of k×k convolutions.
         prune: relative threshold under which ranks and modules are dropped.
         save_precision: fp16, bf16 or float.
@@ -106,7 +106,7 @@ def resize(model: PathLike, *, rank: str | int | RankPolicy, save_to: PathLike, 
 
     Args:
         model: the LoRA.
-        rank: a number, "energy:0.99" or "error:0.01".
+        rank: a number, "energy:0.99", "error:0.01" or "budget:50MB".
         save_to: the output.
         options: further arguments of `merge`.
     """

@@ -257,7 +257,7 @@ def _command(
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--rank", metavar="POLICY", help="lossless, a number, energy:0.99 or error:0.01")
+    parser.add_argument("--rank", metavar="POLICY", help="lossless, a number, energy:0.99, error:0.01 or budget:50MB")
     parser.add_argument("--conv_rank", type=int, metavar="N", help="rank of k×k convolutions")
     parser.add_argument("--prune", type=float, default=0.0, metavar="X", help="drop what is below X of the largest")
     parser.add_argument("--save_precision", default="fp16", choices=PRECISIONS)

@@ -104,7 +104,9 @@ class Recipe:
         if self.rank is None:
             return RankPolicy("sum" if dense else "lossless")
         if dense and self.rank.exact:
-            message = f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99 or error:0.01."
+            message = (
+                f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99, error:0.01 or budget:50MB."
+            )
             raise RecipeError(message)
         return self.rank
 
@@ -112,6 +114,9 @@ class Recipe:
         """Raise `RecipeError` for anything that can be seen wrong before a file is opened."""
         if depth > MAX_DEPTH:
             message = f"groups are nested more than {MAX_DEPTH} deep."
+            raise RecipeError(message)
+        if depth and self.rank is not None and self.rank.kind == "budget":
+            message = "a budget is for the saved file; give the group a rank, energy:0.99 or error:0.01."
             raise RecipeError(message)
         method = self.declared()
         if not self.sources:

@@ -87,9 +87,17 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
     return _from_qr(delta, policy, device)
 
 
-def singular_values(delta: Delta, device: torch.device | str = "cpu") -> np.ndarray:
-    """Return the singular values of ΔW, Float64[k] descending, by the route `compress` would take."""
-    return compress(delta, RankPolicy("lossless"), device).singular
+def singular_values(delta: Delta, device: torch.device | str = "cpu", most: int | None = None) -> np.ndarray:
+    """Return the singular values of ΔW, Float64[k] descending, by the route `compress` would take.
+
+    Args:
+        delta: out × in.
+        device: where the large products run.
+        most: how many of a dense ΔW's are wanted; all by default.
+    """
+    dense = isinstance(delta, Dense) and most is not None
+    policy = RankPolicy("rank", most) if dense else RankPolicy("lossless")  # type: ignore[arg-type]
+    return compress(delta, policy, device).singular
 
 
 def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | None:

@@ -1,27 +1,29 @@
 """How many ranks a module keeps.
 
-A policy is written as people type it: `lossless`, a number, `energy:0.99`, `error:0.01`. It never asks for more than
-the matrix can hold, min(out, in·kh·kw).
+A policy is written as people type it: `lossless`, a number, `energy:0.99`, `error:0.01`, `budget:50MB`. It never asks for
+more than the matrix can hold, min(out, in·kh·kw).
 """
 
 from __future__ import annotations
 
 import math
+import re
 from dataclasses import dataclass
 
 import numpy as np
 
 from lib_merge.errors import RecipeError
 
-KINDS = ("lossless", "rank", "energy", "error", "sum")
+KINDS = ("lossless", "rank", "energy", "error", "budget", "sum")
+UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
 
 @dataclass(frozen=True, slots=True)
 class RankPolicy:
-    """One rule for every module.
+    """One rule for every module, or one size for all.
 
-    kind    lossless | rank | energy | error | sum (Σ of the sources' ranks; the default of dense methods)
-    value   the rank, the share of energy to keep (0…1), or the relative Frobenius error allowed (0…1)
+    kind    lossless | rank | energy | error | budget | sum (Σ of the sources' ranks; the default of dense methods)
+    value   the rank, the share of energy to keep (0…1), the relative Frobenius error allowed (0…1), or the file's bytes
     """
 
     kind: str = "lossless"
@@ -32,6 +34,8 @@ class RankPolicy:
         """The policy as a person types it; `parse_policy` reads it back."""
         if self.kind == "rank":
             return str(int(self.value))
+        if self.kind == "budget":
+            return f"budget:{self.value / 1e6:.12g}MB"
         return self.kind if self.kind in ("lossless", "sum") else f"{self.kind}:{self.value:.12g}"
 
     @property
@@ -55,7 +59,7 @@ class RankPolicy:
             wanted = stacked
         elif total <= 0:
             wanted = 1
-        elif self.kind == "lossless":
+        elif self.kind in ("lossless", "budget"):  # a budget is shared over the whole LoRA, and given as ranks then
             wanted = held
         else:
             # tail[k] = energy left out when k ranks are kept, summed from the small end so that no digit is lost
@@ -77,6 +81,10 @@ def parse_policy(text: str | int | float | RankPolicy) -> RankPolicy:
     if word in ("lossless", "sum"):
         return RankPolicy(word)
     kind, _, number = word.rpartition(":")
+    size = re.fullmatch(r"([0-9.]+)\s*([kmg]?b?)", number) if kind == "budget" else None
+    unit = size[2].upper() if size else ""
+    factor = UNITS[unit if unit.endswith("B") or not unit else unit + "B"]
+    number = size[1] if size else number
     try:
         value = float(number)
     except ValueError:
@@ -85,5 +93,7 @@ def parse_policy(text: str | int | float | RankPolicy) -> RankPolicy:
         return RankPolicy("rank", value)
     if kind in ("energy", "error") and 0.0 < value <= 1.0 and (kind == "energy" or value < 1.0):
         return RankPolicy(kind, value)
-    message = f"rank {text!r} is not understood: give a whole number from 1, lossless, energy:0.99 or error:0.01."
+    if size and 0 < value * factor < 1 << 50:
+        return RankPolicy("budget", float(round(value * factor)))
+    message = f"rank {text!r} is not understood: give a whole number from 1, lossless, energy:0.99, error:0.01 or budget:50MB."
     raise RecipeError(message)

@@ -32,3 +32,11 @@ def fillers(node: Node) -> list[Target]:
                 name = f"{stem}{which}_proj"
                 extra.append(Target(name, shape.block, shape.out, shape.columns, (), 1))
     return [target for target in extra if target.name not in node.targets]
+
+
+def wanted_together(node: Node) -> set[str]:
+    """Return the modules that a loader looks for as soon as their neighbour is there: none of them may be left out."""
+    prefix = _ENCODERS.get(node.family)
+    if prefix is None:
+        return set()
+    return {name for name in node.targets if name.startswith(prefix) and _ATTENTION.match(name)}

@@ -1,4 +1,4 @@
-"""Pruning: ranks and modules that carry next to nothing are left out, and what that cost is said.
+"""Ranks decided over the whole LoRA: pruning of what carries next to nothing, and a budget shared by all modules.
 
 A threshold x is relative, since real deltas differ by orders of magnitude: ranks whose singular value is below x times
 the module's largest go, and modules whose norm is below x times the largest module's norm go.
@@ -13,7 +13,9 @@ from dataclasses import dataclass, field
 import numpy as np
 
 from lib_merge.compress import RankPolicy, singular_values
+from lib_merge.engine.budget import allot
 from lib_merge.engine.evaluate import Evaluator, module_policy
+from lib_merge.engine.fillers import wanted_together
 from lib_merge.engine.plan import Node, Target
 
 BYTES = {"fp16": 2, "bf16": 2, "float": 4}
@@ -23,16 +25,18 @@ BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 class PrunePlan:
     """Ranks to keep per module, and modules to drop.
 
+    dropped modules that are left out, and why
     norms   ‖ΔW‖ per module
     saved   bytes that are not written
     error   ‖what was pruned‖ ÷ ‖ΔW‖
     """
 
     ranks: dict[str, int] = field(default_factory=dict)
-    dropped: set[str] = field(default_factory=set)
+    dropped: dict[str, str] = field(default_factory=dict)
     norms: dict[str, float] = field(default_factory=dict)
     saved: int = 0
     error: float = 0.0
+    pruned: bool = False
 
     def policy(self, target: Target, policy: RankPolicy) -> RankPolicy:
         """Return the rank policy of a module after pruning."""
@@ -41,20 +45,21 @@ class PrunePlan:
     def summary(self) -> dict[str, float]:
         """Return what the report says."""
         return {
-            "modules": len(self.dropped),
+            "modules": sum(why == "pruned" for why in self.dropped.values()),
             "ranks": sum(self.ranks.values()),
             "bytes_saved": self.saved,
             "relative_error": self.error,
         }
 
 
-def plan_prune(
-    node: Node, evaluator: Evaluator, each: Callable[[Callable[[Target], None], Sequence[Target]], None]
-) -> PrunePlan:
-    """Look at every module's singular values and decide what goes.
+Each = Callable[[Callable[[Target], None], Sequence[Target]], None]
+
+
+def measure_spectra(node: Node, evaluator: Evaluator, each: Each) -> dict[str, np.ndarray]:
+    """Return every module's singular values, Float64[k] descending; dense results up to the sources' ranks.
 
     Args:
-        node: the tree; its recipe holds the threshold.
+        node: the tree.
         evaluator: evaluates modules.
         each: runs a function over targets, on any thread.
     """
@@ -62,22 +67,46 @@ def plan_prune(
 
     def look(target: Target) -> None:
         if target.columns and any(node.weights(target)):
-            spectra[target.name] = singular_values(evaluator.asked(node, target), evaluator.device)
+            delta = evaluator.asked(node, target)
+            spectra[target.name] = singular_values(delta, evaluator.device, target.stacked)
 
     each(look, list(node.targets.values()))
-    norms = {name: float(np.linalg.norm(values)) for name, values in spectra.items()}
-    largest = max(norms.values(), default=0.0)
-    plan = PrunePlan(norms=norms)
+    return spectra
+
+
+def plan_ranks(node: Node, evaluator: Evaluator, each: Each, fixed_bytes: int) -> PrunePlan:
+    """Decide from every module's singular values what is pruned and how a budget is shared.
+
+    Args:
+        node: the tree; its recipe holds the threshold and the policy.
+        evaluator: evaluates modules.
+        each: runs a function over targets, on any thread.
+        fixed_bytes: what the file holds beside its factors; part of a budget.
+    Raises:
+        RecipeError: the budget is too small.
+    """
+    spectra = measure_spectra(node, evaluator, each)
+    needed = wanted_together(node)
+    plan = PrunePlan(norms={name: float(np.linalg.norm(values)) for name, values in spectra.items()})
+    if node.recipe.prune > 0:
+        _prune(plan, node, spectra, needed)
+    if node.policy.kind == "budget":
+        _share(plan, node, spectra, needed, int(node.policy.value) - fixed_bytes)
+    return plan
+
+
+def _prune(plan: PrunePlan, node: Node, spectra: dict[str, np.ndarray], needed: set[str]) -> None:
+    largest = max(plan.norms.values(), default=0.0)
     lost = 0.0
     for name in sorted(spectra):
         target, values = node.targets[name], spectra[name]
         before = max(1, module_policy(node, target).choose(values, target.stacked))
         if module_policy(node, target).exact:
             before = min(target.stacked, target.out, target.columns)
-        if norms[name] < node.recipe.prune * largest:
-            plan.dropped.add(name)
+        if plan.norms[name] < node.recipe.prune * largest and name not in needed:
+            plan.dropped[name] = "pruned"
             plan.saved += before * (target.out + target.columns)
-            lost += norms[name] ** 2
+            lost += plan.norms[name] ** 2
             continue
         kept = min(before, max(1, int(np.count_nonzero(values >= node.recipe.prune * values[0]))))
         if kept < before:
@@ -85,6 +114,30 @@ def plan_prune(
             plan.saved += (before - kept) * (target.out + target.columns)
             lost += float(np.square(values[kept:before]).sum())
     plan.saved *= BYTES[node.recipe.precision]
-    total = sum(norm**2 for norm in norms.values())
+    total = sum(norm**2 for norm in plan.norms.values())
     plan.error = math.sqrt(lost / total) if total else 0.0
-    return plan
+    plan.pruned = True
+
+
+def _share(plan: PrunePlan, node: Node, spectra: dict[str, np.ndarray], needed: set[str], budget: int) -> None:
+    open_to_choice = {}
+    for name, values in spectra.items():
+        if name in plan.dropped:
+            continue
+        if plan.norms[name] == 0 and name not in needed:
+            plan.dropped[name] = "zero"
+            continue
+        target = node.targets[name]
+        most = min(plan.ranks.get(name, target.stacked), target.stacked)
+        if target.convolution and node.recipe.conv_rank is not None:
+            most = min(most, node.recipe.conv_rank)
+        held = max(1, int(np.count_nonzero(values > values[0] * 1e-12)))
+        open_to_choice[name] = values[: min(most, held)]
+    width = BYTES[node.recipe.precision]
+    least = dict.fromkeys(needed & set(open_to_choice), 1)
+    for name, rank in allot(open_to_choice, node.targets, budget, width, least).items():
+        if rank:
+            plan.ranks[name] = rank
+        else:
+            plan.ranks.pop(name, None)
+            plan.dropped[name] = "not worth its bytes in this budget"

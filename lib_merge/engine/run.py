@@ -4,16 +4,17 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 
 from lib_merge import metadata
-from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.adapters.source import LoraFile
 from lib_merge.compress import RankPolicy, compress
 from lib_merge.deltas import Delta, Dense, LowRank
 from lib_merge.engine import embeddings
@@ -28,8 +29,10 @@ from lib_merge.engine.encode import (
 )
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.fillers import fillers
+from lib_merge.engine.job import Job, check_target, pick_device
 from lib_merge.engine.plan import Node, Planner, Target, all_notes, stamped
-from lib_merge.engine.prune import PrunePlan, plan_prune
+from lib_merge.engine.prune import BYTES, PrunePlan, plan_ranks
+from lib_merge.engine.remarks import remarks
 from lib_merge.engine.report import Report, peak_rss_mb
 from lib_merge.engine.survey import survey
 from lib_merge.engine.threads import MAX_WORKERS, Clock, exact_numerics, in_order
@@ -41,47 +44,6 @@ from lib_merge.files.writer import StreamWriter, header_room
 from lib_merge.recipe import Recipe
 
 log = logging.getLogger("lib_merge")
-Progress = Callable[[str, int, int], None]
-
-
-@dataclass(slots=True)
-class Job:
-    """How a merge runs; nothing here changes the bytes.
-
-    device            "auto", "cpu", "cuda", "mps", … or a torch.device
-    progress          called with (stage, done, total)
-    cancelled         asked between modules
-    """
-
-    device: str | torch.device = "cpu"
-    overwrite: bool = False
-    drop_unsupported: bool = False
-    progress: Progress | None = None
-    cancelled: Callable[[], bool] = field(default=lambda: False)
-    side_car: bool = True
-    open_file: Callable[[Path], LoraFile] = open_lora
-
-    def tell(self, stage: str, done: int, total: int) -> None:
-        """Report progress."""
-        if self.progress is not None:
-            self.progress(stage, done, total)
-
-
-def pick_device(device: str | torch.device) -> torch.device:
-    """Return the torch device; "auto" is CUDA where there is one, else the CPU.
-
-    Raises:
-        OutputError: torch does not know the device or it is not there.
-    """
-    if device == "auto":
-        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    try:
-        found = torch.device(device)
-        torch.empty(1, device=found)
-    except (RuntimeError, AssertionError, NotImplementedError) as error:
-        message = f"the device {device} is not available here: {str(error).splitlines()[0]}"
-        raise OutputError(message) from error
-    return found
 
 
 def run(recipe: Recipe, target: Path, job: Job) -> Report:
@@ -97,7 +59,7 @@ def run(recipe: Recipe, target: Path, job: Job) -> Report:
         MergeError: one of its family; sources and an existing output are then untouched.
     """
     start = time.perf_counter()
-    _check_target(target, recipe, overwrite=job.overwrite)
+    check_target(target, recipe, overwrite=job.overwrite)
     device = pick_device(job.device)
     planner = Planner(job.open_file, drop_unsupported=job.drop_unsupported)
     try:
@@ -112,31 +74,6 @@ def run(recipe: Recipe, target: Path, job: Job) -> Report:
     return report
 
 
-def _check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    from lib_merge.files.names import check_output_name
-
-    check_output_name(target)
-    if not target.parent.is_dir():
-        message = f"the folder {target.parent.name or target.parent} does not exist."
-        raise OutputError(message)
-    for path in _all_paths(recipe):
-        with contextlib.suppress(OSError):
-            if target.exists() and path.samefile(target):
-                message = f"{target.name} is one of the sources; choose another output name."
-                raise OutputError(message)
-    if target.exists() and not overwrite:
-        message = f"{target.name} exists already; choose another name or allow overwriting."
-        raise OutputError(message)
-
-
-def _all_paths(recipe: Recipe) -> Iterator[Path]:
-    for source in recipe.sources:
-        if source.recipe is not None:
-            yield from _all_paths(source.recipe)
-        elif source.path is not None:
-            yield source.path
-
-
 class _Run:
     """State of one merge while it runs."""
 
@@ -149,12 +86,11 @@ class _Run:
         self.prune = PrunePlan()
         self.cuts: dict[str, float] = {}
         self.anew: set[str] = set()
+        self.spectra: dict[str, np.ndarray] = {}
 
     def execute(self) -> Report:
         self.survey()
-        everything = sorted([*self.node.targets.values(), *fillers(self.node)], key=lambda item: item.name)
-        keys = [key for item in everything for key in possible_keys(item)]
-        room = header_room([*keys, *embeddings.possible_keys(self.files)], _metadata_room(self.files))
+        everything, room = self.layout()
         final = self._attempt(everything, room)
         if final is None:
             # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead
@@ -164,6 +100,12 @@ class _Run:
             raise VerifyError(message)
         self._finish(final)
         return self.report
+
+    def layout(self) -> tuple[list[Target], int]:
+        """Return the modules in the order they are written, and the bytes kept free for the header."""
+        everything = sorted([*self.node.targets.values(), *fillers(self.node)], key=lambda item: item.name)
+        keys = [key for item in everything for key in possible_keys(item)]
+        return everything, header_room([*keys, *embeddings.possible_keys(self.files)], _metadata_room(self.files))
 
     def _attempt(self, everything: Sequence[Target], room: int) -> Path | None:
         """Write, prove and publish; None when modules were off target that can still be factored anew."""
@@ -192,9 +134,23 @@ class _Run:
                 self.job.tell("survey", done, len(items))
 
         survey(self.node, self.evaluator, each)
-        if self.node.recipe.prune > 0:
-            self.prune = plan_prune(self.node, self.evaluator, each)
-            self.report.pruned = self.prune.summary()
+        if self.node.recipe.prune > 0 or self.node.policy.kind == "budget":
+            self.prune = plan_ranks(self.node, self.evaluator, each, self._fixed_bytes())
+            if self.prune.pruned:
+                self.report.pruned = self.prune.summary()
+
+    def _fixed_bytes(self) -> int:
+        """Return the bytes of the file that are no factors of merged modules."""
+        everything, room = self.layout()
+        width = BYTES[self.node.recipe.precision]
+        numbers = sum(math.prod(shape) for _, _, shape in embeddings.possible_keys(self.files))
+        for item in everything:
+            numbers += 1  # alpha
+            if item.name in self.node.targets:
+                numbers += sum(value.numel() for value in self.evaluator.vectors(self.node, item).values())
+            else:
+                numbers += item.out + item.columns
+        return room + 16 + numbers * width  # the header's length and its padding
 
     def _write(self, writer: StreamWriter, items: Sequence[Target]) -> None:
         copying = self.node.method.space == "scalar" and self.node.policy.exact
@@ -223,7 +179,7 @@ class _Run:
         if not any(self.node.weights(item)):
             return Encoded(dropped="weight 0 in every source")
         if item.name in self.prune.dropped:
-            return Encoded(dropped="pruned", cut=self.prune.norms[item.name])
+            return Encoded(dropped=self.prune.dropped[item.name], cut=self.prune.norms[item.name])
         encoded = Encoded()
         if item.columns:
             encoded = self._matrix(item, self.evaluator.asked(self.node, item))
@@ -244,6 +200,7 @@ class _Run:
                 return encode_matrix(item, delta, self.dtype)
         with self.clock.time("compress"):
             done = compress(delta, replace_sum(policy, item), self.device)
+            self.spectra[item.name] = done.singular
             return encode_factors(item, done, self.dtype)
 
     def blame(self, item: Target, error: NumericsError) -> MergeError:
@@ -288,6 +245,7 @@ class _Run:
             **self.clock.seconds,
         }
         report.warnings.extend(all_notes(self.node, self.files))
+        report.warnings.extend(remarks(self.node, self.evaluator, report, self.spectra))
         for file in self.files:
             for name, why in file.left_out.items():
                 report.left_out[f"{file.name}: {name}"] = why

@@ -124,8 +124,8 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
         return math.sqrt(max(float(vector @ cosines @ vector), 0.0))
 
     size = length(shares)
-    if size < 1e-12:  # opposite directions: every point between is as good; stay with the first
-        return np.eye(len(shares))[0]
+    if size < 1e-12:  # opposite directions have no mean: the chord's middle, which is nothing
+        return np.zeros(len(shares))
     point = shares / size
     for _ in range(50):
         toward = np.clip(cosines @ point, -1.0, 1.0)
