@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Sequence
-from typing import NamedTuple
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -21,14 +21,43 @@ from lib_merge.deltas import Delta, Dense, LowRank
 NOISE = 1e-6
 # ‖K_B‖‖K_A‖ / ‖τ‖² of a source beyond which its Grams are not trusted: float64 keeps four digits of that
 ILL = 1e8
+# the same for the whole stack, beyond which float32 products are not used
+STEEP = 1e3
 
 
-class CoreSpace(NamedTuple):
-    """P Float64[out a], M Float64[source a b], Qᵀ Float64[b in]; the largest entry of every basis vector is positive."""
+@dataclass(frozen=True, slots=True)
+class CoreSpace:
+    """P = B·to_left and Qᵀ = to_right·A, kept as products: nothing of the deltas' size is made before it is needed.
 
-    left: Tensor
+    cores     Float64[source a b], Mᵢ
+    up        Float64[out R], B
+    down      Float64[R in], A
+    to_left   Float64[R a]
+    to_right  Float64[b R]
+    steep     the factors cancel so much that float32 products would show it
+    """
+
     cores: Tensor
-    rows: Tensor
+    up: Tensor
+    down: Tensor
+    to_left: Tensor
+    to_right: Tensor
+    steep: bool
+
+    def rows(self) -> Tensor:
+        """Return Qᵀ, Float64[b in]."""
+        return self.to_right @ self.down
+
+    def from_left(self, matrix: Tensor) -> Tensor:
+        """Return P·matrix, Float[out k]."""
+        return self._product(self.up, self.to_left @ matrix)
+
+    def to_rows(self, matrix: Tensor) -> Tensor:
+        """Return matrix·Qᵀ, Float[k in]."""
+        return self._product(matrix @ self.to_right, self.down)
+
+    def _product(self, left: Tensor, right: Tensor) -> Tensor:
+        return (left @ right).float() if self.steep else left.float() @ right.float()
 
 
 def core_space(deltas: Sequence[Delta]) -> CoreSpace:
@@ -42,11 +71,12 @@ def core_space(deltas: Sequence[Delta]) -> CoreSpace:
     to_right = _basis(gram_down, gram_up, blocks)
     if to_left is None or to_right is None:
         zero = torch.zeros(len(deltas), 1, 1, dtype=torch.float64)
-        return CoreSpace(up.new_zeros(up.shape[0], 1), zero, down.new_zeros(1, down.shape[1]))
-    left, rows = _upright(up @ to_left, to_left, 0), _upright(to_right.T @ down, to_right.T, 1)
-    (left, to_left), (rows, back) = left, rows
-    cores = [(to_left.T @ gram_up[:, part]) @ (gram_down[part] @ back.T) for part in blocks]
-    return CoreSpace(left, torch.stack(cores), rows)
+        return CoreSpace(zero, up, down, up.new_zeros(up.shape[1], 1), down.new_zeros(1, down.shape[0]), steep=False)
+    back = to_right.T
+    cores = torch.stack([(to_left.T @ gram_up[:, part]) @ (gram_down[part] @ to_right) for part in blocks])
+    size = float(torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down))
+    steep = size > STEEP * float(cores.square().sum())
+    return CoreSpace(cores, up, down, to_left, back, steep)
 
 
 def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
@@ -87,11 +117,3 @@ def _basis(own: Tensor, other: Tensor, blocks: Sequence[slice]) -> Tensor | None
         return None
     keep = int((values > NOISE**2 * values[0]).sum())
     return root @ (vectors[:, :keep] * values[:keep].rsqrt())
-
-
-def _upright(basis: Tensor, maker: Tensor, axis: int) -> tuple[Tensor, Tensor]:
-    """Flip basis vectors (columns for axis 0, rows for axis 1) so that their largest entry is positive."""
-    place = basis.abs().argmax(axis, keepdim=True)
-    sign = torch.sign(torch.gather(basis, axis, place))
-    sign = torch.where(sign == 0, 1.0, sign)
-    return basis * sign, maker * sign

@@ -87,13 +87,19 @@ def _term(term: Term, place: Tensor, dtype: torch.dtype) -> Tensor:
     return down if down.dtype == dtype else down.to(dtype)
 
 
-def _alpha(rank: int, dtype: torch.dtype) -> tuple[Tensor, float]:
-    """Return alpha = rank as it is saved, and what `up` must be multiplied with where the type cannot hold that number.
+def _lift(done: Compressed) -> float:
+    """Return the power of two that takes both factors' largest entries to 2⁻⁷, as far as an fp16 alpha can undo it."""
+    largest = min(float(done.up.abs().max()), float(done.down.abs().max()))
+    return 2.0 ** min(7, math.ceil(math.log2(_LOW / largest))) if 0 < largest < _LOW / 16 else 1.0
+
+
+def _alpha(rank: int, dtype: torch.dtype, lift: float = 1.0) -> tuple[Tensor, float]:
+    """Return alpha = rank/lift² as it is saved, and what `up` must be multiplied with where the type cannot hold it.
 
     bf16 has no 257 and fp16 no 2049: the loader's alpha/rank would then be off, so `up` takes the difference.
     """
-    alpha = torch.tensor(float(rank), dtype=dtype)
-    return alpha, rank / float(alpha)
+    alpha = torch.tensor(rank / lift**2, dtype=dtype)
+    return alpha, rank / lift**2 / float(alpha)
 
 
 def _balance(up: float, down: float) -> float:
@@ -102,9 +108,15 @@ def _balance(up: float, down: float) -> float:
 
 
 def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Encoded:
-    """Encode recomputed factors; √S sits on both, so that both use the precision's range well."""
-    alpha, correction = _alpha(done.rank, dtype)
-    up, down = (done.up if correction == 1.0 else done.up * correction).to("cpu", dtype), done.down.to("cpu", dtype)
+    """Encode recomputed factors; √S sits on both, so that both use the precision's range well.
+
+    A delta so faint that even √S leaves the normal numbers of fp16 (a model stock of strangers) is saved larger by a power
+    of two, and its alpha smaller by the same.
+    """
+    lift = _lift(done) if dtype == torch.float16 else 1.0
+    alpha, correction = _alpha(done.rank, dtype, lift)
+    up = (done.up if correction == lift == 1.0 else done.up * (correction * lift)).to("cpu", dtype)
+    down = (done.down if lift == 1.0 else done.down * lift).to("cpu", dtype)
     _check(up, target.name)
     _check(down, target.name)
     encoded = Encoded(done.rank, cut=done.cut, size=done.size)

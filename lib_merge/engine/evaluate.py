@@ -111,12 +111,13 @@ def _core(node: Node, target: Target, deltas: Sequence[Delta], seed: MaskSeed) -
     roles = tuple(source.role for source in node.recipe.sources)
     merged = node.method.function(CoreInput(weights, space.cores, space.rows, roles, uniform), **node.settings)
     if node.method.rows:
-        return LowRank(target.out, target.columns, (Term(1.0, space.left.float(), merged.float()),))
+        identity = torch.eye(merged.shape[0], dtype=torch.float64)
+        return LowRank(target.out, target.columns, (Term(1.0, space.from_left(identity), merged.float()),))
     # the merged core's own SVD: both factors carry √S, and a truncation has nothing left to do but to cut
     left, values, right = torch.linalg.svd(merged, full_matrices=False)
     root = values.sqrt()
-    up, down = space.left @ (left * root), (root[:, None] * right) @ space.rows
-    return LowRank(target.out, target.columns, (Term(1.0, up.float(), down.float()),))
+    up, down = space.from_left(left * root), space.to_rows(root[:, None] * right)
+    return LowRank(target.out, target.columns, (Term(1.0, up, down),))
 
 
 def _ratios(node: Node) -> tuple[float, ...]:

@@ -28,18 +28,18 @@ class CoreInput:
     """Input of a core method: τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ.
 
     P (out × a) and Q (in × b) are the singular bases of the stacked deltas, [τ₁ | τ₂ | …] and [τ₁; τ₂; …]; they depend on
-    the deltas alone, not on how these are factored. The largest entry of every basis vector is positive.
+    the deltas alone, up to signs, not on how these are factored; a method must not care for the signs.
 
     weights  wᵢ; already part of the cores
     cores    Float64[source a b], Mᵢ
-    rows     Float64[b in], Qᵀ
+    rows     () -> Float64[b in], Qᵀ
     roles    what the user called each source
     random   (source, count) -> Float64[count], uniform in [0, 1), the same for the same seed, source and module
     """
 
     weights: tuple[float, ...]
     cores: Tensor
-    rows: Tensor
+    rows: Callable[[], Tensor]
     roles: tuple[str | None, ...]
     random: Callable[[int, int], Tensor]
 

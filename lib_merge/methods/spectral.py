@@ -252,7 +252,7 @@ def column_balanced(given: CoreInput) -> Tensor:
 
     Returns Float[a in], rows in the basis P. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
     """
-    first, second = (core @ given.rows for core in given.cores)
+    first, second = (core @ given.rows() for core in given.cores)
     sizes = torch.linalg.vector_norm(first, dim=0) * torch.linalg.vector_norm(second, dim=0)
     floor = 1e-12 * float(sizes.max()) if sizes.numel() else 0.0
     cosine = torch.where(sizes > floor, (first * second).sum(0) / sizes.clamp_min(1e-300), 0.0)

@@ -30,7 +30,7 @@ def knots_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize:
         Float[a in], rows in the basis U.
     Source: arXiv:2410.19735, §4.
     """
-    blocks = given.cores @ given.rows
+    blocks = given.cores @ given.rows()
     trimmed = torch.stack([trim_smallest(block, trim_fraction) for block in blocks])
     return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
 
@@ -51,7 +51,7 @@ def knots_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
         Float[a in], rows in the basis U.
     Source: arXiv:2410.19735, §4.
     """
-    blocks = given.cores @ given.rows
+    blocks = given.cores @ given.rows()
     total = torch.zeros_like(blocks[0])
     for index, block in enumerate(blocks):
         keep = given.random(index, block.numel()).reshape(block.shape) >= drop_rate
