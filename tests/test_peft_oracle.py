@@ -27,6 +27,7 @@ def _tensors(deltas):
     return [torch.from_numpy(delta) for delta in deltas]
 
 
+@pytest.mark.filterwarnings("ignore::UserWarning")  # theirs, of a density of 1
 @pytest.mark.parametrize(("trim", "elect", "method"), [(0.25, "mass", "total"), (0.0, "count", "frequency")])
 def test_ties(deltas, trim, elect, method):
     ones = torch.ones(3, dtype=torch.float64)
