@@ -6,7 +6,8 @@
     {"IN04": 0.5}                      the same as an object
 
 A list may hold LoRA Block Weight's tokens: R (random 0…1), U (random −0.5…1.5), X, X+0.1, X-0.2 (the value of `x=`,
-which may follow the list after a blank; 1 without it). Random values are drawn once, here, and written as numbers.
+which may follow the list or a preset's name after a blank; 1 without it). Random values are drawn once, here, and
+written as numbers.
 """
 
 from __future__ import annotations
@@ -18,15 +19,24 @@ from collections.abc import Mapping, Sequence
 
 from lib_merge.adapters.blocks import BLOCKS, expand_block_list
 from lib_merge.errors import RecipeError
-from lib_merge.presets import find_preset, preset_names
+from lib_merge.presets import PresetStore, find_preset, preset_names
+from lib_merge.presets.elements import parse_rule
+from lib_merge.presets.shipped import is_shipped
+from lib_merge.presets.tokens import draw_weight, parse_weight
 from lib_merge.recipe import Blocks, ElementRule
 
 _X = re.compile(r"^(?P<body>.*?)\s+x\s*=\s*(?P<x>[-+.\deE]+)\s*$", re.DOTALL)
-_TOKEN = re.compile(r"^(?P<letter>[RUX])(?P<offset>[-+]?[.\d]+(?:[eE][-+]?\d+)?)?$")
+_PAIR = re.compile(r"\s*[A-Za-z]+\d*(?:-[A-Za-z]+\d*)?(?:\s+[A-Za-z]+\d*(?:-[A-Za-z]+\d*)?)*\s*=\s*[-+.\deE]+\s*")
 
 
 def resolve_blocks(
-    spec: Blocks, family: str, present: Sequence[str], draw: random.Random, where: str
+    spec: Blocks,
+    family: str,
+    present: Sequence[str],
+    draw: random.Random,
+    where: str,
+    *,
+    store: PresetStore | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Turn a block specification into numbers.
 
@@ -36,6 +46,7 @@ def resolve_blocks(
         present: the blocks found in the source, for families without a table.
         draw: source of the random tokens.
         where: the source's name, for messages.
+        store: the user's presets, known by name beside the shipped ones.
     Returns:
         ({block: weight}, notes for the report). Blocks missing from the mapping weigh 1.
     Raises:
@@ -48,21 +59,49 @@ def resolve_blocks(
         return {_block(name, known, where): _number(value, where) for name, value in spec.items()}, []
     if not isinstance(spec, str):
         return _from_list([str(value) for value in spec], 1.0, (family, present), draw, where)
+    return _from_text(spec, (family, present), draw, where, store)
+
+
+def _from_text(
+    spec: str, base: tuple[str, Sequence[str]], draw: random.Random, where: str, store: PresetStore | None
+) -> tuple[dict[str, float], list[str]]:
+    """Read a text; `base` is (family, blocks present in the source)."""
+    family = base[0]
+    known = tuple(BLOCKS.get(family, ())) or tuple(base[1])
     match = _X.match(spec)
-    text, x = (match["body"], _number(match["x"], where)) if match else (spec, 1.0)
+    text = match["body"] if match else spec
+    if not _is_notation(text):
+        for name in (spec, text):  # a name may look like anything, "x=" at its end included
+            preset = find_preset(name, family, known, store)
+            if preset is not None:
+                said = _forgotten(name, family, store, where)
+                if isinstance(preset, dict):
+                    return preset, said
+                x = _number(match["x"], where) if match and name is text else 1.0
+                weights, notes = _from_list([str(weight) for weight in preset], x, base, draw, where)
+                return weights, said + notes
+    x = _number(match["x"], where) if match else 1.0
     if "=" in text:
         return _from_pairs(text, known, where), []
-    preset = find_preset(text, family, known)
-    if isinstance(preset, dict):
-        return preset, []
-    if preset is not None:
-        return _from_list([str(value) for value in preset], x, (family, present), draw, where)
     values = [value.strip() for value in text.replace(";", ",").split(",")]
     if len(values) == 1 and not _is_value(values[0]):
-        names = ", ".join(preset_names(family))
+        names = ", ".join(preset_names(family, store))
         message = f"{where}: there is no block preset {text.strip()!r} for {family}; presets: {names}."
         raise RecipeError(message)
-    return _from_list(values, x, (family, present), draw, where)
+    return _from_list(values, x, base, draw, where)
+
+
+def _is_notation(text: str) -> bool:
+    """Tell whether a text is a list of several values or of `BLOCK=NUMBER`, which no name is taken for."""
+    parts = re.split(r"[,;]", text)
+    return (len(parts) > 1 and all(_is_value(part.strip()) for part in parts)) or all(map(_PAIR.fullmatch, parts))
+
+
+def _forgotten(name: str, family: str, store: PresetStore | None, where: str) -> list[str]:
+    preset = store.get(name, family) if store is not None and not is_shipped(name) else None
+    if preset is None or not preset.elements:
+        return []
+    return [f"{where}: the element rules of the preset {preset.name} are not block weights; add them as element rules"]
 
 
 def _from_pairs(text: str, known: Sequence[str], where: str) -> dict[str, float]:
@@ -112,21 +151,15 @@ def _from_list(
 
 
 def _token(value: str, x: float, draw: random.Random, where: str) -> tuple[float, bool]:
-    match = _TOKEN.match(value.strip().replace(" ", ""))
-    if match is None:
-        return _number(value, where), False
-    if match["letter"] == "X":
-        return x + (float(match["offset"]) if match["offset"] and match["offset"][0] in "+-" else 0.0), False
-    if match["letter"] == "R":
-        return round(draw.random(), 3), True
-    return round(draw.random() * 2.0 - 0.5, 3), True
+    token = parse_weight(value)
+    return draw_weight(token, x, draw) if isinstance(token, str) else (_number(value, where), False)
 
 
 def _is_value(text: str) -> bool:
     try:
         float(text)
     except ValueError:
-        return _TOKEN.match(text) is not None
+        return parse_weight(text) is not None
     return True
 
 
@@ -188,9 +221,5 @@ def parse_elements(text: str) -> tuple[ElementRule, ...]:
     for item in re.split(r"[,\n]", text):
         if not item.strip():
             continue
-        parts = item.split(":")
-        if len(parts) != 3:
-            message = f"element rule {item.strip()!r} is not blocks:elements:ratio."
-            raise RecipeError(message)
-        rules.append(ElementRule(parts[0].strip(), parts[1].strip(), _number(parts[2], "element rule")))
+        rules.append(parse_rule(item))
     return tuple(rules)

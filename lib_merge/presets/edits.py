@@ -1,0 +1,83 @@
+"""Changes to a tuple of presets, as values: no file, no lock."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+
+from lib_merge.adapters.blocks import BLOCKS, expand_block_list
+from lib_merge.errors import RecipeError
+from lib_merge.presets.model import ANY, Preset, check_preset, fits, name_key, shown
+from lib_merge.presets.shipped import shipped_weights
+from lib_merge.presets.storefile import free_name
+from lib_merge.presets.tokens import Weight
+
+
+def same(one: Preset, other: Preset) -> bool:
+    """Tell whether two presets stand at the same place: one name, one family."""
+    return name_key(one.name) == name_key(other.name) and one.family == other.family
+
+
+def best(presets: Iterable[Preset], name: str, family: str | None) -> Preset | None:
+    """Return the preset of that name for `family`, else for one with the same blocks, else for any, else None."""
+    key = name_key(name)
+    found = [item for item in presets if name_key(item.name) == key and (family is None or fits(item, family))]
+    return min(found, key=lambda item: (item.family != family, item.family == ANY), default=None)
+
+
+def with_saved(presets: tuple[Preset, ...], new: Preset) -> tuple[Preset, ...]:
+    """Return the presets with `new` in its place, or at the end; its spelling of the name holds for all families."""
+    key = name_key(new.name)
+    renamed = [replace(item, name=new.name) if name_key(item.name) == key else item for item in presets]
+    if any(same(item, new) for item in renamed):
+        return tuple(new if same(item, new) else item for item in renamed)
+    return (*renamed, new)
+
+
+def added(presets: tuple[Preset, ...], preset: Preset, said: list[str]) -> tuple[Preset, ...]:
+    """Return the presets with one more, under the next free name; `said` gets a sentence on what was done.
+
+    Raises:
+        RecipeError: the preset cannot be.
+    """
+    wished = preset.name.strip()
+    if _comes_with_us(preset):
+        said.append(f"{shown(wished)} comes with this program already.")
+        return presets
+    clean = check_preset(replace(preset, name=free_name(wished, ())))
+    series = re.compile(rf"{re.escape(name_key(wished))}(?: [0-9]+)?")
+    for item in presets:
+        content = (item.family, item.weights, item.elements)
+        if content == (clean.family, clean.weights, clean.elements) and series.fullmatch(name_key(item.name)):
+            said.append(f"{shown(wished)} is there already.")
+            return presets
+    clean = replace(clean, name=free_name(wished, {name_key(i.name) for i in presets if i.family == clean.family}))
+    taken = "" if clean.name == wished else f" as {shown(clean.name)}: the name was taken"
+    said.append(f"{shown(wished)} was added{taken}.")
+    return with_saved(presets, clean)
+
+
+def missing(name: str) -> RecipeError:
+    """Return the error for a name that no preset has."""
+    return RecipeError(f"there is no preset {shown(name)}.")
+
+
+def _comes_with_us(preset: Preset) -> bool:
+    blocks = BLOCKS.get(preset.family, ())
+    ours = shipped_weights(preset.name, preset.family, blocks)
+    if ours is None or preset.elements or not blocks:
+        return False
+    return _by_block(ours, preset.family) == _by_block(preset.weights, preset.family)
+
+
+def _by_block(weights: Mapping[str, float] | Iterable[Weight], family: str) -> dict[str, float] | None:
+    if isinstance(weights, Mapping):
+        return {block: float(weights.get(block, 1.0)) for block in BLOCKS[family]}
+    values = list(weights)
+    if any(isinstance(value, str) for value in values):
+        return None
+    try:
+        return expand_block_list([float(value) for value in values], family)[0]
+    except RecipeError:
+        return None
