@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 
@@ -35,27 +36,42 @@ def with_saved(presets: tuple[Preset, ...], new: Preset) -> tuple[Preset, ...]:
     return (*renamed, new)
 
 
-def added(presets: tuple[Preset, ...], preset: Preset, said: list[str]) -> tuple[Preset, ...]:
-    """Return the presets with one more, under the next free name; `said` gets a sentence on what was done.
+def with_added(presets: tuple[Preset, ...], wanted: Iterable[Preset], said: list[str]) -> tuple[Preset, ...]:
+    """Return the presets with those of `wanted` that are new, under free names; `said` gets a sentence on each.
 
     Raises:
-        RecipeError: the preset cannot be.
+        RecipeError: one of them cannot be.
     """
-    wished = preset.name.strip()
-    if _comes_with_us(preset):
-        said.append(f"{shown(wished)} comes with this program already.")
-        return presets
-    clean = check_preset(replace(preset, name=free_name(wished, ())))
-    series = re.compile(rf"{re.escape(name_key(wished))}(?: [0-9]+)?")
-    for item in presets:
-        content = (item.family, item.weights, item.elements)
-        if content == (clean.family, clean.weights, clean.elements) and series.fullmatch(name_key(item.name)):
+    kept = list(presets)
+    spelled = {name_key(item.name): item.name for item in kept}
+    taken: defaultdict[str, set[str]] = defaultdict(set)
+    known: dict[tuple[object, ...], list[str]] = {}
+    for item in kept:
+        taken[item.family].add(name_key(item.name))
+        known.setdefault(_content(item), []).append(name_key(item.name))
+    for preset in wanted:
+        wished = preset.name.strip()
+        if _comes_with_us(preset):
+            said.append(f"{shown(wished)} comes with this program already.")
+            continue
+        clean = check_preset(replace(preset, name=free_name(wished, ())))
+        series = re.compile(rf"{re.escape(name_key(wished))}(?: [0-9]+)?")
+        if any(series.fullmatch(key) for key in known.get(_content(clean), ())):
             said.append(f"{shown(wished)} is there already.")
-            return presets
-    clean = replace(clean, name=free_name(wished, {name_key(i.name) for i in presets if i.family == clean.family}))
-    taken = "" if clean.name == wished else f" as {shown(clean.name)}: the name was taken"
-    said.append(f"{shown(wished)} was added{taken}.")
-    return with_saved(presets, clean)
+            continue
+        name = free_name(wished, taken[clean.family])
+        note = "" if name == wished else f" as {shown(name)}: the name was taken"
+        said.append(f"{shown(wished)} was added{note}.")
+        clean = replace(clean, name=spelled.setdefault(name_key(name), name))
+        taken[clean.family].add(name_key(name))
+        known.setdefault(_content(clean), []).append(name_key(name))
+        kept.append(clean)
+    return tuple(kept)
+
+
+def _content(preset: Preset) -> tuple[object, ...]:
+    weights = preset.weights
+    return preset.family, weights if isinstance(weights, tuple) else tuple(sorted(weights.items())), preset.elements
 
 
 def missing(name: str) -> RecipeError:

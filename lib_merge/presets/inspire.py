@@ -23,6 +23,7 @@ _FLUX_LENGTHS = range(12, 1 + _DOUBLE + _SINGLE + 1)
 # list length -> (the length it becomes, how many input blocks)
 _THREE_MIDDLES = {27: (26, 11), 21: (20, 8)}
 _FAMILIES = (("SDXL", "SDXL"), ("SD", "SD1"), ("FLUX", "Flux"))
+_ALL = 9999
 _SPEC = re.compile(r"(default|base|in|out|mid|double|single)(?:([0-9]{1,3})(?:-([0-9]{1,3}))?)?=(.+)")
 
 
@@ -36,8 +37,7 @@ def read_inspire(number: int, name: str, values: str, family: str | None, out: C
     notes: list[str] = []
     try:
         if values.startswith("%"):
-            weights = _spec(values[1:], meant, notes)
-            out.keep(number, Preset(name, meant or "", weights), *notes)
+            out.keep(number, _spec(name, values[1:], meant, notes), *notes)
             return
         _refuse_parts(values, name)
         weights = _arrange(read_weights(_letters(values, notes), name, notes), name, meant, notes)
@@ -104,7 +104,7 @@ def _unet(weights: tuple[Weight, ...], notes: list[str]) -> tuple[Weight, ...]:
     return (base, 0.0, *ins, middle[1], *outs)
 
 
-def _spec(text: str, family: str | None, notes: list[str]) -> dict[str, float]:
+def _spec(name: str, text: str, family: str | None, notes: list[str]) -> Preset:
     """Read `default=1,base=1,in1-4=.5`."""
     items = [_item(part) for part in text.split(",") if part.strip()]
     if family is None and any(kind in ("double", "single") for kind, *_ in items):
@@ -119,13 +119,15 @@ def _spec(text: str, family: str | None, notes: list[str]) -> dict[str, float]:
         if kind == "default":
             continue
         places = orders.get(kind, ())[max(first - 1, 0) : last]
+        if last == _ALL and kind in ("in", "out"):  # those that the count leaves out too
+            places = tuple(block for block in weights if re.fullmatch(rf"{kind.upper()}\d\d", block))
         weights.update({block: value for block in places if block})
         if places and not any(places):
             notes.append(f"{kind}{first} has no place of its own here; M00 follows mid2.")
     if family in ("SD1", "SD2", "SDXL"):
         notes.append("Blocks were counted as in a LoRA that has " + ("all." if "IN01" in orders["in"] and "IN03" in
                      orders["in"] else "attention only."))  # fmt: skip
-    return weights
+    return Preset(name, family, weights)
 
 
 def _item(part: str) -> tuple[str, int, int, float]:
@@ -135,7 +137,7 @@ def _item(part: str) -> tuple[str, int, int, float]:
         message = f"{shown(part.strip())} is not block=number, as in in1-4=0.5."
         raise RecipeError(message)
     first = int(match[2] or 1)
-    return match[1], first, int(match[3] or match[2] or 999), value
+    return match[1], first, int(match[3] or match[2] or _ALL), value
 
 
 def _orders(family: str, items: Sequence[tuple[str, int, int, float]]) -> dict[str, tuple[str, ...]]:
@@ -156,6 +158,6 @@ def _orders(family: str, items: Sequence[tuple[str, int, int, float]]) -> dict[s
             "in": tuple(block for block in blocks if block.startswith("IN")),
             "out": tuple(block for block in blocks if block.startswith("OUT")),
         }
-        if all(last in (999, 0) or last <= len(orders.get(kind, ())) for kind, _, last, _ in items):
+        if all(last in (_ALL, 0) or last <= len(orders.get(kind, ())) for kind, _, last, _ in items):
             break
     return orders

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field, replace
 
 from lib_merge.adapters.blocks import BLOCKS
 from lib_merge.errors import RecipeError
-from lib_merge.presets.model import Preset, check_preset, name_key, shown
+from lib_merge.presets.model import ANY, Preset, check_preset, name_key, shown
 from lib_merge.presets.shipped import is_shipped
 
 READ, SKIPPED, REFUSED = "read", "skipped", "refused"
@@ -75,7 +75,9 @@ def sentence(text: str) -> str:
 
 def _describe(preset: Preset) -> str:
     families = [family for family in BLOCKS if BLOCKS[family] == BLOCKS.get(preset.family)] or [preset.family]
-    where = f"for {' and '.join(families)}" if preset.family in BLOCKS else "for any family"
+    where = f"for {' and '.join(families)}"
+    if preset.family == ANY:
+        where = f"for every family{' with these blocks' if any(rule.blocks for rule in preset.elements) else ''}"
     what = []
     if preset.weights:
         what.append(f"{len(preset.weights)} weights")

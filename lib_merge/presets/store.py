@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.presets.edits import added, best, missing, same, with_saved
+from lib_merge.presets.edits import best, missing, same, with_added, with_saved
 from lib_merge.presets.lock import held
 from lib_merge.presets.model import Preset, check_name, check_preset, name_key, shown
 from lib_merge.presets.storefile import Content, dump, parse, read, set_aside, signature, write, write_error
@@ -136,9 +136,7 @@ class PresetStore:
 
         def edit(kept: tuple[Preset, ...]) -> tuple[Preset, ...]:
             said.clear()
-            for preset in wanted:
-                kept = added(kept, preset, said)
-            return kept
+            return with_added(kept, wanted, said)
 
         self._change(edit)
         return said
@@ -163,15 +161,14 @@ class PresetStore:
                     write(path, dump(edit(content.presets)))
                     self._seen = None
             except (OSError, RuntimeError) as error:
-                cause = error if isinstance(error, OSError) else OSError(str(error))
-                raise write_error(cause, self.path) from error
+                raise _sentence(error, self.path) from error
 
     def _load(self) -> Content:
         with self._guard:
             try:
                 return self._read(self.path.resolve(), locked=False)
             except (OutputError, OSError, RuntimeError) as error:
-                self._warn(str(error))
+                self._warn(str(_sentence(error, self.path)))
                 self._seen = signature(self.path)  # not tried again before it changes
                 return self._content
 
@@ -194,10 +191,14 @@ class PresetStore:
 
     def _mend_locked(self, path: Path, content: Content) -> Content:
         self._content = content  # what is shown when the file cannot be mended
-        with held(path, self.timeout):
-            data = read(path)
-            again = Content() if data is None else parse(data, path.name)
-            return self._mend(path, again) if again.damage else again
+        try:
+            with held(path, self.timeout):
+                data = read(path)
+                again = Content() if data is None else parse(data, path.name)
+                return self._mend(path, again) if again.damage else again
+        except OSError as error:
+            message = f"{path.name} {content.damage} and cannot be set aside: {error.strerror or error}."
+            raise OutputError(message) from error
 
     def _mend(self, path: Path, content: Content) -> Content:
         aside = set_aside(path)
@@ -210,3 +211,9 @@ class PresetStore:
     def _warn(self, sentence: str) -> None:
         if sentence not in self._warnings:
             self._warnings.append(sentence)
+
+
+def _sentence(error: Exception, path: Path) -> OutputError:
+    if isinstance(error, OutputError):
+        return error
+    return write_error(error if isinstance(error, OSError) else OSError(str(error)), path)
