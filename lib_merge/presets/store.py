@@ -182,7 +182,7 @@ class PresetStore:
             time.sleep(_SETTLE)
             if signature(path) != seen:
                 return self._read(path, locked=locked)
-            content = self._mend(path, content) if locked else self._mend_locked(path, content)
+            content = self._mend(path, content, data) if locked else self._mend_locked(path, content)
             seen = None  # whatever stands there now is read again
         for note in content.notes:
             self._warn(note)
@@ -195,13 +195,14 @@ class PresetStore:
             with held(path, self.timeout):
                 data = read(path)
                 again = Content() if data is None else parse(data, path.name)
-                return self._mend(path, again) if again.damage else again
+                return self._mend(path, again, data) if again.damage else again
         except OSError as error:
             message = f"{path.name} {content.damage} and cannot be set aside: {error.strerror or error}."
             raise OutputError(message) from error
 
-    def _mend(self, path: Path, content: Content) -> Content:
-        aside = set_aside(path)
+    def _mend(self, path: Path, content: Content, data: bytes | None) -> Content:
+        """Set a broken file aside; what could be read of it takes its place in one step."""
+        aside = set_aside(path, data if content.presets else None)
         kept = len({name_key(preset.name) for preset in content.presets})
         self._warn(f"{path.name} {content.damage}; it was kept as {aside.name}, and {kept} presets could be read.")
         if content.presets:

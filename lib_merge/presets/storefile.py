@@ -193,17 +193,24 @@ def write_error(error: OSError, path: Path) -> OutputError:
     return OutputError(f"{path.name} cannot be written: {error.strerror or error}.")
 
 
-def set_aside(path: Path) -> Path:
-    """Rename a broken file to `name.broken-1.json`, or the next free number, and return the new path.
+def set_aside(path: Path, copy: bytes | None = None) -> Path:
+    """Keep a broken file as `name.broken-1.json`, or the next free number, and return that path.
 
+    Args:
+        path: the file, which is renamed.
+        copy: its bytes, when it is going to be replaced and must not be missing meanwhile: they are copied instead.
     Raises:
-        OutputError: it cannot be renamed.
+        OutputError: it can be neither renamed nor copied.
     """
     number = 1
     while True:
         aside = path.with_name(f"{path.stem}.broken-{number}{path.suffix}")
         try:
-            _patiently(lambda aside=aside: rename_new(path, aside))
+            if copy is None:
+                _patiently(lambda aside=aside: rename_new(path, aside))
+            else:
+                with aside.open("xb") as file:
+                    file.write(copy)
         except FileExistsError:
             number += 1
             continue
