@@ -1,0 +1,124 @@
+"use strict";
+
+/* Elements and the bridge to Python. Text goes into the page as text nodes only, so that nothing in a file's name or
+   metadata can become markup. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+
+    space.root = () => {
+        const page = typeof gradioApp === "function" ? gradioApp() : document;
+        return page.querySelector("#lora_merge_root") || document.getElementById("lora_merge_root");
+    };
+
+    space.page = () => (typeof gradioApp === "function" ? gradioApp() : document);
+
+    /* el("button", {class: "x", onclick: f, "aria-label": "…"}, "text", child) */
+    space.el = (tag, attributes, ...children) => {
+        const node = document.createElement(tag);
+        for (const [name, value] of Object.entries(attributes || {})) {
+            if (value === undefined || value === null || value === false) continue;
+            if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
+            else if (name === "value" || name === "checked" || name === "disabled" || name === "selected") node[name] = value;
+            else if (name === "style") node.style.cssText = value;
+            else node.setAttribute(name, value === true ? "" : String(value));
+        }
+        node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+        return node;
+    };
+
+    space.button = (text, onclick, attributes) =>
+        space.el("button", { type: "button", class: "lm-button", onclick, ...attributes }, text);
+
+    space.select = (options, value, onchange, attributes) => {
+        const node = space.el("select", { onchange: () => onchange(node.value), ...attributes });
+        space.fill(node, options, value);
+        return node;
+    };
+
+    /* options: [value, text] pairs, or {label, options} groups */
+    space.fill = (node, options, value) => {
+        const make = ([key, text]) => space.el("option", { value: key }, text);
+        node.replaceChildren(
+            ...options.map((option) =>
+                Array.isArray(option)
+                    ? make(option)
+                    : space.el("optgroup", { label: option.label }, ...option.options.map(make)),
+            ),
+        );
+        node.value = value;
+    };
+
+    space.megabytes = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
+    space.percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
+    space.number = (value) => String(Math.round(value * 1000) / 1000);
+    space.colours = ["#0ea5e9", "#ec4899", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#14b8a6", "#a3a30b"];
+    space.colour = (index) => space.colours[index % space.colours.length];
+    space.letter = (index) => String.fromCharCode(65 + (index % 26));
+
+    space.later = (work, wait) => {
+        let timer = 0;
+        return (...given) => {
+            clearTimeout(timer);
+            timer = setTimeout(() => work(...given), wait);
+        };
+    };
+
+    /* One request at a time through the hidden gradio button; replies are told apart by their number. */
+    class Bridge {
+        constructor() {
+            this.count = 0;
+            this.queue = [];
+            this.current = null;
+        }
+
+        ask(op, fields) {
+            return new Promise((resolve, reject) => {
+                this.queue.push({ message: { id: ++this.count, op, ...fields }, resolve, reject });
+                this.next();
+            });
+        }
+
+        next() {
+            if (this.current || !this.queue.length) return;
+            this.current = this.queue.shift();
+            this.current.timer = setTimeout(() => this.fail("the server did not answer in time"), 120000);
+            const send = space.page().querySelector("#lora_merge_send");
+            if (send) send.click();
+            else this.fail("the page is not complete; reload it");
+        }
+
+        /* gradio calls this for the text to send */
+        take() {
+            return this.current ? JSON.stringify(this.current.message) : "{}";
+        }
+
+        /* and this with the reply */
+        tell(text) {
+            let reply = null;
+            try {
+                reply = JSON.parse(text);
+            } catch {
+                return;
+            }
+            if (!this.current || reply.id !== this.current.message.id) return;
+            const { resolve, reject, timer } = this.current;
+            clearTimeout(timer);
+            this.current = null;
+            if (reply.ok) resolve(reply);
+            else reject(new Error(reply.error || "something went wrong"));
+            this.next();
+        }
+
+        fail(sentence) {
+            const waiting = this.current;
+            this.current = null;
+            if (waiting) {
+                clearTimeout(waiting.timer);
+                waiting.reject(new Error(sentence));
+            }
+            this.next();
+        }
+    }
+
+    space.bridge = new Bridge();
+})();

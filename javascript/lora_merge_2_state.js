@@ -1,0 +1,128 @@
+"use strict";
+
+/* What the person has set up. It lives in this browser, survives reloads, and every change can be undone. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const KEY = "lora-merge-state-1";
+    const MOST = 100;
+
+    class State {
+        constructor(settings) {
+            this.settings = settings;
+            this.listeners = [];
+            this.past = [];
+            this.future = [];
+            this.data = this.load() || this.fresh();
+            this.before = JSON.stringify(this.data);
+            this.note = space.later(() => this.remember(), 350);
+        }
+
+        fresh() {
+            return {
+                version: 1,
+                next: 3,
+                sources: [this.row(1), this.row(2)],
+                groups: {},
+                method: "weighted_sum",
+                knobs: {},
+                rank: { mode: "auto", value: null },
+                conv_rank: null,
+                prune: 0,
+                precision: this.settings.precision,
+                seed: 0,
+                output: { template: this.settings.template, folder: this.settings.folder, overwrite: false, triggers: null, notes: "", based_on: "" },
+            };
+        }
+
+        row(id, fields) {
+            return { id, key: "", name: "", ratio: 0.5, te: null, on: true, group: "", role: "", blocks: {}, ...fields };
+        }
+
+        load() {
+            try {
+                const found = JSON.parse(localStorage.getItem(KEY));
+                return found && found.version === 1 && Array.isArray(found.sources) ? { ...this.fresh(), ...found } : null;
+            } catch {
+                return null;
+            }
+        }
+
+        store() {
+            try {
+                localStorage.setItem(KEY, JSON.stringify(this.data));
+            } catch {
+                /* private windows keep nothing; the tab works all the same */
+            }
+        }
+
+        listen(work) {
+            this.listeners.push(work);
+        }
+
+        /* what: "rows" (another structure) or "value" (the same controls, other numbers) */
+        changed(what, origin) {
+            this.store();
+            this.note();
+            for (const work of this.listeners) work(what, origin);
+        }
+
+        remember() {
+            const now = JSON.stringify(this.data);
+            if (now === this.before) return;
+            this.past.push(this.before);
+            if (this.past.length > MOST) this.past.shift();
+            this.before = now;
+            this.future = [];
+        }
+
+        undo() {
+            this.remember();
+            if (this.past.length) this.go(this.past, this.future);
+        }
+
+        redo() {
+            if (this.future.length) this.go(this.future, this.past);
+        }
+
+        go(from, to) {
+            to.push(this.before);
+            this.before = from.pop();
+            this.data = JSON.parse(this.before);
+            this.store();
+            for (const work of this.listeners) work("rows");
+        }
+
+        replace(fields) {
+            Object.assign(this.data, fields);
+            this.changed("rows");
+        }
+
+        add(fields) {
+            const row = this.row(this.data.next++, fields);
+            this.data.sources.push(row);
+            this.changed("rows");
+            return row;
+        }
+
+        remove(row) {
+            this.data.sources = this.data.sources.filter((other) => other !== row);
+            this.changed("rows");
+        }
+
+        move(row, step) {
+            const rows = this.data.sources;
+            const from = rows.indexOf(row);
+            const to = from + step;
+            if (to < 0 || to >= rows.length) return;
+            rows.splice(from, 1);
+            rows.splice(to, 0, row);
+            this.changed("rows");
+        }
+
+        used() {
+            return this.data.sources.filter((row) => row.on && row.key);
+        }
+    }
+
+    space.State = State;
+})();

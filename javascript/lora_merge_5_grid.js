@@ -1,0 +1,347 @@
+"use strict";
+
+/* Block weights: a row for each source, a column for each block. One tab stop per row; arrows move and adjust. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const { el, button } = space;
+    const STEP = 0.05;
+    const round = (value) => Math.round(Math.max(-10, Math.min(10, value)) * 1000) / 1000;
+
+    class Grid {
+        constructor(app) {
+            this.app = app;
+            this.at = null;
+            this.clipboard = null;
+            this.note = el("span", { class: "lm-dim" });
+            this.table = el("div", { class: "lm-grid", role: "grid", "aria-label": "Block weights", "aria-describedby": "lora_merge_grid_help" });
+            this.texts = el("div", { class: "lm-lists" });
+            this.box = el(
+                "section",
+                { class: "lm-card", "aria-label": "Block weights" },
+                el("div", { class: "lm-line" },
+                    el("h3", {}, "Block weights"),
+                    el("span", { class: "lm-dim", id: "lora_merge_grid_help" }, "drag paints · ↑↓ adjust · ←→ move, with Shift select · type or double-click for a number"),
+                    el("span", { class: "lm-grow" }), this.note,
+                    button("↶", () => app.state.undo(), { title: "Undo (Ctrl+Z)", "aria-label": "Undo" }),
+                    button("↷", () => app.state.redo(), { title: "Redo (Ctrl+Y)", "aria-label": "Redo" })),
+                this.table,
+                this.texts,
+            );
+            this.table.addEventListener("pointerdown", (event) => this.grab(event));
+            this.table.addEventListener("keydown", (event) => this.key(event));
+            this.table.addEventListener("dblclick", (event) => this.cell(event.target) && this.edit(this.cell(event.target)));
+            this.table.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
+            app.state.listen((what) => (what === "rows" ? this.render() : this.update()));
+            this.render();
+        }
+
+        rows() {
+            return this.app.state.data.sources.filter((row) => row.key && this.app.item(row.key));
+        }
+
+        blocks() {
+            const family = this.app.family();
+            const table = this.app.known.families[family];
+            if (table) return table.blocks;
+            return [...new Set(this.rows().flatMap((row) => this.app.item(row.key).blocks || []))];
+        }
+
+        render() {
+            const rows = this.rows();
+            const blocks = this.blocks();
+            this.cells = [];
+            this.columns = blocks;
+            this.box.classList.toggle("lm-empty", !rows.length || !blocks.length);
+            if (!rows.length || !blocks.length) {
+                this.table.replaceChildren(el("p", { class: "lm-dim" }, rows.length ? "The blocks show as soon as the header is read." : "Pick a LoRA to see its blocks."));
+                this.texts.replaceChildren();
+                return;
+            }
+            const wide = blocks.length > 30;
+            this.table.style.gridTemplateColumns = `auto repeat(${blocks.length}, minmax(${wide ? 20 : 26}px, 1fr))`;
+            this.table.classList.toggle("lm-wide", wide);
+            const head = el("div", { role: "row", class: "lm-contents" }, el("span", { role: "columnheader", class: "lm-corner" }), ...blocks.map((block) => el("span", { role: "columnheader", class: "lm-column", title: this.hint(block) }, block)));
+            const lines = rows.map((row, line) => {
+                const index = this.app.state.data.sources.indexOf(row);
+                const present = new Set(this.app.item(row.key).blocks || blocks);
+                const cells = blocks.map((block, column) => {
+                    const absent = !present.has(block);
+                    const cell = el("div", { class: `lm-cell${absent ? " lm-absent" : ""}`, role: "gridcell", tabindex: column === 0 ? 0 : -1, "aria-disabled": absent, style: `--lm-colour:${space.colour(index)}` });
+                    Object.assign(cell, { lmRow: row, lmBlock: block, lmLine: line, lmColumn: column, lmAbsent: absent });
+                    return cell;
+                });
+                this.cells.push(cells);
+                return el("div", { role: "row", class: "lm-contents" }, el("span", { role: "rowheader", class: "lm-letter", style: `--lm-colour:${space.colour(index)}` }, space.letter(index)), ...cells);
+            });
+            this.table.replaceChildren(head, ...lines);
+            this.renderTexts(rows);
+            this.update();
+            this.measure();
+        }
+
+        hint(block) {
+            const hints = this.app.known.hints;
+            return `${block}: ${hints[block] || hints[block.replace(/\d+$/, "")] || "a part of the model"}`;
+        }
+
+        renderTexts(rows) {
+            const family = this.app.family();
+            this.fields = rows.map((row) => {
+                const index = this.app.state.data.sources.indexOf(row);
+                const letter = space.letter(index);
+                const field = el("input", { type: "text", class: "lm-list", "aria-label": `Block weights of ${letter} as a list`, title: "A list of 12, 17, 20, 26 or 61 values, a preset's name, or OUT00-OUT05=0.5,M00=1", onchange: () => this.read(row, field) });
+                const presets = this.app.known.presets[family] || [];
+                const choose = space.select(
+                    [["", "Preset …"],
+                        { label: "This row", options: [["=1", "all 1"], ["=0", "all 0"], ["=c", "complement (1 − x)"], ["=copy", "copy"], ["=paste", "paste"]] },
+                        { label: "Shipped", options: presets.filter((item) => !item.own).map((item) => [item.name, item.hint ? `${item.name} – ${item.hint}` : item.name]) },
+                        ...(presets.some((item) => item.own) ? [{ label: "Yours", options: presets.filter((item) => item.own).map((item) => [item.name, item.name]) }] : []),
+                        ...(rows.length > 1 ? [{ label: "This row, and its complement to the next", options: presets.map((item) => [`+${item.name}`, item.name]) }] : [])],
+                    "", (value) => ((choose.value = ""), this.apply(row, value)), { "aria-label": `Preset for ${letter}` });
+                return { row, field, line: el("div", { class: "lm-line", style: `--lm-colour:${space.colour(index)}` }, el("span", { class: "lm-letter", "aria-hidden": "true" }, letter), choose, field) };
+            });
+            this.texts.replaceChildren(...this.fields.map((field) => field.line));
+        }
+
+        weight(row, block) {
+            const value = row.blocks[block];
+            return value === undefined ? 1 : value;
+        }
+
+        set(row, block, value) {
+            if (value === 1) delete row.blocks[block];
+            else row.blocks[block] = value;
+        }
+
+        update() {
+            if (!this.cells.length) return;
+            for (const cells of this.cells) for (const cell of cells) this.paint(cell);
+            const table = this.app.known.families[this.app.family()];
+            const order = table && table.list.length ? table.list : this.columns;
+            for (const { row, field } of this.fields) {
+                if (field === document.activeElement) continue;
+                /* the short list when it says all there is to say, else the family's own */
+                const short = order.every((block) => true) && this.columns.every((block) => order.includes(block) || block === "OTHER" || this.weight(row, block) === 0 || !(this.app.item(row.key).blocks || []).includes(block));
+                const shown = short ? order : this.columns.filter((block) => block !== "OTHER");
+                field.value = shown.map((block) => space.number(this.weight(row, block))).join(",");
+            }
+        }
+
+        paint(cell) {
+            const value = this.weight(cell.lmRow, cell.lmBlock);
+            const looked = this.app.looked[cell.lmRow.key];
+            const share = looked && looked.block_energy ? looked.block_energy[cell.lmBlock] || 0 : 0;
+            const most = looked && looked.block_energy ? Math.max(...Object.values(looked.block_energy)) : 1;
+            cell.textContent = cell.lmAbsent ? "·" : space.number(value).replace(/^(-?)0\./, "$1.");
+            cell.style.setProperty("--lm-fill", Math.min(1, Math.abs(value)).toFixed(3));
+            cell.style.setProperty("--lm-bar", share && most ? Math.sqrt(share / most).toFixed(3) : 0);
+            cell.classList.toggle("lm-negative", value < 0);
+            cell.classList.toggle("lm-selected", this.inRange(cell));
+            const energy = share ? `, ${(100 * share).toFixed(1)} % of this LoRA` : "";
+            const letter = space.letter(this.app.state.data.sources.indexOf(cell.lmRow));
+            cell.setAttribute("aria-label", `${letter} ${cell.lmBlock} ${cell.lmAbsent ? "not in this LoRA" : `weight ${space.number(value)}${energy}`}`);
+            cell.title = `${this.hint(cell.lmBlock)}${cell.lmAbsent ? " (not in this LoRA)" : energy}`;
+        }
+
+        async measure() {
+            const keys = [...new Set(this.rows().map((row) => row.key))].filter((key) => !this.app.looked[key]);
+            if (!keys.length) return void (this.note.textContent = "");
+            this.note.textContent = "reading energies …";
+            try {
+                const reply = await space.bridge.ask("look", { keys });
+                Object.assign(this.app.looked, reply.found);
+                this.update();
+                if (reply.reading) setTimeout(() => this.measure(), 400);
+                else this.note.textContent = "";
+            } catch {
+                this.note.textContent = "";
+            }
+            return undefined;
+        }
+
+        /* ------------------------------------------------------------ selection */
+
+        cell(node) {
+            const found = node && node.closest ? node.closest(".lm-cell") : null;
+            return found && !found.lmAbsent ? found : null;
+        }
+
+        inRange(cell) {
+            if (!this.at || !this.range) return false;
+            const within = (value, one, other) => value >= Math.min(one, other) && value <= Math.max(one, other);
+            return within(cell.lmLine, this.at.line, this.range.line) && within(cell.lmColumn, this.at.column, this.range.column);
+        }
+
+        focus(line, column, extend) {
+            const cells = this.cells[line];
+            const cell = cells && cells[column];
+            if (!cell) return;
+            if (extend) this.range = { line, column };
+            else {
+                this.at = { line, column };
+                this.range = null;
+            }
+            for (const other of cells) other.tabIndex = other === cell ? 0 : -1;
+            cell.focus();
+            this.refreshSelection();
+        }
+
+        refreshSelection() {
+            for (const cells of this.cells) for (const cell of cells) cell.classList.toggle("lm-selected", this.inRange(cell));
+        }
+
+        chosen(cell) {
+            const found = this.range ? this.cells.flat().filter((other) => this.inRange(other) && !other.lmAbsent) : [];
+            return found.length ? found : [cell];
+        }
+
+        change(cells, make) {
+            for (const cell of cells) this.set(cell.lmRow, cell.lmBlock, round(make(this.weight(cell.lmRow, cell.lmBlock))));
+            this.app.state.changed("value");
+        }
+
+        /* ------------------------------------------------------------ mouse */
+
+        grab(event) {
+            const cell = this.cell(event.target);
+            if (!cell || event.button !== 0 || cell.querySelector("input")) return;
+            event.preventDefault();
+            this.focus(cell.lmLine, cell.lmColumn, event.shiftKey && this.at);
+            if (event.shiftKey) return;
+            const start = { y: event.clientY, value: this.weight(cell.lmRow, cell.lmBlock) };
+            let value = start.value;
+            let last = cell;
+            const move = (moved) => {
+                const over = this.cell(document.elementFromPoint(moved.clientX, moved.clientY));
+                if (over && over !== last) {
+                    last = over;
+                    this.change([over], () => value);
+                } else if (last === cell && Math.abs(moved.clientY - start.y) > 3) {
+                    value = Math.round((start.value - (moved.clientY - start.y) * 0.0125) / STEP) * STEP;
+                    value = round(Math.max(-2, Math.min(2, value)));
+                    this.change([cell], () => value);
+                }
+            };
+            const end = () => {
+                document.removeEventListener("pointermove", move);
+                document.removeEventListener("pointerup", end);
+            };
+            document.addEventListener("pointermove", move);
+            document.addEventListener("pointerup", end);
+        }
+
+        wheel(event) {
+            const cell = this.cell(event.target);
+            if (!cell || cell !== document.activeElement) return;
+            event.preventDefault();
+            this.change(this.chosen(cell), (value) => value + (event.deltaY < 0 ? STEP : -STEP));
+        }
+
+        /* ------------------------------------------------------------ keyboard */
+
+        key(event) {
+            const cell = event.target.classList.contains("lm-cell") ? event.target : null;
+            if (!cell) return;
+            const { lmLine: line, lmColumn: column } = cell;
+            const command = event.ctrlKey || event.metaKey;
+            const adjust = { ArrowUp: STEP, ArrowDown: -STEP, PageUp: 0.25, PageDown: -0.25 }[event.key];
+            if (command && event.key.toLowerCase() === "c") this.copy(cell.lmRow);
+            else if (command && event.key.toLowerCase() === "v") this.paste(cell.lmRow);
+            else if (command) return;
+            else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
+                const from = event.shiftKey && this.range ? this.range.column : column;
+                const to = from + (event.key === "ArrowRight" ? 1 : -1);
+                if (to >= 0 && to < this.columns.length) this.focus(line, to, event.shiftKey);
+            } else if (adjust && !cell.lmAbsent) this.change(this.chosen(cell), (value) => value + adjust);
+            else if (event.key === "Home" && !cell.lmAbsent) this.change(this.chosen(cell), () => 0);
+            else if (event.key === "End" && !cell.lmAbsent) this.change(this.chosen(cell), () => 1);
+            else if ((event.key === "Enter" || /^[-.\d]$/.test(event.key)) && !cell.lmAbsent) this.edit(cell, event.key === "Enter" ? "" : event.key);
+            else return;
+            event.preventDefault();
+            event.stopPropagation();
+        }
+
+        edit(cell, typed) {
+            const cells = this.chosen(cell);
+            const field = el("input", { type: "text", inputmode: "decimal", class: "lm-cell-edit", value: typed || space.number(this.weight(cell.lmRow, cell.lmBlock)), "aria-label": cell.getAttribute("aria-label") });
+            let over = false;
+            const close = (keep) => {
+                if (over) return;
+                over = true;
+                const value = Number.parseFloat(field.value.replace(",", "."));
+                field.remove();
+                if (keep && Number.isFinite(value)) this.change(cells, () => value);
+                else this.paint(cell);
+                if (keep !== "blur") cell.focus();
+            };
+            field.addEventListener("keydown", (event) => {
+                event.stopPropagation();
+                if (event.key === "Enter") close("key");
+                else if (event.key === "Escape") close(false);
+            });
+            field.addEventListener("blur", () => close("blur"));
+            cell.replaceChildren(field);
+            field.focus();
+            if (!typed) field.select();
+        }
+
+        /* ------------------------------------------------------------ whole rows */
+
+        copy(row) {
+            this.clipboard = { ...row.blocks };
+            this.app.say("Copied this row's block weights.");
+        }
+
+        paste(row) {
+            if (!this.clipboard) return;
+            row.blocks = { ...this.clipboard };
+            this.app.state.changed("value");
+        }
+
+        apply(row, what) {
+            if (!what) return;
+            const all = (value) => Object.fromEntries(this.columns.filter((block) => block !== "OTHER" && value !== 1).map((block) => [block, value]));
+            if (what === "=copy") return void this.copy(row);
+            if (what === "=paste") return void this.paste(row);
+            if (what === "=1" || what === "=0") row.blocks = all(Number(what[1]));
+            else if (what === "=c") row.blocks = this.complement(row.blocks);
+            else {
+                const both = what.startsWith("+");
+                const preset = (this.app.known.presets[this.app.family()] || []).find((item) => item.name === (both ? what.slice(1) : what));
+                if (!preset) return;
+                row.blocks = this.tidy(preset.weights);
+                const rows = this.rows();
+                if (both && rows.length > 1) rows[(rows.indexOf(row) + 1) % rows.length].blocks = this.complement(row.blocks);
+                this.app.presetUsed(preset.name, row);
+            }
+            this.app.state.changed("value");
+        }
+
+        complement(weights) {
+            const found = {};
+            for (const block of this.columns) {
+                if (block === "OTHER") continue;
+                const value = round(1 - (weights[block] === undefined ? 1 : weights[block]));
+                if (value !== 1) found[block] = value;
+            }
+            return found;
+        }
+
+        tidy(weights) {
+            const found = {};
+            for (const [block, value] of Object.entries(weights)) if (Number.isFinite(Number(value)) && Number(value) !== 1) found[block] = Number(value);
+            return found;
+        }
+
+        async read(row, field) {
+            const reply = await this.app.ask("blocks", { text: field.value, family: this.app.family() });
+            if (reply) {
+                row.blocks = this.tidy(reply.weights);
+                field.blur();
+                this.app.state.changed("value");
+            }
+        }
+    }
+
+    space.Grid = Grid;
+})();

@@ -1,0 +1,116 @@
+"use strict";
+
+/* How the sources are merged: the method, its settings, and how large the result may be. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const { el } = space;
+    const RANKS = [
+        ["auto", "Automatic"],
+        ["lossless", "Lossless"],
+        ["rank", "A rank"],
+        ["energy", "Share of energy kept"],
+        ["error", "Error allowed"],
+        ["budget", "File size (MB)"],
+    ];
+    const START = { rank: 32, energy: 0.99, error: 0.05, budget: 50 };
+
+    class Method {
+        constructor(app) {
+            this.app = app;
+            this.choice = space.select(app.methodOptions(), app.state.data.method, (value) => this.pick(value), { "aria-label": "Merge method" });
+            this.sentence = el("p", { class: "lm-dim" });
+            this.knobs = el("div", { class: "lm-fields" });
+            this.value = el("input", { type: "number", class: "lm-number", "aria-label": "Value of the rank policy", oninput: () => this.number("value") });
+            this.mode = space.select(RANKS, "auto", (value) => this.rank(value), { "aria-label": "Rank" });
+            this.conv = el("input", { type: "number", min: 1, class: "lm-number", placeholder: "same", "aria-label": "Rank of convolutions", oninput: () => this.field("conv_rank", this.conv) });
+            this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below", oninput: () => this.field("prune", this.prune) });
+            this.seed = el("input", { type: "number", step: 1, class: "lm-number", "aria-label": "Seed", oninput: () => this.field("seed", this.seed) });
+            this.precision = space.select([["fp16", "fp16"], ["bf16", "bf16"], ["float", "float32"]], "fp16", (value) => ((app.state.data.precision = value), app.state.changed("value")), { "aria-label": "Precision" });
+            this.box = el(
+                "section",
+                { class: "lm-card", "aria-label": "Method" },
+                el("div", { class: "lm-fields" },
+                    el("label", {}, el("span", {}, "Method"), this.choice),
+                    el("label", { title: "How many ranks are kept. Automatic: everything where the method is exact, the sum of the sources' ranks elsewhere" }, el("span", {}, "Rank"), el("span", { class: "lm-line" }, this.mode, this.value)),
+                    el("label", { title: "Rank of 3×3 convolutions, where it differs" }, el("span", {}, "Conv rank"), this.conv),
+                    el("label", { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" }, el("span", {}, "Prune"), this.prune),
+                    el("label", {}, el("span", {}, "Precision"), this.precision),
+                    el("label", { title: "Of random dropping: the same seed gives the same file" }, el("span", {}, "Seed"), this.seed)),
+                this.knobs,
+                this.sentence,
+            );
+            app.state.listen((what, origin) => (what === "rows" ? this.render() : this.update(origin)));
+            this.render();
+        }
+
+        get data() {
+            return this.app.state.data;
+        }
+
+        pick(name) {
+            this.data.method = name;
+            this.app.state.changed("rows");
+            this.choice.focus();
+        }
+
+        rank(mode) {
+            this.data.rank = { mode, value: START[mode] === undefined ? null : START[mode] };
+            this.app.state.changed("value");
+        }
+
+        number(name) {
+            this.data.rank[name] = Number.parseFloat(this.value.value);
+            this.app.state.changed("value", this.value);
+        }
+
+        field(name, input) {
+            const value = Number.parseFloat(input.value);
+            this.data[name] = Number.isFinite(value) ? value : name === "conv_rank" ? null : 0;
+            this.app.state.changed("value", input);
+        }
+
+        render() {
+            const method = this.app.method();
+            this.choice.value = method.name;
+            this.sentence.replaceChildren(method.sentence, " ", el("a", { href: method.paper, target: "_blank", rel: "noopener noreferrer" }, "Paper ↗"));
+            const given = (this.data.knobs[method.name] = this.data.knobs[method.name] || {});
+            this.knobs.replaceChildren(...method.knobs.map((knob) => this.knob(knob, given)));
+            this.update();
+        }
+
+        knob(knob, given) {
+            const value = given[knob.name] === undefined ? knob.default : given[knob.name];
+            const set = (next, origin) => {
+                given[knob.name] = next;
+                this.app.state.changed("value", origin);
+            };
+            const title = knob.name.replaceAll("_", " ");
+            let control;
+            if (knob.kind === "choice") control = space.select(knob.choices.map((choice) => [choice, choice]), value, set, { "aria-label": title });
+            else if (knob.kind === "switch") control = el("input", { type: "checkbox", checked: value, "aria-label": title, onchange: (event) => set(event.target.checked) });
+            else {
+                const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value, class: "lm-number", "aria-label": `${title}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), set(box.valueAsNumber, box)) });
+                const slider = el("input", { type: "range", min: knob.minimum, max: knob.maximum, step: knob.step, value, "aria-label": title, oninput: () => ((box.value = slider.value), set(Number(slider.value), slider)) });
+                control = el("span", { class: "lm-line" }, slider, box);
+            }
+            return el("label", { title: knob.help }, el("span", {}, title), control, el("small", { class: "lm-dim" }, knob.help));
+        }
+
+        update(origin) {
+            const { rank } = this.data;
+            this.mode.value = rank.mode;
+            this.value.hidden = START[rank.mode] === undefined;
+            this.value.step = rank.mode === "rank" ? 1 : rank.mode === "budget" ? 1 : 0.005;
+            const show = (input, value) => {
+                if (input !== origin && input !== document.activeElement) input.value = value === null ? "" : value;
+            };
+            show(this.value, rank.value);
+            show(this.conv, this.data.conv_rank);
+            show(this.prune, this.data.prune);
+            show(this.seed, this.data.seed);
+            this.precision.value = this.data.precision;
+        }
+    }
+
+    space.Method = Method;
+})();

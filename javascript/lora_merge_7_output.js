@@ -1,0 +1,206 @@
+"use strict";
+
+/* What will come out, saving it, and the proof. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const { el, button } = space;
+    const STAGES = { survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
+
+    class Output {
+        constructor(app) {
+            this.app = app;
+            this.job = null;
+            this.facts = el("ul", { class: "lm-facts", "aria-live": "polite" });
+            const text = (name, label, attributes, tag) =>
+                (this[name] = el(tag || "input", { type: tag ? undefined : "text", "aria-label": label, oninput: () => this.set(name, this[name].value), ...attributes }));
+            this.overwrite = el("input", { type: "checkbox", onchange: () => this.set("overwrite", this.overwrite.checked) });
+            this.name = el("output", { class: "lm-output-name" });
+            this.go = button("Merge", () => this.merge(), { class: "lm-button lm-primary lm-big", title: "Ctrl+Enter" });
+            this.stop = button("Cancel", () => this.cancel(), { hidden: true });
+            this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
+            this.stage = el("div", { class: "lm-dim", "aria-live": "polite" });
+            this.result = el("section", { class: "lm-card lm-result", hidden: true, "aria-label": "Saved" });
+            this.plan = el("section", { class: "lm-card", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
+            this.save = el(
+                "section",
+                { class: "lm-card", "aria-label": "Save as" },
+                el("h3", {}, "Save as"),
+                this.name,
+                el("div", { class: "lm-fields" },
+                    el("label", { title: "{sources} {method} {weights} {rank} and {n}, which counts up by itself" }, el("span", {}, "Name"), text("template", "Name of the merge")),
+                    el("label", { title: "Below the LoRA folder; made if it is not there" }, el("span", {}, "Folder"), text("folder", "Sub-folder")),
+                    el("label", { title: "Written beside the file: the WebUI adds them to the prompt with the card" }, el("span", {}, "Trigger words"), text("triggers", "Trigger words")),
+                    el("label", {}, el("span", {}, "Notes"), text("notes", "Notes", { rows: 1 }, "textarea")),
+                    el("label", { class: "lm-line" }, this.overwrite, "Overwrite")),
+                el("div", { class: "lm-line" },
+                    this.go, this.stop,
+                    button("Sweep", () => this.sweep(), { title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0" })),
+                this.bar,
+                this.stage,
+            );
+            this.box = el("div", { class: "lm-side" }, this.plan, this.save, this.result);
+            this.ask = space.later(() => this.preview(), 250);
+            app.state.listen((what, origin) => (this.update(origin), this.ask()));
+            this.update();
+            this.ask();
+        }
+
+        get data() {
+            return this.app.state.data;
+        }
+
+        set(name, value) {
+            this.data.output[name] = value;
+            this.app.state.changed("value", this[name]);
+        }
+
+        update(origin) {
+            const { output } = this.data;
+            for (const name of ["template", "folder", "notes"]) if (this[name] !== origin && this[name] !== document.activeElement) this[name].value = output[name] || "";
+            if (output.triggers !== null && this.triggers !== origin) this.triggers.value = output.triggers;
+            this.overwrite.checked = output.overwrite;
+        }
+
+        fact(kind, ...text) {
+            return el("li", { class: `lm-${kind}` }, ...text);
+        }
+
+        async preview() {
+            const turn = (this.turn = (this.turn || 0) + 1);
+            if (!this.app.state.used().length) {
+                this.facts.replaceChildren(this.fact("info", "Pick two LoRAs, set how strong each should be, press Merge."));
+                this.name.textContent = "";
+                this.go.disabled = true;
+                return;
+            }
+            let reply;
+            try {
+                reply = await space.bridge.ask("plan", { state: this.data });
+            } catch (error) {
+                if (turn !== this.turn) return;
+                this.facts.replaceChildren(this.fact("bad", error.message));
+                this.name.textContent = "";
+                this.go.disabled = true;
+                return;
+            }
+            if (turn === this.turn) this.show(reply.plan);
+        }
+
+        show(plan) {
+            const method = this.app.method();
+            const rank = plan.rank[0] === plan.rank[1] ? `rank ${plan.rank[1]}` : `rank ${plan.rank[0]} to ${plan.rank[1]}`;
+            const exact = plan.policy === "lossless";
+            const facts = [
+                this.fact("good", `${plan.family} · ${plan.modules} modules · ${this.app.state.used().length} LoRAs`),
+                this.fact(exact ? "good" : "info", exact ? "exact: nothing is cut" : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
+                this.fact("info", `${exact ? rank : plan.estimate ? "at most" : "about"} `, el("b", {}, space.megabytes(plan.bytes))),
+            ];
+            if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
+            for (const note of plan.notes) facts.push(this.fact("warn", note));
+            if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
+            else if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
+            this.facts.replaceChildren(...facts);
+            this.name.replaceChildren(el("bdi", {}, `${plan.folder && plan.folder !== "." ? `${plan.folder}/` : ""}${plan.name}`));
+            if (this.data.output.triggers === null && this.triggers !== document.activeElement) this.triggers.value = plan.triggers;
+            this.planned = plan;
+            this.go.disabled = this.job !== null || (plan.exists && !this.data.output.overwrite);
+        }
+
+        async merge(state) {
+            if (this.job !== null) return null;
+            const asked = state || this.data;
+            if (asked.output.overwrite && this.planned && this.planned.exists && !window.confirm(`Replace ${this.planned.name}?`)) return null;
+            const reply = await this.app.ask("merge", { state: asked });
+            return reply ? this.follow(reply, (result) => this.saved(result)) : null;
+        }
+
+        async follow(started, then) {
+            this.job = started.job;
+            this.go.disabled = true;
+            this.stop.hidden = this.bar.hidden = false;
+            let now = started;
+            while (now.state === "waiting" || now.state === "running") {
+                this.progress(now);
+                await new Promise((resolve) => setTimeout(resolve, 150));
+                const reply = await this.app.ask("job", { job: this.job });
+                if (!reply) break;
+                now = reply;
+            }
+            this.job = null;
+            this.stop.hidden = this.bar.hidden = true;
+            this.stage.textContent = now.state === "cancelled" ? "Cancelled; nothing was written." : "";
+            this.ask();
+            if (now.state === "failed") this.app.say(now.error, true);
+            if (now.state !== "done") return null;
+            then(now.result);
+            return now.result;
+        }
+
+        progress(now) {
+            if (now.total) this.bar.value = now.done / now.total;
+            else this.bar.removeAttribute("value");
+            const left = now.done > 5 && now.seconds > 1 ? ` · about ${Math.ceil((now.seconds * (now.total - now.done)) / now.done)} s left in this step` : "";
+            this.stage.textContent = now.state === "waiting" ? "waiting for the one before …" : `${STAGES[now.stage] || now.stage || "starting"}${now.total ? ` · ${now.done} of ${now.total} modules` : ""}${left}`;
+        }
+
+        async cancel() {
+            if (this.job !== null) await this.app.ask("cancel", { job: this.job });
+        }
+
+        async sweep() {
+            const first = this.app.state.used()[0];
+            if (!first) return;
+            for (const ratio of [0.2, 0.4, 0.6, 0.8, 1]) {
+                const state = JSON.parse(JSON.stringify(this.data));
+                state.sources.find((row) => row.id === first.id).ratio = ratio;
+                state.output.overwrite = false;
+                if (!(await this.merge(state))) return;
+            }
+            this.app.say("Five merges were saved; the list below has them all.");
+        }
+
+        saved(result) {
+            const use = this.app.known.can_generate;
+            this.result.hidden = false;
+            this.result.replaceChildren(
+                el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
+                el("p", {}, "asked = saved to ", el("b", {}, space.percent(result.relative_error, 3)), result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : "",
+                    ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
+                    result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),
+                ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),
+                el("div", { class: "lm-line" },
+                    use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,
+                    button("Copy tag", () => this.copy(result), { title: result.prompt }),
+                    button("Merge it further", () => this.app.addSource(result.key)),
+                    button("Verify", () => this.app.verify(result.key))),
+            );
+            this.app.afterSave(result);
+        }
+
+        async copy(result) {
+            const text = this.tag(result);
+            try {
+                await navigator.clipboard.writeText(text);
+                this.app.say(`Copied: ${text}`);
+            } catch {
+                this.app.say(text);
+            }
+        }
+
+        tag(result) {
+            return result.triggers ? `${result.triggers}, ${result.prompt}` : result.prompt;
+        }
+
+        use(result) {
+            const field = space.page().querySelector("#txt2img_prompt textarea");
+            if (!field) return this.app.say(this.tag(result));
+            const text = this.tag(result);
+            if (!field.value.includes(result.prompt)) field.value = field.value.trim() ? `${field.value.trim()}, ${text}` : text;
+            field.dispatchEvent(new Event("input", { bubbles: true }));
+            if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
+            return field.focus();
+        }
+    }
+
+    space.Output = Output;
+})();

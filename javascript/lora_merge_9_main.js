@@ -1,0 +1,180 @@
+"use strict";
+
+/* The whole tab: starts when the page has our root, and again when "Reload UI" gives a new one. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const { el } = space;
+
+    class App {
+        constructor(root, known, items) {
+            this.root = root;
+            this.known = known;
+            this.items = items;
+            this.scan = { done: 0, total: 0 };
+            this.looked = {};
+            this.titles = Object.fromEntries(known.methods.map((method) => [method.name, method]));
+            this.state = new space.State(known.settings);
+            if (!this.titles[this.state.data.method]) this.state.data.method = "weighted_sum";
+            this.message = el("div", { class: "lm-message", role: "status", "aria-live": "polite" });
+            this.sources = new space.Sources(this);
+            this.grid = new space.Grid(this);
+            this.methodPanel = new space.Method(this);
+            this.output = new space.Output(this);
+            this.below = new space.Below(this);
+            root.replaceChildren(
+                this.message,
+                el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.methodPanel.box), this.output.box),
+                this.below.box,
+            );
+            root.addEventListener("keydown", (event) => this.key(event));
+            for (const warning of known.warnings) this.say(warning, true);
+        }
+
+        key(event) {
+            const command = event.ctrlKey || event.metaKey;
+            if (command && event.key === "Enter") this.output.merge();
+            else if (command && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName) && event.key.toLowerCase() === "z") event.shiftKey ? this.state.redo() : this.state.undo();
+            else if (command && !/^(INPUT|TEXTAREA)$/.test(event.target.tagName) && event.key.toLowerCase() === "y") this.state.redo();
+            else return;
+            event.preventDefault();
+            event.stopPropagation();
+        }
+
+        /* ask the server; a refusal is shown and answered with null */
+        async ask(op, fields) {
+            try {
+                return await space.bridge.ask(op, fields);
+            } catch (error) {
+                this.say(error.message, true);
+                return null;
+            }
+        }
+
+        say(text, bad) {
+            this.message.replaceChildren(text, space.button("✕", () => this.message.replaceChildren(), { class: "lm-button lm-small", "aria-label": "Dismiss" }));
+            this.message.classList.toggle("lm-bad", Boolean(bad));
+        }
+
+        item(key) {
+            return key ? this.byKey().get(key) : undefined;
+        }
+
+        byKey() {
+            if (this.mapped !== this.items) {
+                this.mapped = this.items;
+                this.map = new Map(this.items.map((item) => [item.key, item]));
+            }
+            return this.map;
+        }
+
+        family() {
+            const items = this.state.data.sources.map((row) => this.item(row.key)).filter(Boolean);
+            const sure = items.find((item) => item.family);
+            const first = items[0];
+            return sure ? sure.family : first && first.candidates ? first.candidates[0] || "" : "";
+        }
+
+        method() {
+            return this.titles[this.state.data.method] || this.known.methods[0];
+        }
+
+        title(name) {
+            return this.titles[name] ? this.titles[name].title : name;
+        }
+
+        methodOptions() {
+            const groups = [...new Set(this.known.methods.map((method) => method.group))];
+            return groups.map((group) => ({ label: group, options: this.known.methods.filter((method) => method.group === group).map((method) => [method.name, method.title]) }));
+        }
+
+        async refreshLibrary(look) {
+            const reply = await this.ask("library", { refresh: Boolean(look) });
+            if (!reply) return;
+            const changed = JSON.stringify(reply.items) !== JSON.stringify(this.items);
+            this.scan = { done: reply.done, total: reply.total };
+            if (changed) {
+                this.items = reply.items;
+                if (this.sources.picker.box.hidden) {
+                    this.sources.render();
+                    this.grid.render();
+                    this.output.ask();
+                }
+            }
+            if (!this.sources.picker.box.hidden) this.sources.picker.filter();
+            if (reply.done < reply.total) setTimeout(() => this.refreshLibrary(false), 400);
+        }
+
+        async open(which) {
+            const reply = await this.ask("open", which);
+            if (!reply) return false;
+            const { state } = reply;
+            const rows = state.sources.map((row) => this.state.row(this.state.data.next++, row));
+            const gone = rows.filter((row) => !row.key).map((row) => row.name);
+            this.state.replace({ ...state, sources: rows, output: { ...this.state.data.output, triggers: null, based_on: which.entry || "" } });
+            this.say(gone.length ? `Opened, but not in the LoRA folders: ${gone.join(", ")}.` : "Opened; change what you like and merge again.", gone.length > 0);
+            return !gone.length;
+        }
+
+        addSource(key) {
+            const item = this.item(key);
+            const empty = this.state.data.sources.find((row) => !row.key);
+            if (empty) {
+                empty.key = key;
+                empty.name = item ? item.name : "";
+                this.state.changed("rows");
+            } else this.state.add({ key, name: item ? item.name : "" });
+        }
+
+        single(key) {
+            const item = this.item(key);
+            this.state.replace({ sources: [this.state.row(this.state.data.next++, { key, name: item ? item.name : "", ratio: 1 })], method: "weighted_sum", rank: { mode: "rank", value: 16 } });
+            this.say("One source: choose a rank or block weights and press Merge.");
+        }
+
+        async verify(key) {
+            const reply = await this.ask("verify", { key });
+            if (!reply) return;
+            await this.output.follow(reply, (result) => this.say(`Verified: asked = saved to ${space.percent(result.relative_error, 3)}.`));
+        }
+
+        presetUsed(name, row) {
+            this.say(`${name} is set for ${space.letter(this.state.data.sources.indexOf(row))}.`);
+        }
+
+        async afterSave() {
+            await this.refreshLibrary(true);
+            this.below.refresh();
+            /* the cards are cached on the server; only this hidden button makes them anew */
+            for (const tab of ["txt2img", "img2img"]) {
+                const refresh = space.page().querySelector(`#${tab}_lora_extra_refresh_internal`);
+                if (refresh) refresh.click();
+            }
+        }
+    }
+
+    const start = async (root) => {
+        root.dataset.started = "1";
+        root.replaceChildren(el("p", { class: "lm-dim" }, "Reading your LoRAs …"));
+        try {
+            const known = await space.bridge.ask("init", {});
+            const library = await space.bridge.ask("library", {});
+            space.app = new App(root, known, library.items);
+            space.app.scan = { done: library.done, total: library.total };
+            if (library.done < library.total) space.app.refreshLibrary(false);
+        } catch (error) {
+            root.replaceChildren(el("p", { class: "lm-bad" }, `The Merge tab could not start: ${error.message}`));
+        }
+    };
+
+    const watch = () => {
+        const root = space.root();
+        if (root && !root.dataset.started && space.page().querySelector("#lora_merge_send")) start(root);
+    };
+    const begin = () => {
+        watch();
+        /* gradio draws the page some time after it has loaded, and once more on "Reload UI" */
+        setInterval(watch, 500);
+    };
+    if (document.readyState === "loading") document.addEventListener("DOMContentLoaded", begin);
+    else begin();
+})();

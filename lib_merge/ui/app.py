@@ -1,0 +1,158 @@
+"""The tab on a plain machine: the same page without a WebUI around it."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import logging
+import threading
+import webbrowser
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+import torch
+import uvicorn
+from fastapi import FastAPI, Request
+from fastapi.responses import FileResponse, HTMLResponse, Response
+
+from lib_merge.errors import MergeError, RecipeError
+from lib_merge.ui.tab import build_with
+
+ROOT = Path(__file__).resolve().parents[2]
+SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
+log = logging.getLogger("lib_merge")
+
+
+class PlainHost:
+    """A folder of LoRAs, no WebUI: everything but generating works."""
+
+    name = "standalone"
+
+    def __init__(self, folder: Path, data: Path, device: str = "cpu") -> None:
+        """Serve `folder`; keep presets and history in `data`."""
+        self._folder, self._data, self._device = folder, data, device
+        self._lock = threading.Lock()
+
+    def lora_folders(self) -> list[Path]:
+        """Return the one folder."""
+        return [self._folder]
+
+    def data_folder(self) -> Path:
+        """Return where presets and history are kept."""
+        return self._data
+
+    def extension_folders(self) -> list[Path]:
+        """Return nothing: there are no neighbours."""
+        return []
+
+    def device(self) -> torch.device:
+        """Return the device asked for."""
+        return torch.device(self._device)
+
+    def busy_lock(self) -> contextlib.AbstractContextManager[Any]:
+        """Return a lock of our own."""
+        return self._lock
+
+    def refresh_loras(self, changed: Sequence[Path]) -> None:
+        """Do nothing: nobody else lists them."""
+
+    def alias_of(self, path: Path) -> str:
+        """Return the file's stem."""
+        return path.stem
+
+    def preview_url(self, path: Path) -> str:
+        """Return the address of a picture beside the LoRA."""
+        for suffix in SUFFIXES:
+            for picture in (path.with_suffix(f".preview{suffix}"), path.with_suffix(suffix)):
+                if picture.is_file():
+                    return f"lora-merge/preview/{picture.relative_to(self._folder).as_posix()}"
+        return ""
+
+    def can_generate(self) -> bool:
+        """Return False."""
+        return False
+
+    def option(self, name: str, default: Any) -> Any:  # noqa: ANN401
+        """Return the default: there is no settings page."""
+        return "" if name == "lora_merge_folder" else default
+
+    def claims_name(self, stem: str) -> Path | None:
+        """Return a LoRA of that stem in any sub-folder."""
+        return next((path for path in self._folder.rglob("*.safetensors") if path.stem == stem), None)
+
+
+def build_app(host: PlainHost) -> FastAPI:
+    """Return the web application: the tab at /, our scripts and styles put into its page."""
+    from lib_merge.ui.actions import Actions
+
+    app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+
+    @app.get("/lora-merge/file/{folder}/{name}")
+    def asset(folder: str, name: str) -> Response:
+        path = ROOT / ("javascript" if folder == "javascript" else "") / name
+        if path not in _assets():
+            return Response(status_code=404)
+        kind = "text/css" if path.suffix == ".css" else "text/javascript"
+        return FileResponse(path, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
+
+    @app.get("/lora-merge/preview/{name:path}")
+    def preview(name: str) -> Response:
+        folder = host.lora_folders()[0]
+        path = folder / name
+        if ".." in Path(name).parts or path.suffix.lower() not in SUFFIXES or not path.is_file():
+            return Response(status_code=404)
+        return FileResponse(path)
+
+    @app.middleware("http")
+    async def inject(request: Request, call_next: Any) -> Response:  # noqa: ANN401
+        response = await call_next(request)
+        if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
+            return response
+        body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
+        return HTMLResponse(body.replace("</head>", f"{_head()}</head>", 1), response.status_code)
+
+    return gr.mount_gradio_app(app, build_with(Actions(host)), path="/")
+
+
+def _assets() -> list[Path]:
+    return [*sorted((ROOT / "javascript").glob("*.js")), ROOT / "style.css"]
+
+
+def _head() -> str:
+    scripts = [path for path in _assets() if path.suffix == ".js"]
+    tags = [f'<script src="lora-merge/file/javascript/{path.name}"></script>' for path in scripts]
+    return '<title>LoRA Merge</title><link rel="stylesheet" href="lora-merge/file/style/style.css">' + "".join(tags)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Serve the tab until interrupted."""
+    parser = argparse.ArgumentParser(prog="python -m lib_merge.ui.app", description=__doc__)
+    parser.add_argument("--lora-dir", type=Path, required=True, help="your LoRAs; merges are saved below it")
+    parser.add_argument("--data-dir", type=Path, help="presets and history; beside the LoRAs by default")
+    parser.add_argument("--port", type=int, default=7870)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
+    given = parser.parse_args(arguments)
+    logging.basicConfig(level=logging.INFO, format="%(message)s")
+    try:
+        folder = given.lora_dir.expanduser().resolve()
+        if not folder.is_dir():
+            message = f"the folder {given.lora_dir} does not exist."
+            raise RecipeError(message)
+        host = PlainHost(folder, (given.data_dir or folder / ".lora-merge").resolve(), given.device)
+        app = build_app(host)
+    except MergeError as error:
+        log.error("%s", error)  # noqa: TRY400 - one sentence for people, no traceback
+        return 2
+    address = f"http://127.0.0.1:{given.port}/"
+    log.info("LoRA Merge is at %s  (Ctrl+C ends it)", address)
+    if not given.no_browser:
+        threading.Timer(1.5, webbrowser.open, (address,)).start()
+    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

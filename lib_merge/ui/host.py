@@ -1,0 +1,63 @@
+"""What the tab needs of the place it runs in: a WebUI, or a plain machine."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+
+
+class Host(Protocol):
+    """The place the tab runs in; `lib_merge.webui` and `lib_merge.ui.app` implement it.
+
+    name    "A1111", "Forge", …, "standalone"
+    """
+
+    name: str
+
+    def lora_folders(self) -> list[Path]:
+        """Return the folders that LoRAs are looked for in; merges are saved in the first."""
+        ...
+
+    def data_folder(self) -> Path:
+        """Return a writable folder for presets, history and caches that updates do not touch."""
+        ...
+
+    def extension_folders(self) -> list[Path]:
+        """Return the folders of neighbouring extensions, where preset files are looked for."""
+        ...
+
+    def device(self) -> torch.device:
+        """Return the device the WebUI computes on."""
+        ...
+
+    def busy_lock(self) -> AbstractContextManager[Any]:
+        """Return what is held while a merge computes, so that it does not race a generation."""
+        ...
+
+    def refresh_loras(self, changed: Sequence[Path]) -> None:
+        """List the LoRAs anew and forget what is cached of the changed files."""
+        ...
+
+    def alias_of(self, path: Path) -> str:
+        """Return the name that `<lora:NAME:1>` takes for this file."""
+        ...
+
+    def preview_url(self, path: Path) -> str:
+        """Return the address of the card's preview picture, or ""."""
+        ...
+
+    def can_generate(self) -> bool:
+        """Return True where there is a txt2img tab to send things to."""
+        ...
+
+    def option(self, name: str, default: Any) -> Any:  # noqa: ANN401
+        """Return a setting."""
+        ...
+
+    def claims_name(self, stem: str) -> Path | None:
+        """Return the LoRA that already answers to this name or alias, wherever it lies."""
+        ...

@@ -1,0 +1,181 @@
+"""The tab's state and a recipe: one into the other.
+
+The state is what the browser keeps: plain JSON, sources by the library's keys, block weights as {block: weight} with
+blocks that are not named at 1, groups by letter. A recipe is what the engine merges and what the file carries.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from lib_merge.compress import parse_policy
+from lib_merge.errors import RecipeError
+from lib_merge.methods import METHODS, get_method
+from lib_merge.recipe import Recipe, Source
+
+Find = Callable[[str], Path]
+
+
+def to_recipe(state: Mapping[str, Any], find: Find) -> Recipe:
+    """Return the recipe that the tab's state asks for.
+
+    Args:
+        state: sources, method, knobs, rank, output settings.
+        find: key -> path.
+    Raises:
+        RecipeError: no source is switched on, an unknown key, a number that is none.
+    """
+    rows = [row for row in state.get("sources") or [] if row.get("on", True) and row.get("key")]
+    if not rows:
+        message = "there is nothing to merge: pick a LoRA first."
+        raise RecipeError(message)
+    method = str(state.get("method") or "weighted_sum")
+    sources: list[Source] = []
+    done: set[str] = set()
+    for row in rows:
+        letter = str(row.get("group") or "")
+        if not letter:
+            sources.append(_source(row, find, method))
+        elif letter not in done:
+            done.add(letter)
+            members = [other for other in rows if str(other.get("group") or "") == letter]
+            sources.append(_group(letter, members, (state.get("groups") or {}).get(letter) or {}, find))
+    recipe = Recipe(
+        tuple(sources),
+        method,
+        knobs_of(state, method),
+        policy_of(state.get("rank")),
+        _whole(state.get("conv_rank"), "the rank of convolutions"),
+        _number(state.get("prune") or 0.0, "prune"),
+        str(state.get("precision") or "fp16"),
+        _whole(state.get("seed"), "the seed") or 0,
+        state.get("family") or None,
+    )
+    recipe.check()
+    return recipe
+
+
+def knobs_of(state: Mapping[str, Any], method: str) -> dict[str, Any]:
+    """Return the settings of one method; those that other methods left in the state stay there."""
+    known = {knob.name for knob in get_method(method).knobs}
+    given = (state.get("knobs") or {}).get(method) or {}
+    return {name: value for name, value in given.items() if name in known}
+
+
+def policy_of(rank: Any) -> Any:  # noqa: ANN401
+    """Return the rank policy of {"mode", "value"}; None for the method's own default."""
+    mode = str((rank or {}).get("mode") or "auto")
+    if mode == "auto":
+        return None
+    if mode == "lossless":
+        return parse_policy("lossless")
+    value = (rank or {}).get("value")
+    texts = {"rank": f"{value}", "energy": f"energy:{value}", "error": f"error:{value}", "budget": f"budget:{value}MB"}
+    return parse_policy(texts.get(mode, mode))
+
+
+def _group(letter: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], find: Find) -> Source:
+    method = str(group.get("method") or "weighted_sum")
+    inner = Recipe(tuple(_source(row, find, method) for row in rows), method, knobs_of(group, method))
+    return Source(recipe=inner, ratio=_number(group.get("ratio", 1.0), f"the ratio of group {letter}"), name=f"group {letter}")
+
+
+def _source(row: Mapping[str, Any], find: Find, method: str) -> Source:
+    path = find(str(row["key"]))
+    blocks = {
+        str(block): _number(value, f"the weight of {block}")
+        for block, value in (row.get("blocks") or {}).items()
+        if value != 1
+    }
+    te = row.get("te")
+    if isinstance(te, (list, tuple)):
+        ratio = _number(row.get("ratio", 1.0), f"the ratio of {path.stem}")
+        values = tuple(ratio if value is None else _number(value, "the text-encoder ratio") for value in te)
+        te = None if all(value is None for value in row["te"]) else values if len(values) > 1 else values[0]
+    return Source(
+        path=path,
+        name=path.name,
+        ratio=_number(row.get("ratio", 1.0), f"the ratio of {path.stem}"),
+        te_ratio=te if te is None or isinstance(te, tuple) else _number(te, "the text-encoder ratio"),
+        blocks=blocks or None,
+        role=(row.get("role") or None) if METHODS[method].roles else None,
+        size=path.stat().st_size,
+    )
+
+
+def _number(value: Any, what: str) -> float:  # noqa: ANN401
+    try:
+        number = float(value)
+    except (TypeError, ValueError):
+        number = math.nan
+    if not math.isfinite(number):
+        message = f"{what} is {str(value)[:40]!r}; it takes a number."
+        raise RecipeError(message)
+    return number
+
+
+def _whole(value: Any, what: str) -> int | None:  # noqa: ANN401
+    if value in (None, ""):
+        return None
+    number = _number(value, what)
+    if number != int(number):
+        message = f"{what} is {value!r}; it takes a whole number."
+        raise RecipeError(message)
+    return int(number)
+
+
+def from_recipe(recipe: Recipe, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]]) -> dict[str, Any]:
+    """Return the state that would make this recipe again; a source that is not there has an empty key and its name.
+
+    Args:
+        recipe: of a merged file, or of the history.
+        locate: source -> key, "" when it is gone.
+        expand: block weights of any form -> {block: weight}.
+    """
+    rows: list[dict[str, Any]] = []
+    groups: dict[str, Any] = {}
+    for source in recipe.sources:
+        if source.recipe is None:
+            rows.append(_row(source, locate, expand, ""))
+            continue
+        letter = chr(ord("A") + len(groups))
+        inner = source.recipe
+        groups[letter] = {"method": inner.method, "knobs": {inner.method: dict(inner.knobs)}, "ratio": source.ratio}
+        rows.extend(_row(item, locate, expand, letter) for item in inner.sources if item.recipe is None)
+    policy = recipe.rank
+    return {
+        "sources": rows,
+        "groups": groups,
+        "method": recipe.method,
+        "knobs": {recipe.method: dict(recipe.knobs)},
+        "rank": _rank(policy),
+        "conv_rank": recipe.conv_rank,
+        "prune": recipe.prune,
+        "precision": recipe.precision,
+        "seed": recipe.seed,
+    }
+
+
+def _rank(policy: Any) -> dict[str, Any]:  # noqa: ANN401
+    if policy is None or policy.kind == "sum":
+        return {"mode": "auto", "value": None}
+    if policy.kind == "lossless":
+        return {"mode": "lossless", "value": None}
+    return {"mode": policy.kind, "value": policy.value / 1e6 if policy.kind == "budget" else policy.value}
+
+
+def _row(source: Source, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]], letter: str) -> dict[str, Any]:
+    te = source.te_ratio
+    return {
+        "key": locate(source),
+        "name": source.label,
+        "ratio": source.ratio,
+        "te": None if te is None else list(te) if isinstance(te, tuple) else [te],
+        "blocks": expand(source.blocks),
+        "role": source.role or "",
+        "group": letter,
+        "on": True,
+    }

@@ -1,0 +1,59 @@
+"""The tab's gradio side: one page root for the JavaScript and one event that carries requests.
+
+Everything a person touches is drawn by `javascript/`, so that it is the same on every gradio; gradio brings the tab, the
+login and the transport. The event has no queue, so that progress and cancel reach the server while a merge runs.
+"""
+
+from __future__ import annotations
+
+import html
+from typing import Any
+
+import gradio as gr
+
+from lib_merge.ui.actions import Actions
+from lib_merge.ui.host import Host
+
+# gradio 3 knows the keyword as _js, gradio 4 as js
+_JS = "_js" if gr.__version__.startswith("3.") else "js"
+ASK = "(_) => [window.loraMerge ? window.loraMerge.bridge.take() : '{}']"
+TELL = "(reply) => { if (window.loraMerge) window.loraMerge.bridge.tell(reply); }"
+ROOT = (
+    '<div id="lora_merge_root" class="lora-merge" role="application" aria-label="LoRA Merge">'
+    "<p>The Merge tab needs JavaScript; if this text stays, reload the page.</p></div>"
+)
+
+
+def build_tab(host: Host) -> gr.Blocks:
+    """Return the Merge tab of a host.
+
+    Args:
+        host: the WebUI or the plain machine it runs in.
+    """
+    return build_with(Actions(host))
+
+
+def build_with(actions: Actions) -> gr.Blocks:
+    """Return the tab of a server side that exists already, as the REST API shares it."""
+    with gr.Blocks(analytics_enabled=False) as tab:
+        gr.HTML(ROOT, elem_id="lora_merge_page")
+        with gr.Row(elem_id="lora_merge_bridge", elem_classes=["lora-merge-hidden"]):
+            box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False)
+            ask = gr.Button("send", elem_id="lora_merge_send")
+        box.do_not_save_to_config = True
+        sent = ask.click(
+            fn=actions.handle, inputs=[box], outputs=[box], queue=False, show_progress=False, api_name=False, **_js(ASK)
+        )
+        sent.then(fn=None, inputs=[box], outputs=[], queue=False, show_progress=False, **_js(TELL))
+    return tab
+
+
+def failed_tab(reason: str) -> gr.Blocks:
+    """Return a tab that says why there is none."""
+    with gr.Blocks(analytics_enabled=False) as tab:
+        gr.HTML(f'<div class="lora-merge"><p><b>LoRA Merge could not start.</b> {html.escape(reason)}</p></div>')
+    return tab
+
+
+def _js(code: str) -> dict[str, Any]:
+    return {_JS: code}
