@@ -1,0 +1,53 @@
+"""Understand LoRAs and merges: what is in them, what a merge will do, what to do about it.
+
+>>> from lib_merge.analysis import analyze
+>>> report = analyze(["style.safetensors", "mira.safetensors"])                                # doctest: +SKIP
+>>> [advice.title for advice in report.advice]                                                 # doctest: +SKIP
+['Balance → 0.83 / 0.17']
+"""
+
+from __future__ import annotations
+
+from lib_merge.analysis.applying import apply_changes
+from lib_merge.analysis.figures import PairPart, PairReport, Part, SourceReport, TensorStats, Training, TrainingRow
+from lib_merge.analysis.model import (
+    STAGES,
+    Advice,
+    AnalysisReport,
+    CurvePoint,
+    MethodRow,
+    Outcome,
+    RecipeReport,
+    Symptom,
+)
+from lib_merge.analysis.prospect import Forecast, Foreseen
+from lib_merge.analysis.relations import RELATIONS
+from lib_merge.analysis.starts import ROLES, by_role
+from lib_merge.analysis.steps import analyze, analyze_steps, reweigh
+
+__all__ = [
+    "RELATIONS",
+    "ROLES",
+    "STAGES",
+    "Advice",
+    "AnalysisReport",
+    "CurvePoint",
+    "Forecast",
+    "Foreseen",
+    "MethodRow",
+    "Outcome",
+    "PairPart",
+    "PairReport",
+    "Part",
+    "RecipeReport",
+    "SourceReport",
+    "Symptom",
+    "TensorStats",
+    "Training",
+    "TrainingRow",
+    "analyze",
+    "analyze_steps",
+    "apply_changes",
+    "by_role",
+    "reweigh",
+]

@@ -1,0 +1,203 @@
+"""Advice drawn from the numbers: each with its reason, and with the change that carries it out.
+
+An unremarkable merge gets none: two unrelated LoRAs of like strength disagree in half of their signs by chance, and that
+is no conflict.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+
+from lib_merge.analysis.balance import balance, strength, text_encoders
+from lib_merge.analysis.choose import crowded, fighting, one_run, shared, unfounded
+from lib_merge.analysis.cut import bytes_for, lost, overhead, prices
+from lib_merge.analysis.evidence import Evidence, both, evidence, percent, tidy
+from lib_merge.analysis.figures import PairReport
+from lib_merge.analysis.model import Advice, AnalysisReport
+from lib_merge.analysis.prospect import Prospect
+from lib_merge.analysis.spectrum import pooled, rank_for
+from lib_merge.compress import RankPolicy
+
+# A smaller rank is worth a word when it saves this share of the bytes while keeping KEEP of the energy.
+WORTH, KEEP = 0.3, 0.99
+# A cut above this share of the energy is worth a word.
+CUT = 0.05
+# Share of its sources' strength below which next to nothing is left.
+EMPTY = 0.3
+
+
+def advise(report: AnalysisReport, prospect: Prospect) -> Iterator[Advice]:
+    """Yield what the evidence speaks for, the most pressing first; nothing for an unremarkable merge.
+
+    Args:
+        report: with sources and pairs, and the recipe's outcome where it is known.
+        prospect: the recipe looked at.
+    """
+    known = evidence(report, prospect)
+    for rule in RULES:
+        yield from rule(known)
+
+
+def _broken(known: Evidence) -> Iterator[Advice]:
+    bad = [index for index, source in enumerate(known.report.sources) if source.broken]
+    if not bad:
+        return
+    rest = [index for index in range(len(known.names)) if index not in bad]
+    named = ", ".join(known.names[index] for index in bad)
+    first = known.report.sources[bad[0]].broken[0]
+    reason = f"it holds NaN or infinity (first in {first}), which would spoil the merge: get the file again."
+    numbers = {"tensors": sum(len(known.report.sources[index].broken) for index in bad)}
+    yield Advice("broken", f"Leave out {named}", reason, numbers, {"keep": rest} if known.flat and rest else {})
+
+
+def _bases(known: Evidence) -> Iterator[Advice]:
+    for number, warning in enumerate(known.report.training.warnings):
+        yield Advice(f"bases-{number}" if number else "bases", "Check that they belong together", f"{warning}.")
+
+
+def _copies(known: Evidence) -> Iterator[Advice]:
+    """Advise one file instead of two that are the same LoRA, with the ratio that both have together."""
+    for pair in known.pairs("copy", "scaled copy", "negated copy", "resized"):
+        keep, drop = pair.first, pair.second
+        scale = pair.scale
+        if pair.relation == "resized":
+            ranks = [known.report.sources[index].rank[1] for index in (keep, drop)]
+            keep, drop = (drop, keep) if ranks[1] > ranks[0] else (keep, drop)
+            scale = 1.0
+        ratio = tidy(known.ratios[keep] + scale * known.ratios[drop])
+        yield Advice(
+            f"{pair.relation.replace(' ', '-')}-{pair.first}-{pair.second}",
+            f"Keep only {known.names[keep]}",
+            _copy_reason(known, pair, ratio),
+            {"cosine": pair.whole.cosine, "scale": scale, "ratio": ratio},
+            _one_of(known, keep, drop, ratio),
+        )
+
+
+def _copy_reason(known: Evidence, pair: PairReport, ratio: float) -> str:
+    if pair.relation == "resized":
+        return f"{pair.reason}: together they are one LoRA twice, at ratio {ratio:g}."
+    if pair.relation == "negated copy":
+        return f"{pair.reason}: they cancel, and what is left is ratio {ratio:g} of one."
+    return f"{pair.reason}: together they are one LoRA at ratio {ratio:g}."
+
+
+def _one_of(known: Evidence, keep: int, drop: int, ratio: float) -> dict[str, object]:
+    if not known.flat or ratio == 0:
+        return {}
+    left = [index for index in range(len(known.names)) if index != drop]
+    ratios: list[float | None] = [ratio if index == keep else None for index in range(len(known.names))]
+    change: dict[str, object] = {"ratios": ratios, "keep": left}
+    method = known.recipe.declared()
+    if len(left) < method.sources[0]:
+        change["method"] = "weighted_sum"
+    return change
+
+
+def _empty(known: Evidence) -> Iterator[Advice]:
+    """Advise the plain sum where next to nothing is left of the sources."""
+    outcome = known.outcome
+    if outcome is None or known.pairs("negated copy"):
+        return
+    wanted = float(np.sqrt(np.square(known.heard).sum()))
+    total = sum(abs(ratio) for ratio in known.ratios) or 1.0
+    if not wanted > 0 or outcome.whole.norm >= EMPTY * wanted / max(total, 1.0):
+        return
+    share = outcome.whole.norm / wanted
+    method = {} if known.recipe.method == "weighted_sum" else {"method": "weighted_sum"}
+    yield Advice(
+        "empty",
+        "Use the weighted sum" if method else "Next to nothing is left",
+        f"the result has {percent(share)} of its sources' strength together: they cancel, or {outcome.title} finds nothing "
+        "shared.",
+        {"share": share},
+        method,
+    )
+
+
+def _smaller(known: Evidence) -> Iterator[Advice]:
+    """Advise a rank, or a size, that keeps 99 % of the energy in much fewer bytes."""
+    prospect, outcome = known.prospect, known.outcome
+    if outcome is None or not prospect.spectra or known.recipe.policy().kind in ("budget", "energy", "error"):
+        return
+    best = smaller(prospect)
+    if best is None or best[1] > (1.0 - WORTH) * outcome.bytes:
+        return
+    text, size, error = best
+    yield Advice(
+        "rank",
+        f"Save at {text if ':' in text else f'rank {text}'}",
+        f"{KEEP:.0%} of the energy fits into {size / 1e6:.1f} MB instead of {outcome.bytes / 1e6:.1f} MB "
+        f"(relative error {percent(error, 1)}).",
+        {"bytes": size, "before": outcome.bytes, "error": error},
+        {"rank": text},
+    )
+
+
+def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
+    """Return (policy, bytes, relative error) of the smallest way to keep 99 %: one rank, a share per module, or a size."""
+    bench, recipe, found = prospect.bench, prospect.recipe, prospect.spectra
+    one = rank_for(pooled(found), KEEP)
+    if not one:
+        return None
+    price = prices(bench, recipe)
+    shares = RankPolicy("energy", KEEP)
+    wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in found])
+    greedy = bytes_for(found, price, KEEP)[1]
+    size = int(greedy @ price) + overhead(bench, recipe, prospect.stacked)
+    options = [(str(one), np.minimum(prospect.stacked, one)), (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide))]
+    budget = f"budget:{-(-size // 100_000) / 10:g}MB"
+    sized = [(t, int(r @ price) + overhead(bench, recipe, r), lost(found, r)) for t, r in (*options, (budget, greedy))]
+    # a plain rank is easier to understand, so others must be clearly smaller
+    return min(sized, key=lambda option: option[1] * (1.0 if option[0] == str(one) else 1.1))
+
+
+def _cut(known: Evidence) -> Iterator[Advice]:
+    """Advise a higher rank where the policy throws away more than people would want."""
+    outcome = known.outcome
+    if outcome is None or not outcome.curve or outcome.error**2 <= CUT:
+        return
+    enough = next((point for point in outcome.curve if point.energy >= KEEP), outcome.curve[-1])
+    yield Advice(
+        "cut",
+        f"Save at rank {enough.rank}",
+        f"{outcome.policy} keeps only {percent(1 - outcome.error**2)} of the energy; rank {enough.rank} keeps "
+        f"{percent(enough.energy)} in {enough.bytes / 1e6:.1f} MB.",
+        {"kept": 1 - outcome.error**2, "bytes": enough.bytes},
+        {"rank": str(enough.rank)},
+    )
+
+
+def _range(known: Evidence) -> Iterator[Advice]:
+    narrow = [source for source in known.report.sources if source.headroom < 2.0]
+    if narrow and known.recipe.precision == "fp16":
+        source = min(narrow, key=lambda found: found.headroom)
+        yield Advice(
+            "range",
+            "Save as bf16",
+            f"{source.label} has numbers up to {source.largest:.3g}, and fp16 ends at 65504.",
+            {"largest": source.largest},
+            {"precision": "bf16"},
+        )
+
+
+RULES: tuple[Callable[[Evidence], Iterator[Advice]], ...] = (
+    _broken,
+    _bases,
+    _copies,
+    one_run,
+    balance,
+    shared,
+    strength,
+    crowded,
+    fighting,
+    text_encoders,
+    unfounded,
+    _empty,
+    _cut,
+    _smaller,
+    _range,
+)
+__all__ = ["RULES", "advise", "both", "smaller"]

@@ -1,0 +1,142 @@
+"""What two sources are to each other: strangers, a copy, the same file resized, epochs of one run."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+
+from lib_merge.analysis.bench import Bench
+from lib_merge.analysis.figures import PairPart, PairReport
+from lib_merge.analysis.gather import pair_parts
+from lib_merge.analysis.measure import Measured
+
+# relation -> what it means, in a few words
+RELATIONS: Mapping[str, str] = {
+    "empty": "one of them changes nothing",
+    "disjoint": "they change different modules",
+    "copy": "the same LoRA twice",
+    "scaled copy": "the same LoRA at another strength",
+    "negated copy": "the same LoRA with the sign reversed",
+    "resized": "the same LoRA at another rank",
+    "epochs": "epochs of one training run",
+    "same start": "trained from the same random start",
+    "related": "they largely want the same",
+    "opposed": "they pull in opposite directions",
+    "unrelated": "they have nothing to do with each other",
+}
+# 1 − |cosine| of a copy: storing in bf16 costs 2e-6
+COPY = 1e-5
+# Share of the energy by which a resized file may differ from the best cut.
+RESIZED = 0.02
+# Cosine of two runs' ΔW, and of their down projections, that only epochs of one run reach.
+EPOCH_COSINE, EPOCH_START = 0.6, 0.5
+NAMED_COSINE = 0.3
+SAME_START = 0.3
+RELATED = 0.2
+_EPOCH = re.compile(r"[-_ .]?(?:epoch|ep|e|step|s)?[-_ ]?0*(\d{1,7})$", re.IGNORECASE)
+
+
+def pair_report(bench: Bench, first: int, second: int) -> PairReport:
+    """Return the figures of two sources and what they are to each other."""
+    whole, blocks = pair_parts(bench, first, second)
+    start = _start(bench.modules, first, second)
+    relation, reason, scale = _relation(bench, (first, second), whole, start)
+    return PairReport(first, second, relation, reason, whole, blocks, start, scale)
+
+
+def _start(modules: Sequence[Measured], a: int, b: int) -> float:
+    found = [float(m.start[a, b]) for m in modules if not math.isnan(float(m.start[a, b]))]
+    return float(np.median(found)) if found else math.nan
+
+
+def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float) -> tuple[str, str, float]:
+    """Return (relation, reason, scale)."""
+    a, b = pair
+    one, two = bench.files[a].label, bench.files[b].label
+    cosine = whole.cosine
+    if math.isnan(cosine):
+        return "empty", "one of the two has no weights that are not zero", 0.0
+    if not whole.modules:
+        return "disjoint", f"{one} and {two} have no module in common", 0.0
+    gram = bench.whole
+    if 1.0 - abs(cosine) < COPY:
+        scale = float(gram[a, b] / gram[a, a])
+        kind = "negated copy" if scale < 0 else "copy" if abs(scale - 1.0) < 0.01 else "scaled copy"
+        return kind, f"{two} is {scale:.3g} × {one} everywhere (cosine {cosine:.5f})", scale
+    for large, small in ((a, b), (b, a)):
+        if resized_from(bench, large, small):
+            names = bench.files[small].label, bench.files[large].label
+            return "resized", f"{names[0]} is what a rank cut leaves of {names[1]} (cosine {cosine:.3f})", 0.0
+    if _one_run(bench, pair, cosine, start):
+        return "epochs", f"same start of the down projections (cosine {start:.2f}) and ΔW at cosine {cosine:.2f}", 0.0
+    if start >= SAME_START:
+        return "same start", f"the down projections began alike (cosine {start:.2f}), ΔW is at {cosine:.2f}", 0.0
+    if abs(cosine) >= RELATED:
+        return "related" if cosine > 0 else "opposed", f"cosine {cosine:.2f}", 0.0
+    return "unrelated", f"cosine {cosine:.3f}", 0.0
+
+
+def resized_from(bench: Bench, large: int, small: int) -> bool:
+    """Tell whether `small` is `large` cut to fewer ranks.
+
+    True when at every module ‖small‖² is the energy of large's leading singular values and ⟨large, small⟩ = ‖small‖², which
+    holds for the Eckart-Young cut alone; differences are summed over the file and may be 2 % of its energy.
+    """
+    both = [m for m in bench.modules if m.ranks[large] or m.ranks[small]]
+    if sum(m.ranks[small] for m in both) >= sum(m.ranks[large] for m in both):
+        return False
+    energy = sum(float(m.products[large, large]) for m in both)
+    head = off = 0.0
+    for module in both:
+        own = float(module.products[small, small])
+        kept = float(np.square(module.spectra[large][: module.ranks[small]]).sum())
+        head += abs(kept - own)
+        off += abs(float(module.products[large, small]) - own)
+    return energy > 0 and head <= RESIZED * energy and off <= RESIZED * energy
+
+
+def _one_run(bench: Bench, pair: tuple[int, int], cosine: float, start: float) -> bool:
+    first, second = (bench.files[index] for index in pair)
+    sessions = {file.metadata.get("ss_session_id") for file in (first, second)}
+    if len(sessions) == 1 and None not in sessions:
+        return True
+    if cosine >= EPOCH_COSINE and start >= EPOCH_START:
+        return True
+    stems = [_EPOCH.sub("", file.label) for file in (first, second)]
+    named = bool(stems[0]) and stems[0] == stems[1] and first.label != second.label
+    return named and cosine >= NAMED_COSINE and (math.isnan(start) or start >= EPOCH_START)
+
+
+def epoch_order(bench: Bench, members: Sequence[int]) -> list[int]:
+    """Return sources of one run from the oldest on: by epoch, by steps, by the number in the name, by norm."""
+    energies = bench.whole.diagonal()
+
+    def age(index: int) -> tuple[float, float, float, float]:
+        file = bench.files[index]
+        named = _EPOCH.search(file.label)
+        # the last file of a run carries no number
+        number = float(named[1]) if named else math.inf
+        return _number(file.metadata.get("ss_epoch")), _number(file.metadata.get("ss_steps")), number, energies[index]
+
+    return sorted(members, key=age)
+
+
+def _number(text: str | None) -> float:
+    try:
+        return float(text) if text is not None else 0.0
+    except ValueError:
+        return 0.0
+
+
+def runs(pairs: Sequence[PairReport], count: int) -> list[list[int]]:
+    """Return groups of two and more sources that are epochs of one run."""
+    group = list(range(count))
+    for pair in pairs:
+        if pair.relation == "epochs":
+            old, new = group[pair.second], group[pair.first]
+            group = [new if value == old else value for value in group]
+    found = [[index for index in range(count) if group[index] == value] for value in dict.fromkeys(group)]
+    return [members for members in found if len(members) > 1]

@@ -1,0 +1,246 @@
+"""What is wrong? Every usual complaint, what the numbers of this merge say to it, and what to try."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+
+import numpy as np
+
+from lib_merge.analysis.balance import balanced
+from lib_merge.analysis.evidence import Evidence, both, evidence, percent, tidy
+from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
+from lib_merge.analysis.prospect import Prospect
+
+Says = Callable[[Evidence], Iterator[str]]
+Tries = Callable[[Evidence], Iterator[Advice]]
+UNET_FAMILIES = ("SD1", "SD2", "SDXL")
+
+
+def symptoms(report: AnalysisReport, prospect: Prospect, advice: Sequence[Advice]) -> tuple[Symptom, ...]:
+    """Return the table of complaints, filled in for this merge.
+
+    Args:
+        report: complete but for the table itself.
+        prospect: the recipe looked at.
+        advice: what was advised; the entries that belong to a complaint come first among its tries.
+    """
+    known = evidence(report, prospect)
+    found = []
+    for name, title, says, tries, advised in TABLE:
+        first = [item for item in advice if item.id.split("-")[0] in advised or item.id in advised]
+        seen = {repr(dict(item.apply)) for item in first}
+        more = [item for item in tries(known) if repr(dict(item.apply)) not in seen and _changes(known, item)]
+        found.append(Symptom(name, title, tuple(says(known)), (*first, *more)))
+    return tuple(found)
+
+
+def _changes(known: Evidence, item: Advice) -> bool:
+    """Tell whether a try is more than what the recipe already does."""
+    recipe, change = known.recipe, item.apply
+    same_method = change.get("method", recipe.method) == recipe.method and not change.get("knobs")
+    same_ratios = change.get("ratios", known.ratios) == known.ratios
+    return not (same_method and same_ratios and not set(change) - {"method", "ratios", "knobs"})
+
+
+def _muddy(known: Evidence) -> Iterator[str]:
+    yield from _likeness(known)
+    yield from _bases(known)
+    outcome = known.outcome
+    if outcome is not None and not math.isnan(outcome.whole.cancel):
+        yield f"the merge has {outcome.whole.cancel:.2f} × the strength of unrelated sources (below 0.8 they cancel)"
+
+
+def _try_muddy(known: Evidence) -> Iterator[Advice]:
+    if len(known.names) < 2:
+        return
+    for name, why in (
+        ("decorrelated_sum", "each LoRA keeps its own inputs to itself"),
+        ("core_ties", "signs are decided by the stronger side, without losing rank"),
+        ("core_dare", "drops directions at random"),
+    ):
+        yield _method(name, why)
+
+
+def _dominates(known: Evidence) -> Iterator[str]:
+    outcome = known.outcome
+    if outcome is None or len(known.names) < 2:
+        return
+    shares = outcome.whole.shares
+    top = int(np.argmax(shares))
+    each = ", ".join(f"{name} {share:.0%}" for name, share in zip(known.names, shares))
+    yield f"shares of the merge: {each} (even would be {1 / len(shares):.0%})"
+    blocks = [block for block, part in outcome.blocks.items() if part.shares[top] > 0.8]
+    if blocks:
+        yield f"{known.names[top]} holds more than 80 % in {', '.join(blocks)}"
+
+
+def _try_dominates(known: Evidence) -> Iterator[Advice]:
+    if len(known.names) < 2 or not known.flat or not (known.heard > 0).any():
+        return
+    ratios = balanced(known.ratios, known.each) if (known.each > 0).all() and all(known.ratios) else known.ratios
+    yield Advice("try-balance", f"Balance → {both(ratios)}", "evens out strength.", {}, {"ratios": ratios})
+    top = int(np.argmax(known.heard))
+    lower = [tidy(ratio * (0.5 if index == top else 1.0)) for index, ratio in enumerate(known.ratios)]
+    yield Advice(
+        "try-lower",
+        f"Halve {known.names[top]} → {both(lower)}",
+        "lower it further than feels needed.",
+        {},
+        {"ratios": lower},
+    )
+
+
+def _artefacts(known: Evidence) -> Iterator[str]:
+    outcome = known.outcome
+    total = sum(abs(ratio) for ratio in known.ratios)
+    yield f"ratios add up to {total:.2g} (a weighted sum usually has 1)"
+    if outcome is None:
+        return
+    if not math.isnan(outcome.whole.growth):
+        yield (
+            f"the strongest direction grows to {outcome.whole.growth:.2f} × that of the strongest source in the worst module "
+            "(above 1.5 pictures tend to over-bake)"
+        )
+    talk = [value for value in outcome.whole.crosstalk if not math.isnan(value)]
+    if talk:
+        chance = max(_chance_talk(known, index) for index in range(len(known.names)))
+        yield f"the others add up to {percent(max(talk))} of a source's own work on its inputs (chance: {percent(chance)})"
+    if outcome.error > 0.05:
+        yield f"the rank cut leaves out {percent(outcome.error**2, 1)} of the energy"
+
+
+def _chance_talk(known: Evidence, index: int) -> float:
+    """Return √(Σ ‖wⱼΔWⱼ‖²·k/n)/‖wᵢΔWᵢ‖, the crosstalk that unrelated sources of these strengths and ranks have."""
+    own = float(known.heard[index])
+    square = sum(
+        float(known.heard[pair.second if pair.first == index else pair.first]) ** 2 * pair.whole.chance_in
+        for pair in known.report.pairs
+        if index in (pair.first, pair.second) and not math.isnan(pair.whole.chance_in)
+    )
+    return math.sqrt(square) / own if own > 0 else 0.0
+
+
+def _try_artefacts(known: Evidence) -> Iterator[Advice]:
+    if known.flat and any(known.ratios):
+        total = sum(abs(ratio) for ratio in known.ratios)
+        ratios = [tidy(ratio * 0.8 / total) for ratio in known.ratios] if total > 0.8 else known.ratios
+        if total <= 0.8:
+            ratios = [tidy(ratio * 0.8) for ratio in known.ratios]
+        yield Advice("try-total", f"Lower the total → {both(ratios)}", "less of everything.", {}, {"ratios": ratios})
+    if known.flat and known.report.family in UNET_FAMILIES:
+        for side, name in (("IN", "IN00-IN08"), ("OUT", "OUT00-OUT08")):
+            weights = {block: 0.0 for block in known.prospect.bench.blocks() if block.startswith(side)}
+            if weights:
+                yield Advice(
+                    f"try-without-{side.lower()}",
+                    f"Switch off {side}",
+                    f"finds out whether the artefacts come from {name[: len(side)]} blocks.",
+                    {},
+                    {"blocks": [dict(weights) for _ in known.names]},
+                )
+    if len(known.names) > 1:
+        yield _method("decorrelated_sum", "keeps the sources off each other's inputs")
+
+
+def _loading(known: Evidence) -> Iterator[str]:
+    yield f"all sources are {known.report.family}; their modules have the same sizes where they meet"
+    broken = sum(len(source.broken) for source in known.report.sources)
+    yield f"{broken} tensors hold NaN or infinity" if broken else "no tensor holds NaN or infinity"
+    yield from known.report.notes
+    room = min((source.headroom for source in known.report.sources), default=math.inf)
+    yield f"numbers could grow {room:.3g} × before fp16 ends" if math.isfinite(room) else "every number is zero"
+
+
+def _nothing(_: Evidence) -> Iterator[Advice]:
+    yield from ()
+
+
+def _worse(known: Evidence) -> Iterator[str]:
+    outcome = known.outcome
+    if outcome is not None and outcome.method == "weighted_sum" and outcome.error < 0.01:
+        yield "this merge is the stack of its sources at these ratios, number by number; only other ratios would change it"
+    elif outcome is not None:
+        row = next((row for row in known.report.methods if row.chosen), None)
+        if row is not None and not math.isnan(row.cosine):
+            yield f"it is at cosine {row.cosine:.3f} to the stack and {row.to_sum:.2f} × as strong"
+        if outcome.error > 0.01:
+            yield f"the rank cut leaves out {percent(outcome.error**2, 1)} of the energy"
+    yield from _bases(known)
+
+
+def _try_worse(known: Evidence) -> Iterator[Advice]:
+    outcome = known.outcome
+    if known.recipe.method != "weighted_sum":
+        yield _method("weighted_sum", "is the stack in one file")
+    if outcome is not None and outcome.error > 0.01 and known.recipe.declared().space != "dense":
+        yield Advice("try-lossless", "Save lossless", "nothing is cut.", {}, {"rank": "lossless"})
+    if len(known.names) == 2 and known.flat:
+        for ratios in ([0.7, 0.3], [0.3, 0.7]):
+            yield Advice("try-ratios", f"Try {both(ratios)}", "quite different weights.", {}, {"ratios": ratios})
+    if len(known.names) > 1:
+        yield _method("decorrelated_sum", "another way to add")
+
+
+def _lost(known: Evidence) -> Iterator[str]:
+    outcome = known.outcome
+    if outcome is None:
+        return
+    for name, kept, share in zip(known.names, outcome.whole.retention, outcome.whole.shares):
+        yield f"{name}: {percent(kept)} of what was asked of it is in, {share:.0%} of the merge is its"
+
+
+def _try_lost(known: Evidence) -> Iterator[Advice]:
+    if not known.flat or len(known.names) < 2:
+        return
+    bench = known.prospect.bench
+    for index, name in enumerate(known.names):
+        up = [tidy(ratio * (1.3 if i == index else 1.0)) for i, ratio in enumerate(known.ratios)]
+        yield Advice(f"try-raise-{index}", f"Raise {name} → {both(up)}", "more of it.", {}, {"ratios": up})
+        energy = {block: float(bench.products[places, index, index].sum()) for block, places in bench.blocks().items()}
+        total = sum(energy.values())
+        main = [block for block in sorted(energy, key=lambda b: -energy[b])[:4] if energy[block] > 0]
+        if not total or not main:
+            continue
+        share = sum(energy[block] for block in main) / total
+        blocks = [dict.fromkeys(main, 1.5) if i == index else None for i in range(len(known.names))]
+        yield Advice(
+            f"try-blocks-{index}",
+            f"Raise {name} where it lives",
+            f"{', '.join(main)} hold {share:.0%} of its energy.",
+            {},
+            {"blocks": blocks},
+        )
+
+
+def _likeness(known: Evidence) -> Iterator[str]:
+    for pair in known.report.pairs:
+        part = pair.whole
+        if math.isnan(part.cosine):
+            continue
+        text = f"{known.names[pair.first]} and {known.names[pair.second]}: {pair.relation} (cosine {part.cosine:.3f})"
+        if not math.isnan(part.conflict):
+            text += f", signs disagree in {percent(part.conflict, 1)} where {percent(part.expected, 1)} is expected"
+        yield text
+
+
+def _bases(known: Evidence) -> Iterator[str]:
+    warnings = known.report.training.warnings
+    yield from warnings or ("the files name no diverging base models",)
+
+
+def _method(name: str, why: str) -> Advice:
+    from lib_merge.methods import METHODS
+
+    return Advice(f"try-{name.replace('_', '-')}", METHODS[name].title, f"{why}.", {}, {"method": name})
+
+
+# id, title, what the numbers say, what to try, ids of advice that belong to it
+TABLE: tuple[tuple[str, str, Says, Tries, tuple[str, ...]], ...] = (
+    ("muddy", "Muddy, undefined", _muddy, _try_muddy, ("conflict", "opposed", "bases", "related", "epochs")),
+    ("dominates", "One source dominates", _dominates, _try_dominates, ("balance",)),
+    ("artefacts", "Artefacts that no source has", _artefacts, _try_artefacts, ("strength", "crowded", "text", "cut")),
+    ("loading", "Errors when loading", _loading, _nothing, ("broken", "range")),
+    ("worse", "Worse than the stack", _worse, _try_worse, ("unfounded", "cut", "bases")),
+    ("lost", "A source lost its character", _lost, _try_lost, ("balance", "empty", "negated")),
+)
