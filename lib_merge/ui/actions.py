@@ -192,7 +192,9 @@ class Actions:
             return {}
         if isinstance(blocks, Mapping):
             return {str(name): float(value) for name, value in blocks.items()}
-        known = family or {12: "SDXL", 20: "SDXL", 61: "Flux"}.get(len(blocks) if isinstance(blocks, list) else 0, "SD1")
+        known = family or {12: "SDXL", 20: "SDXL", 61: "Flux"}.get(
+            len(blocks) if isinstance(blocks, list) else 0, "SD1"
+        )
         return resolve_blocks(blocks, known, BLOCKS[known], random.Random(0), "the source", store=self.presets)[0]
 
     def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:

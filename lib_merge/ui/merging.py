@@ -111,7 +111,9 @@ def target_of(desk: Actions, state: Mapping[str, Any], recipe: Recipe) -> Path:
     folder = sub_folder(desk.host.lora_folders()[0], str(output.get("folder") or ""))
     rank = recipe.policy().text.replace(":", "-")
     names = [source.label for source in recipe.sources]
-    stem = fill_template(str(output.get("template") or ""), names, [s.ratio for s in recipe.sources], recipe.method, rank)
+    stem = fill_template(
+        str(output.get("template") or ""), names, [s.ratio for s in recipe.sources], recipe.method, rank
+    )
     return output_path(folder, stem, overwrite=bool(output.get("overwrite")))
 
 
@@ -142,7 +144,12 @@ def merge_work(desk: Actions, state: Mapping[str, Any], task: Task) -> dict[str,
     _side_car(saved, output)
     desk.host.refresh_loras([saved])
     desk.library.refresh(wait=True)
-    done = {**report.to_json(), "output": saved.name, "key": desk.library.key_of(saved), "alias": desk.host.alias_of(saved)}
+    done = {
+        **report.to_json(),
+        "output": saved.name,
+        "key": desk.library.key_of(saved),
+        "alias": desk.host.alias_of(saved),
+    }
     done["prompt"] = f"<lora:{done['alias']}:1>"
     done["triggers"] = str(metadata.read_side_car(saved).get("activation text") or "")
     done["entry"] = note(desk, saved, recipe, done, output)
@@ -166,7 +173,17 @@ def _side_car(saved: Path, output: Mapping[str, Any]) -> None:
 def note(desk: Actions, saved: Path, recipe: Recipe, done: Mapping[str, Any], output: Mapping[str, Any]) -> str:
     """Add the merge to the history and return the entry's id; "" when the history cannot be written."""
     opened = load_stamped(saved, recipe)
-    summary = ("relative_error", "energy_kept", "rank", "bytes", "seconds", "warnings", "tensor_hash", "family", "modules")
+    summary = (
+        "relative_error",
+        "energy_kept",
+        "rank",
+        "bytes",
+        "seconds",
+        "warnings",
+        "tensor_hash",
+        "family",
+        "modules",
+    )
     try:
         entry = desk.history.add(
             time=datetime.now(timezone.utc).isoformat(timespec="seconds"),

@@ -80,7 +80,9 @@ def policy_of(rank: Any) -> Any:  # noqa: ANN401
 def _group(letter: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], find: Find) -> Source:
     method = str(group.get("method") or "weighted_sum")
     inner = Recipe(tuple(_source(row, find, method) for row in rows), method, knobs_of(group, method))
-    return Source(recipe=inner, ratio=_number(group.get("ratio", 1.0), f"the ratio of group {letter}"), name=f"group {letter}")
+    return Source(
+        recipe=inner, ratio=_number(group.get("ratio", 1.0), f"the ratio of group {letter}"), name=f"group {letter}"
+    )
 
 
 def _source(row: Mapping[str, Any], find: Find, method: str) -> Source:
@@ -127,7 +129,9 @@ def _whole(value: Any, what: str) -> int | None:  # noqa: ANN401
     return int(number)
 
 
-def from_recipe(recipe: Recipe, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]]) -> dict[str, Any]:
+def from_recipe(
+    recipe: Recipe, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]]
+) -> dict[str, Any]:
     """Return the state that would make this recipe again; a source that is not there has an empty key and its name.
 
     Args:
@@ -167,7 +171,9 @@ def _rank(policy: Any) -> dict[str, Any]:  # noqa: ANN401
     return {"mode": policy.kind, "value": policy.value / 1e6 if policy.kind == "budget" else policy.value}
 
 
-def _row(source: Source, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]], letter: str) -> dict[str, Any]:
+def _row(
+    source: Source, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]], letter: str
+) -> dict[str, Any]:
     te = source.te_ratio
     return {
         "key": locate(source),

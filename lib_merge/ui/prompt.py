@@ -1,0 +1,196 @@
+"""Prompt tags to rows and back: `<lora:NAME:1>` with text-encoder and UNet strengths and LoRA Block Weight's arguments."""
+
+from __future__ import annotations
+
+import re
+import struct
+import zlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib_merge.adapters.blocks import BLOCK_ORDERS
+from lib_merge.errors import RecipeError
+
+_TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
+_NEGATIVE = re.compile(r"\nNegative prompt:|\nSteps: \d+")
+_LIST = re.compile(r"^[-+.\d]+(?:,[-+.\dRUXrux]+)+$")
+_IDENT = re.compile(r"^[A-Za-z][\w .-]*$")
+TEXT_LIMIT = 1 << 20
+_PNG = b"\x89PNG\r\n\x1a\n"
+
+
+@dataclass(slots=True)
+class PromptSources:
+    """What a prompt holds.
+
+    sources  {name, ratio, te_ratio, blocks, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
+    rest     the prompt without its tags
+    notes    sentences on what cannot be baked
+    """
+
+    sources: list[dict[str, Any]] = field(default_factory=list)
+    rest: str = ""
+    notes: list[str] = field(default_factory=list)
+
+
+def read_prompt(text: str) -> PromptSources:
+    """Return the sources of a prompt, or of a whole infotext, whose positive part is taken."""
+    if len(text) > TEXT_LIMIT:
+        text = text[:TEXT_LIMIT]
+    cut = _NEGATIVE.search(text)
+    prompt = text[: cut.start()] if cut else text
+    found = PromptSources(rest=re.sub(r"\s*,\s*(?:,\s*)+", ", ", _TAG.sub("", prompt)).strip(" ,\n"))
+    for match in _TAG.finditer(prompt):
+        source = _source(match[1])
+        if source is None:
+            found.notes.append(f"the tag <lora:{match[1][:60]}> could not be read")
+        else:
+            found.sources.append(source)
+    return found
+
+
+def _source(body: str) -> dict[str, Any] | None:
+    name, *arguments = body.split(":")
+    if not name.strip():
+        return None
+    plain: list[str] = []
+    named: dict[str, str] = {}
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if equals:
+            named[key.strip().lower()] = value.strip()
+        else:
+            plain.append(argument.strip())
+    notes: list[str] = []
+    te = _number(named.get("te", plain[0] if plain else "1"), notes)
+    second = plain[1] if len(plain) > 1 and _is_number(plain[1]) else None
+    unet = _number(named.get("unet", second if second is not None else str(te)), notes)
+    blocks = named.get("lbw")
+    if blocks is None:
+        blocks = next(
+            (word for word in plain[1:] if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))),
+            None,
+        )
+    if blocks is not None and "x" in named:
+        blocks = f"{blocks} x={named['x']}"
+    for key, what in (
+        ("start", "start"),
+        ("stop", "stop"),
+        ("step", "step range"),
+        ("dyn", "dynamic rank"),
+        ("lbwe", "element rules"),
+    ):
+        if key in named:
+            notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and is left out")
+    return {
+        "name": name.strip(),
+        "ratio": unet,
+        "te_ratio": None if te == unet else te,
+        "blocks": blocks,
+        "notes": notes,
+    }
+
+
+def _is_number(text: str) -> bool:
+    return re.fullmatch(r"[-+]?(?:\d+\.?\d*|\.\d+)(?:[eE][-+]?\d+)?", text) is not None
+
+
+def _number(text: str, notes: list[str]) -> float:
+    if _is_number(text.strip()):
+        return max(-1e4, min(1e4, float(text)))
+    notes.append(f"the strength {text[:20]!r} is no number; 1 is taken")
+    return 1.0
+
+
+def write_prompt(sources: Sequence[Mapping[str, Any]]) -> str:
+    """Return sources as tags, the inverse of `read_prompt`.
+
+    Args:
+        sources: {name, ratio, te_ratio or None, blocks: {block: weight} or None}.
+    """
+    tags = []
+    for source in sources:
+        ratio, te = float(source["ratio"]), source.get("te_ratio")
+        strength = f"{ratio:.6g}" if te is None or te == ratio else f"{float(te):.6g}:{ratio:.6g}"
+        blocks = source.get("blocks")
+        weights = f":lbw={_list(blocks)}" if blocks else ""
+        tags.append(f"<lora:{source['name']}:{strength}{weights}>")
+    return " ".join(tags)
+
+
+def _list(blocks: Mapping[str, float]) -> str:
+    """Return the shortest list that says the same; blocks that are not named are 1."""
+    named = {block for block, value in blocks.items() if value != 1 and block != "OTHER"}
+    for length in (17, 12, 26, 20, 61):
+        order = BLOCK_ORDERS[length]
+        silent = set().union(*(set(other) for size, other in BLOCK_ORDERS.items() if size != 61)) - set(order)
+        unsaid = {block for block in silent if blocks.get(block, 1) != 0}
+        if named <= set(order) and (length > 17 or not unsaid or length == 17):
+            return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in order)
+    return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in BLOCK_ORDERS[26])
+
+
+def png_text(data: bytes) -> str:
+    """Return the generation parameters of a PNG, or of a JPEG's or WebP's EXIF comment; "" when there are none.
+
+    Raises:
+        RecipeError: not one of these, or damaged.
+    """
+    if data.startswith(_PNG):
+        return _png(data)
+    start = data.find(b"UNICODE\x00")
+    if start >= 0 and (data.startswith(b"\xff\xd8") or data[8:12] == b"WEBP"):
+        raw = data[start + 8 : start + 8 + TEXT_LIMIT]
+        for encoding in ("utf-16-be", "utf-16-le"):
+            text = raw[: len(raw) // 2 * 2].decode(encoding, "ignore").split("\x00")[0]
+            if "Steps:" in text or "<lora:" in text:
+                return text
+    if data.startswith(b"\xff\xd8") or data[8:12] == b"WEBP":
+        return ""
+    message = "that picture is not a PNG, JPEG or WebP."
+    raise RecipeError(message)
+
+
+def _png(data: bytes) -> str:
+    at = len(_PNG)
+    while at + 8 <= len(data):
+        size, kind = struct.unpack(">I4s", data[at : at + 8])
+        body = data[at + 8 : at + 8 + size]
+        if len(body) < size:
+            break
+        if kind in (b"tEXt", b"iTXt", b"zTXt"):
+            key, _, rest = body.partition(b"\x00")
+            if key == b"parameters":
+                return _chunk(kind, rest)
+        if kind == b"IEND":
+            return ""
+        at += 12 + size
+    message = "that PNG is damaged."
+    raise RecipeError(message)
+
+
+def _chunk(kind: bytes, rest: bytes) -> str:
+    if kind == b"tEXt":
+        return _decoded(rest)
+    if kind == b"zTXt":
+        return _decoded(_unpacked(rest[1:]))
+    packed = rest[:1] == b"\x01"
+    text = rest[2:].split(b"\x00", 2)[-1]
+    return _decoded(_unpacked(text) if packed else text)
+
+
+def _unpacked(data: bytes) -> bytes:
+    try:
+        return zlib.decompressobj().decompress(data, TEXT_LIMIT)
+    except zlib.error as error:
+        message = "that PNG's text is damaged."
+        raise RecipeError(message) from error
+
+
+def _decoded(data: bytes) -> str:
+    data = data[:TEXT_LIMIT]
+    try:
+        return data.decode("utf-8")
+    except UnicodeDecodeError:
+        return data.decode("latin-1")

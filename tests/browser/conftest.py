@@ -1,0 +1,176 @@
+from __future__ import annotations
+
+import os
+import shutil
+import socket
+import subprocess
+import sys
+import time
+import urllib.request
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+FLAGS = [
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-quic",
+    "--no-first-run",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--disable-dev-shm-usage",
+]
+SHOTS = Path(os.environ.get("LORA_MERGE_SHOTS") or ROOT / ".shots")
+
+
+def _chromium() -> str | None:
+    return os.environ.get("CHROMIUM_PATH") or shutil.which("chromium") or shutil.which("google-chrome")
+
+
+def _free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def browser():
+    sync_api = pytest.importorskip("playwright.sync_api")
+    path = _chromium()
+    if path is None:
+        pytest.skip("no Chromium is installed")
+    with sync_api.sync_playwright() as playwright:
+        found = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        yield found
+        found.close()
+
+
+class Served:
+    """The standalone app with a folder of LoRAs of its own."""
+
+    def __init__(self, folder: Path):
+        self.folder = folder
+        self.port = _free_port()
+        self.url = f"http://127.0.0.1:{self.port}/"
+        self.log = folder.parent / "app.log"
+        self.process = None
+        self.start()
+
+    def start(self):
+        command = [
+            sys.executable,
+            "-m",
+            "lib_merge.ui.app",
+            "--lora-dir",
+            str(self.folder),
+            "--data-dir",
+            str(self.folder.parent / "data"),
+        ]
+        with self.log.open("ab") as log:
+            self.process = subprocess.Popen(
+                [*command, "--port", str(self.port), "--no-browser"],
+                cwd=ROOT,
+                stdout=log,
+                stderr=log,
+                env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
+            )
+        for _ in range(300):
+            try:
+                urllib.request.urlopen(self.url, timeout=1).read()
+                return
+            except OSError:
+                assert self.process.poll() is None, self.log.read_text()
+                time.sleep(0.2)
+        raise AssertionError(self.log.read_text())
+
+    def stop(self):
+        self.process.terminate()
+        self.process.wait(20)
+
+
+@pytest.fixture(scope="module")
+def app(tmp_path_factory):
+    from lib_merge.samples import write_samples
+    from tests.browser.hostile import write_hostile
+
+    base = tmp_path_factory.mktemp("tab")
+    folder = base / "loras"
+    (folder / "characters").mkdir(parents=True)
+    (folder / "styles").mkdir()
+    for path in write_samples(folder):
+        where = "characters" if "mira" in path.name else "styles"
+        path.rename(folder / where / path.name)
+    write_hostile(folder)
+    served = Served(folder)
+    yield served
+    served.stop()
+
+
+class Tab:
+    """The page, with what a person sees and does."""
+
+    def __init__(self, page, app, name):
+        self.page, self.app, self.name = page, app, name
+        self.errors = []
+        page.on("pageerror", lambda error: self.errors.append(str(error)))
+        page.on("console", lambda line: line.type == "error" and self.errors.append(line.text))
+        self.open()
+
+    def open(self):
+        self.page.goto(self.app.url)
+        self.page.wait_for_selector("#lora_merge_root .lm-columns", timeout=60000)
+        self.page.wait_for_function(
+            "() => window.loraMerge.app && window.loraMerge.app.items.length >= 3 && window.loraMerge.app.scan.done >= window.loraMerge.app.scan.total",
+            timeout=30000,
+        )
+
+    def pick(self, row, name):
+        self.page.locator(".lm-row").nth(row).locator(".lm-name").click()
+        self.page.locator(".lm-picker input[type=search]").fill(name)
+        self.page.keyboard.press("Enter")
+        self.page.wait_for_selector(".lm-picker", state="hidden")
+
+    def ratio(self, row, value):
+        field = self.page.locator(".lm-row").nth(row).locator("input.lm-number").first
+        field.fill(str(value))
+
+    def cell(self, row, block):
+        column = self.page.evaluate("(block) => window.loraMerge.app.grid.columns.indexOf(block)", block)
+        return self.page.locator(".lm-grid > .lm-contents").nth(row + 1).locator(".lm-cell").nth(column)
+
+    def state(self):
+        return self.page.evaluate("() => window.loraMerge.app.state.data")
+
+    def planned(self):
+        """Wait until the plan fits what is set up now, and return the name it shows."""
+        self.page.wait_for_timeout(450)
+        self.page.wait_for_function("() => !window.loraMerge.bridge.current && !window.loraMerge.bridge.queue.length")
+        return self.page.locator(".lm-output-name").inner_text()
+
+    def merge(self):
+        self.planned()
+        self.page.locator(".lm-side .lm-big").click()
+        self.page.wait_for_selector(".lm-result:not([hidden])", timeout=60000)
+        self.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
+        return self.page.locator(".lm-result").inner_text()
+
+    def shot(self, label):
+        import gradio
+
+        SHOTS.mkdir(exist_ok=True)
+        self.page.screenshot(path=str(SHOTS / f"{self.name}-{label}-gradio{gradio.__version__[0]}.png"), full_page=True)
+
+
+@pytest.fixture
+def tab(browser, app, request):
+    context = browser.new_context(
+        viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
+    )
+    page = context.new_page()
+    found = Tab(page, app, request.node.name.removeprefix("test_")[:40])
+    yield found
+    found.shot("end")
+    assert not found.errors, found.errors
+    context.close()
