@@ -51,7 +51,13 @@ class Suite:
     needs_browser: bool = False
 
 
-SUITES = (Suite("engine", "test.txt", (("-m", "not slow and not browser"), ("-m", "slow and not browser"))),)
+TAB = ("tests/browser", "-m", "browser", "-p", "no:warnings")
+SUITES = (
+    Suite("engine", "test.txt", (("-m", "not slow and not browser"), ("-m", "slow and not browser"))),
+    # the same journeys as A1111's gradio and as Forge's draw the page
+    Suite("gradio3", "gradio3.txt", (TAB,), needs_browser=True),
+    Suite("gradio4", "gradio4.txt", (TAB,), needs_browser=True),
+)
 
 
 class Failure(Exception):
@@ -152,12 +158,8 @@ def app(lora_dir: str | None) -> int:
     output.mkdir(exist_ok=True)
     report = _first_merge(python, pairs, output)
     _tell(report)
-    if not (ROOT / "lib_merge" / "ui" / "app.py").is_file():
-        print("\nThe tab is not part of this version yet; `python -m lib_merge --help` in .venv has everything.")
-        return 0
-    return subprocess.run(
-        [python, "-m", "lib_merge.ui.app", "--lora-dir", str(folder)], cwd=ROOT, check=False
-    ).returncode
+    command = [python, "-m", "lib_merge.ui.app", "--lora-dir", str(folder), "--data-dir", str(ROOT / "user")]
+    return subprocess.run(command, cwd=ROOT, check=False).returncode
 
 
 def _engine(python: Path, *arguments: str) -> str:

@@ -55,6 +55,18 @@
     space.colour = (index) => space.colours[index % space.colours.length];
     space.letter = (index) => String.fromCharCode(65 + (index % 26));
 
+    /* redraw without taking the keyboard away: the control of the same name has the focus afterwards */
+    space.keepFocus = (work) => {
+        const root = space.root();
+        const active = document.activeElement;
+        const name = root && root.contains(active) ? active.getAttribute("aria-label") : null;
+        const start = name ? name.split(" weight ")[0] : "";
+        work();
+        if (!name || active.isConnected) return;
+        const same = [...root.querySelectorAll("[aria-label]")].find((node) => node.getAttribute("aria-label") === name || (node.classList.contains("lm-cell") && node.getAttribute("aria-label").startsWith(`${start} weight `)));
+        if (same) same.focus({ preventScroll: true });
+    };
+
     space.later = (work, wait) => {
         let timer = 0;
         return (...given) => {

@@ -63,7 +63,7 @@
         changed(what, origin) {
             this.store();
             this.note();
-            for (const work of this.listeners) work(what, origin);
+            space.keepFocus(() => this.listeners.forEach((work) => work(what, origin)));
         }
 
         remember() {
@@ -89,7 +89,7 @@
             this.before = from.pop();
             this.data = JSON.parse(this.before);
             this.store();
-            for (const work of this.listeners) work("rows");
+            space.keepFocus(() => this.listeners.forEach((work) => work("rows")));
         }
 
         replace(fields) {

@@ -71,8 +71,10 @@
                 const text = `${item.folder}/${item.name} ${item.alias} ${item.family} ${(item.tags || []).join(" ")}`.toLowerCase();
                 return words.every((word) => text.includes(word));
             });
-            /* those that can be merged with what is there come first */
-            this.shown.sort((a, b) => Number(fits(b)) - Number(fits(a)) || a.name.localeCompare(b.name));
+            /* those that can be merged with what is there come first, then those whose name begins with what was typed */
+            const typed = this.search.value.trim().toLowerCase();
+            const near = (item) => (typed ? [item.name, item.alias].map((name) => (name.toLowerCase() === typed ? 0 : name.toLowerCase().startsWith(typed) ? 1 : name.toLowerCase().includes(typed) ? 2 : 3)).sort()[0] : 0);
+            this.shown.sort((a, b) => Number(fits(b)) - Number(fits(a)) || near(a) - near(b) || a.name.localeCompare(b.name));
             this.active = 0;
             this.list.scrollTop = 0;
             const { done, total } = this.app.scan;

@@ -77,7 +77,6 @@
                     pick,
                     slider,
                     box,
-                    item ? space.badges(item) : null,
                     el("span", { class: "lm-grow" }),
                     roles.length ? space.select([["", "role –"], ...roles.map((role) => [role, role])], row.role, (value) => ((row.role = value), this.app.state.changed("value")), { "aria-label": `Role of ${letter}`, title: "What this LoRA is for" }) : null,
                     space.select([["", "no group"], ...LETTERS.map((group) => [group, `group ${group}`])], row.group, (value) => ((row.group = value), this.app.state.changed("rows")), { "aria-label": `Group of ${letter}`, title: "Sources of one group are merged first" }),
@@ -86,6 +85,7 @@
                     button("↓", () => this.app.state.move(row, 1), { "aria-label": `Move ${letter} down`, class: "lm-button lm-small", disabled: index === this.data.sources.length - 1 }),
                     button("✕", () => this.app.state.remove(row), { "aria-label": `Remove ${letter}`, class: "lm-button lm-small" }),
                 ),
+                item ? space.badges(item) : null,
                 fold,
                 item && item.problem ? el("div", { class: "lm-problem" }, item.problem) : null,
             );

@@ -113,7 +113,9 @@ def build_app(host: PlainHost) -> FastAPI:
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
         return HTMLResponse(body.replace("</head>", f"{_head()}</head>", 1), response.status_code)
 
-    return gr.mount_gradio_app(app, build_with(Actions(host)), path="/")
+    # the system's own fonts: a local page has no reason to ask a font server
+    theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
+    return gr.mount_gradio_app(app, build_with(Actions(host), theme), path="/")
 
 
 def _assets() -> list[Path]:

@@ -33,9 +33,14 @@ def build_tab(host: Host) -> gr.Blocks:
     return build_with(Actions(host))
 
 
-def build_with(actions: Actions) -> gr.Blocks:
-    """Return the tab of a server side that exists already, as the REST API shares it."""
-    with gr.Blocks(analytics_enabled=False) as tab:
+def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Blocks:
+    """Return the tab of a server side that exists already, as the REST API shares it.
+
+    Args:
+        actions: answers the requests.
+        theme: of a page of our own; inside a WebUI its theme holds.
+    """
+    with gr.Blocks(analytics_enabled=False, theme=theme) as tab:
         gr.HTML(ROOT, elem_id="lora_merge_page")
         with gr.Row(elem_id="lora_merge_bridge", elem_classes=["lora-merge-hidden"]):
             box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False)

@@ -19,8 +19,8 @@ def _file(app, name):
 def _pair(tab):
     tab.page.evaluate("() => localStorage.clear()")
     tab.open()
-    tab.pick(0, "ink")
-    tab.pick(1, "mira")
+    tab.pick(0, "sample-ink-style")
+    tab.pick(1, "sample-mira-character")
 
 
 def test_a_first_merge_in_five_clicks(tab, app):
