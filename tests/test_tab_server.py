@@ -1,0 +1,515 @@
+"""The tab's server side without a browser: library, jobs, naming, state, and every request."""
+
+from __future__ import annotations
+
+import base64
+import contextlib
+import json
+import struct
+import threading
+import time
+import zlib
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_merge.errors import MergeError, OutputError, RecipeError
+from lib_merge.history import History, differences
+from lib_merge.ui.actions import Actions
+from lib_merge.ui.jobs import Jobs
+from lib_merge.ui.library import Library
+from lib_merge.ui.naming import fill_template, output_path, sub_folder
+from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
+from tests.factories import dense_of, relative, write_lora
+
+
+class Host:
+    name = "test"
+
+    def __init__(self, base: Path):
+        self.base = base
+        self.folder = base / "loras"
+        (self.folder / "sub").mkdir(parents=True)
+        self.refreshed = []
+        self.locked = 0
+
+    def lora_folders(self):
+        return [self.folder]
+
+    def data_folder(self):
+        return self.base / "data"
+
+    def extension_folders(self):
+        return [self.base / "extensions"]
+
+    def device(self):
+        return torch.device("cpu")
+
+    @contextlib.contextmanager
+    def busy_lock(self):
+        self.locked += 1
+        yield
+
+    def refresh_loras(self, changed):
+        self.refreshed += list(changed)
+
+    def alias_of(self, path):
+        return path.stem
+
+    def preview_url(self, path):
+        return ""
+
+    def can_generate(self):
+        return False
+
+    def option(self, name, default):
+        return default
+
+    def claims_name(self, stem):
+        return next((path for path in self.folder.rglob("*.safetensors") if path.stem == stem), None)
+
+
+@pytest.fixture
+def host(tmp_path):
+    found = Host(tmp_path)
+    write_lora(found.folder / "a.safetensors", seed=1)
+    write_lora(found.folder / "sub" / "b.safetensors", seed=2)
+    return found
+
+
+@pytest.fixture
+def desk(host):
+    found = Actions(host)
+    found.library.refresh(wait=True)
+    return found
+
+
+def _state(*rows, **fields):
+    sources = [{"key": key, "ratio": ratio, "on": True, **more} for key, ratio, more in rows]
+    return {"sources": sources, "method": "weighted_sum", "output": {"template": "out"}, **fields}
+
+
+PAIR = (("0/a.safetensors", 0.6, {}), ("0/sub/b.safetensors", 0.4, {}))
+
+
+def _wait(desk, reply):
+    assert reply["ok"], reply
+    for _ in range(600):
+        reply = desk.handle_dict({"op": "job", "job": reply["job"]})
+        if reply["state"] not in ("waiting", "running"):
+            return reply
+        time.sleep(0.02)
+    raise AssertionError("the job did not end")
+
+
+# -------------------------------------------------------------------------------------------- requests
+
+
+def test_a_request_is_json_and_so_is_every_answer(desk):
+    known = json.loads(desk.handle(json.dumps({"id": 7, "op": "init"})))
+    assert known["id"] == 7
+    assert known["ok"]
+    assert {"methods", "families", "presets", "settings"} <= set(known)
+    for text in (
+        "",
+        "[]",
+        "{",
+        "null",
+        '{"op": 3}',
+        '{"op": "__class__"}',
+        '{"op": "nothing"}',
+        '{"op": "plan"}',
+        "[" * 100_000,
+    ):
+        reply = json.loads(desk.handle(text))
+        assert reply["ok"] is False
+        assert reply["error"]
+        assert "Traceback" not in reply["error"]
+
+
+@given(
+    st.recursive(
+        st.none() | st.booleans() | st.floats() | st.text(max_size=8),
+        lambda x: (
+            st.lists(x, max_size=3)
+            | st.dictionaries(
+                st.sampled_from(
+                    [
+                        "sources",
+                        "key",
+                        "ratio",
+                        "blocks",
+                        "te",
+                        "output",
+                        "template",
+                        "rank",
+                        "mode",
+                        "value",
+                        "knobs",
+                        "on",
+                        "group",
+                    ]
+                ),
+                x,
+                max_size=4,
+            )
+        ),
+        max_leaves=12,
+    )
+)
+def test_no_state_brings_the_server_down(tmp_path_factory, value):
+    base = getattr(test_no_state_brings_the_server_down, "desk", None)
+    if base is None:
+        base = test_no_state_brings_the_server_down.desk = Actions(Host(tmp_path_factory.mktemp("host")))
+    reply = base.handle_dict({"op": "plan", "state": value})
+    assert reply["ok"] is False
+
+
+def test_a_merge_from_plan_to_history(desk, host):
+    plan = desk.handle_dict({"op": "plan", "state": _state(*PAIR)})["plan"]
+    assert plan["name"] == "out.safetensors"
+    assert plan["policy"] == "lossless"
+    done = _wait(
+        desk,
+        desk.handle_dict(
+            {
+                "op": "merge",
+                "state": _state(
+                    *PAIR, output={"template": "out", "folder": "new", "triggers": "x, y", "notes": "try one"}
+                ),
+            }
+        ),
+    )
+    assert done["state"] == "done", done
+    saved = host.folder / "new" / "out.safetensors"
+    assert done["result"]["key"] == "0/new/out.safetensors"
+    assert abs(done["result"]["bytes"] - saved.stat().st_size) == 0
+    assert host.refreshed == [saved]
+    assert host.locked == 1
+    a, b = dense_of(host.folder / "a.safetensors"), dense_of(host.folder / "sub" / "b.safetensors")
+    assert relative(dense_of(saved), {n: 0.6 * a[n] + 0.4 * b[n] for n in a}) <= 1e-3
+    side = json.loads(saved.with_suffix(".json").read_text(encoding="utf-8"))
+    assert side["activation text"] == "x, y"
+    assert side["notes"].startswith("try one")
+    [entry] = desk.handle_dict({"op": "history"})["entries"]
+    assert entry["name"] == "out"
+    opened = desk.handle_dict({"op": "open", "entry": entry["id"]})["state"]
+    assert [(row["key"], row["ratio"]) for row in opened["sources"]] == [(key, ratio) for key, ratio, _ in PAIR]
+    again = desk.handle_dict({"op": "open", "key": "0/new/out.safetensors"})["state"]
+    assert again["sources"] == opened["sources"]
+    same = _wait(desk, desk.handle_dict({"op": "merge", "state": {**opened, "output": {"template": "second"}}}))
+    assert same["result"]["tensor_hash"] == done["result"]["tensor_hash"]
+    checked = _wait(desk, desk.handle_dict({"op": "verify", "key": "0/new/out.safetensors"}))
+    assert checked["state"] == "done"
+
+
+def test_an_existing_name_is_refused_before_any_work(desk, host):
+    for folder in ("", "sub"):
+        before = desk.handle_dict({"op": "merge", "state": _state(*PAIR, output={"template": "b", "folder": folder})})
+        assert before["ok"] is (folder == "")
+    plan = desk.handle_dict({"op": "plan", "state": _state(*PAIR, output={"template": "b", "folder": "other"})})["plan"]
+    assert plan["claimed"]
+
+
+def test_rows_that_are_off_or_wrong_are_said(desk):
+    off = _state(("0/a.safetensors", 1, {"on": False}))
+    assert "pick a LoRA" in desk.handle_dict({"op": "plan", "state": off})["error"]
+    gone = _state(("0/../../etc/passwd", 1, {}))
+    assert "not in the LoRA folders" in desk.handle_dict({"op": "plan", "state": gone})["error"]
+    bad = _state(("0/a.safetensors", "much", {}))
+    assert "takes a number" in desk.handle_dict({"op": "plan", "state": bad})["error"]
+    outside = _state(*PAIR, output={"template": "x", "folder": "../.."})
+    assert "inside the LoRA folder" in desk.handle_dict({"op": "plan", "state": outside})["error"]
+
+
+def test_blocks_groups_and_encoders_reach_the_file(desk, host):
+    state = _state(
+        ("0/a.safetensors", 1, {"group": "A", "blocks": {"IN01": 0}}),
+        ("0/sub/b.safetensors", 1, {"group": "A", "te": [0.5]}),
+        groups={"A": {"method": "average", "ratio": 0.5}},
+    )
+    done = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))
+    assert done["state"] == "done", done
+    a, b = dense_of(host.folder / "a.safetensors"), dense_of(host.folder / "sub" / "b.safetensors")
+    from lib_merge.adapters.blocks import block_of
+
+    wanted = {}
+    for n in a:
+        wa = 0.0 if block_of(n, "SD1") == "IN01" else 1.0
+        wb = 0.5 if n.startswith("lora_te") else 1.0
+        wanted[n] = 0.5 * (wa * a[n] + wb * b[n]) / (wa + wb)
+    assert relative(dense_of(host.folder / "out.safetensors"), wanted) <= 1e-3
+
+
+def test_looking_inspecting_and_presets(desk, host):
+    for _ in range(200):
+        found = desk.handle_dict({"op": "look", "keys": ["0/a.safetensors"]})
+        if not found["reading"]:
+            break
+        time.sleep(0.02)
+    assert sum(found["found"]["0/a.safetensors"]["block_energy"].values()) == pytest.approx(1)
+    assert desk.handle_dict({"op": "inspect", "key": "0/a.safetensors"})["found"]["family"] == "SD1"
+    saved = desk.handle_dict({"op": "preset_save", "name": "mine", "family": "SD1", "weights": {"IN01": 0.5}})
+    assert any(item["name"] == "mine" and item["own"] for item in saved["presets"]["SD1"])
+    assert desk.handle_dict({"op": "blocks", "text": "mine", "family": "SD1"})["weights"] == {"IN01": 0.5}
+    assert desk.handle_dict({"op": "preset_rename", "name": "mine", "to": "ours"})["ok"]
+    assert desk.handle_dict({"op": "preset_delete", "name": "ours"})["ok"]
+    text = "A:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nB:1\n"
+    report = desk.handle_dict({"op": "preset_import", "text": text, "name": "lbwpresets.txt", "family": "SD1"})
+    assert report["count"] == 1
+    assert {line["outcome"] for line in report["lines"]} == {"read", "refused"}
+    assert desk.handle_dict({"op": "preset_find"})["found"] == []
+
+
+def test_prompts_by_request(desk):
+    text = "a <lora:a:0.8> <lora:b:0.3:0.6:lbw=NONE> <lora:zz:1:stop=10>"
+    reply = desk.handle_dict({"op": "prompt", "text": text})
+    assert [row["key"] for row in reply["rows"]] == ["0/a.safetensors", "0/sub/b.safetensors", ""]
+    assert reply["rows"][1]["te"] == [0.3]
+    assert reply["rows"][1]["blocks"]["IN01"] == 0
+    assert len(reply["notes"]) == 2
+    back = desk.handle_dict({"op": "prompt_write", "state": {"sources": reply["rows"]}})["text"]
+    assert back.startswith("<lora:a:0.8> <lora:b:0.3:0.6:lbw=")
+    assert not desk.handle_dict({"op": "prompt", "image": "data:image/png;base64,AAAA"})["ok"]
+
+
+def test_a_cancelled_job_leaves_nothing_and_the_next_one_runs():
+    jobs = Jobs()
+    begun = threading.Event()
+
+    def slow(task):
+        begun.set()
+        while not task.stop.is_set():
+            time.sleep(0.005)
+        from lib_merge.errors import Cancelled
+
+        raise Cancelled("stopped")
+
+    first = jobs.start("merge", slow)
+    second = jobs.start("merge", lambda task: {"fine": True})
+    third = jobs.start("merge", lambda task: 1 / 0)
+    fourth = jobs.start("merge", lambda task: {})
+    begun.wait(5)
+    assert second.state == "waiting"
+    jobs.cancel(fourth.id)
+    jobs.cancel(first.id)
+    for task in (first, second, third, fourth):
+        for _ in range(400):
+            if task.ended:
+                break
+            time.sleep(0.01)
+    assert [first.state, second.state, third.state, fourth.state] == ["cancelled", "done", "failed", "cancelled"]
+    assert "ZeroDivisionError" in third.error
+    with pytest.raises(RecipeError, match="restarted"):
+        jobs.get(99)
+
+
+# -------------------------------------------------------------------------------------------- library
+
+
+def test_the_library_notices_new_changed_and_vanished_files(host, tmp_path):
+    def make():
+        return Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+
+    library = make()
+    library.refresh(wait=True)
+    assert [item.key for item in library.items()] == ["0/a.safetensors", "0/sub/b.safetensors"]
+    assert {item.family for item in library.items()} == {"SD1"}
+    write_lora(host.folder / "c.safetensors", rank=3)
+    (host.folder / "a.safetensors").unlink()
+    (host.folder / "broken.safetensors").write_bytes(b"nonsense")
+    (host.folder / ".x.merging").write_bytes(b"")
+    library.refresh(wait=True)
+    assert [item.name for item in library.items()] == ["b", "broken", "c"]
+    assert library.items()[1].problem
+    assert library.find("B").name == "b"
+    again = make()
+    again.refresh(wait=True)
+    assert [item.to_json() for item in again.items()] == [item.to_json() for item in library.items()]
+    (tmp_path / "cache.json").write_text("{broken", encoding="utf-8")
+    third = make()
+    third.refresh(wait=True)
+    assert len(third.items()) == 3
+
+
+def test_keys_never_lead_out_of_the_folders(host, tmp_path):
+    library = Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+    write_lora(tmp_path / "secret.safetensors")
+    for key in (
+        "0/../secret.safetensors",
+        "1/a.safetensors",
+        "0/",
+        "",
+        "/a",
+        "x/a.safetensors",
+        "0//etc/passwd",
+        "0/a.safetensors\x00",
+        "0/sub",
+    ):
+        with pytest.raises(RecipeError):
+            library.resolve(key)
+    assert library.key_of(tmp_path / "secret.safetensors") == ""
+
+
+def test_linked_folders_are_followed_once(host, tmp_path):
+    outside = tmp_path / "elsewhere"
+    outside.mkdir()
+    write_lora(outside / "far.safetensors")
+    try:
+        (host.folder / "link").symlink_to(outside, target_is_directory=True)
+        (outside / "loop").symlink_to(host.folder, target_is_directory=True)
+    except OSError:
+        pytest.skip("this system makes no links without rights")
+    library = Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+    library.refresh(wait=True)
+    assert [item.key for item in library.items()] == [
+        "0/a.safetensors",
+        "0/sub/b.safetensors",
+        "0/link/far.safetensors",
+    ]
+    assert library.resolve("0/link/far.safetensors").is_file()
+
+
+# -------------------------------------------------------------------------------------------- naming
+
+
+def test_names_count_up_and_stay_possible(tmp_path):
+    stem = fill_template("{sources}_{method}_{weights}_v{n}", ["a/b", "c:d"], [0.6, -0.25], "ties", "32")
+    assert stem == "a_b+c_d_ties_60-m25_v{n}"
+    assert output_path(tmp_path, stem, overwrite=False).name.endswith("_v1.safetensors")
+    output_path(tmp_path, stem, overwrite=False).touch()
+    assert output_path(tmp_path, stem, overwrite=False).name.endswith("_v2.safetensors")
+    assert output_path(tmp_path, stem, overwrite=True).name.endswith("_v1.safetensors")
+    for bad in ("con", "a" * 300, "x?y"):
+        with pytest.raises(OutputError):
+            output_path(tmp_path, bad, overwrite=False)
+    for bad in ("..", "/etc", "a/../..", "C:/x", "con"):
+        with pytest.raises(OutputError):
+            sub_folder(tmp_path, bad)
+    assert sub_folder(tmp_path, "a\\b") == tmp_path / "a" / "b"
+
+
+@given(st.lists(st.text(max_size=60), min_size=1, max_size=8), st.text(max_size=40))
+def test_any_name_of_a_lora_gives_a_possible_name(names, template):
+    stem = fill_template(template + "{sources}", names, [1.0] * len(names), "x", "y")
+    assert len(stem) < 400
+    with contextlib.suppress(OutputError):
+        output_path(Path("/nowhere"), stem[:100], overwrite=False)
+
+
+# -------------------------------------------------------------------------------------------- prompts
+
+NAMES = (
+    st.text(st.characters(blacklist_characters="<>:\x00", blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20)
+    .map(str.strip)
+    .filter(bool)
+)
+NUMBERS = st.integers(-200, 200).map(lambda n: n / 100)
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries({"name": NAMES, "ratio": NUMBERS, "te_ratio": st.none() | NUMBERS, "blocks": st.none()}),
+        max_size=5,
+    )
+)
+def test_tags_come_back(sources):
+    found = read_prompt("a cat, " + write_prompt(sources)).sources
+    assert len(found) == len(sources)
+    for one, other in zip(found, sources):
+        assert one["name"] == other["name"]
+        assert one["ratio"] == pytest.approx(other["ratio"])
+        te = None if other["te_ratio"] == other["ratio"] else other["te_ratio"]
+        assert one["te_ratio"] == (None if te is None else pytest.approx(te))
+
+
+@pytest.mark.parametrize(
+    ("tag", "wanted"),
+    [
+        ("<lora:x>", (1.0, None, None)),
+        ("<lora:x:0.5>", (0.5, None, None)),
+        ("<lora:x:0.5:0.7>", (0.7, 0.5, None)),
+        ("<lora:x:te=0.2:unet=0.9>", (0.9, 0.2, None)),
+        ("<lyco:x:1:lbw=OUTALL>", (1.0, None, "OUTALL")),
+        ("<lora:x:0.8:1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1>", (0.8, None, "1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1")),
+        ("<lora:x:much>", (1.0, None, None)),
+    ],
+)
+def test_forms_of_tags(tag, wanted):
+    [found] = read_prompt(f"{tag} a cat").sources
+    assert (found["ratio"], found["te_ratio"], found["blocks"]) == wanted
+
+
+def test_an_infotext_gives_its_positive_prompt_only():
+    text = "a <lora:x:1>\nNegative prompt: <lora:bad:1>\nSteps: 20, Lora hashes: x"
+    assert [source["name"] for source in read_prompt(text).sources] == ["x"]
+
+
+def _chunk(kind, body):
+    return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+
+@pytest.mark.parametrize("kind", ["tEXt", "zTXt", "iTXt"])
+def test_a_pictures_text_is_found(kind, desk):
+    text = "a <lora:a:0.5>\nSteps: 4"
+    body = {
+        "tEXt": b"parameters\0" + text.encode(),
+        "zTXt": b"parameters\0\0" + zlib.compress(text.encode()),
+        "iTXt": b"parameters\0\1\0\0\0" + zlib.compress(text.encode()),
+    }[kind]
+    data = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", bytes(13)) + _chunk(kind.encode(), body) + _chunk(b"IEND", b"")
+    assert png_text(data) == text
+    image = "data:image/png;base64," + base64.b64encode(data).decode()
+    assert desk.handle_dict({"op": "prompt", "image": image})["rows"][0]["ratio"] == 0.5
+
+
+@given(st.binary(max_size=200))
+def test_no_picture_brings_the_reader_down(data):
+    for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8"):
+        with contextlib.suppress(MergeError):
+            png_text(start + data)
+
+
+# -------------------------------------------------------------------------------------------- history
+
+
+def test_history_survives_a_broken_file_and_sorts_by_age(tmp_path):
+    history = History(tmp_path)
+    entries = [history.add(name=f"m{n}", recipe={"method": "ties", "sources": []}) for n in range(3)]
+    (tmp_path / "entries" / f"{entries[1].id}.json").write_text("{", encoding="utf-8")
+    assert [entry.status for entry in history.list()] == ["ok", "broken", "ok"]
+    assert [entry.name for entry in history.list("m2")] == ["m2"]
+    history.update(entries[0].id, notes="good", verdict={"decision": "keep"})
+    assert History(tmp_path).get(entries[0].id).notes == "good"
+    with pytest.raises(RecipeError):
+        history.get(entries[1].id)
+    with pytest.raises(RecipeError):
+        history.update(entries[0].id, recipe={})
+    with pytest.raises(RecipeError):
+        history.get("../../x")
+    history.remove(entries[2].id)
+    assert len(history.list()) == 2
+    assert (tmp_path / "trash" / f"{entries[2].id}.json").is_file()
+
+
+def test_differences_are_sentences():
+    before = {
+        "method": "ties",
+        "knobs": {"trim_fraction": 0.2},
+        "sources": [{"name": "a", "ratio": 0.5}, {"name": "b", "ratio": 1}],
+    }
+    after = {
+        "method": "ties",
+        "knobs": {"trim_fraction": 0.3},
+        "sources": [{"name": "a", "ratio": 0.7}, {"name": "c", "ratio": 1}],
+    }
+    assert differences(before, after) == [
+        "trim fraction: 0.2 → 0.3",
+        "b was taken out",
+        "c was added at 1",
+        "a, ratio: 0.5 → 0.7",
+    ]
+    assert differences(before, before) == ["nothing changed"]
