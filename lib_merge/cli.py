@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_merge import api
+from lib_merge import api, cli_analyze
 from lib_merge.blockspec import parse_elements
 from lib_merge.cli_text import inspect_text, method_rows, methods_text, report_text
 from lib_merge.compress import parse_policy
@@ -238,6 +238,7 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", "say what is in LoRA files", _inspect)
     inspect.add_argument("files", nargs="+", metavar="FILE")
     inspect.add_argument("--family", metavar="F")
+    cli_analyze.add_parser(commands)
     _command(commands, "methods", "list the merge methods", _methods)
     demo = _command(commands, "demo", "write synthetic sample LoRAs into a folder", _demo)
     demo.add_argument("folder", metavar="DIR")

@@ -373,3 +373,15 @@ def test_steps_come_in_order_and_leave_threads_alone(pair):
     finally:
         torch.set_num_threads(before)
     assert seen == ["files", "sources", "pairs", "recipe", "methods", "advice"]
+
+
+@pytest.mark.parametrize("rank", ["lossless", "3", "energy:0.9", "error:0.2"])
+def test_size_and_error_are_foretold(samples, tmp_path, rank):
+    from lib_merge import merge, parse_policy
+
+    sources = tuple(Source(path=path) for path in samples[:2])
+    report = analyze(Recipe(sources, rank=parse_policy(rank))).recipe
+    merged = merge(samples[:2], save_to=tmp_path / "merged.safetensors", rank=rank)
+    assert report.bytes == pytest.approx(merged.bytes, rel=0.01)
+    assert report.error == pytest.approx(math.sqrt(max(0.0, 1 - merged.energy_kept)), rel=1e-4, abs=1e-6)
+    assert report.rank == (merged.ranks()["min"], merged.ranks()["max"])

@@ -9,6 +9,7 @@
 from __future__ import annotations
 
 from lib_merge.analysis.applying import apply_changes
+from lib_merge.analysis.export import to_json
 from lib_merge.analysis.figures import PairPart, PairReport, Part, SourceReport, TensorStats, Training, TrainingRow
 from lib_merge.analysis.model import (
     STAGES,
@@ -20,10 +21,11 @@ from lib_merge.analysis.model import (
     RecipeReport,
     Symptom,
 )
+from lib_merge.analysis.page import to_html
 from lib_merge.analysis.prospect import Forecast, Foreseen
 from lib_merge.analysis.relations import RELATIONS
 from lib_merge.analysis.starts import ROLES, by_role
-from lib_merge.analysis.steps import analyze, analyze_steps, reweigh
+from lib_merge.analysis.steps import Options, analyze, analyze_steps, reweigh
 
 __all__ = [
     "RELATIONS",
@@ -35,6 +37,7 @@ __all__ = [
     "Forecast",
     "Foreseen",
     "MethodRow",
+    "Options",
     "Outcome",
     "PairPart",
     "PairReport",
@@ -50,4 +53,6 @@ __all__ = [
     "apply_changes",
     "by_role",
     "reweigh",
+    "to_html",
+    "to_json",
 ]

@@ -24,6 +24,8 @@ from lib_merge.compress import RankPolicy
 WORTH, KEEP = 0.3, 0.99
 # A cut above this share of the energy is worth a word.
 CUT = 0.05
+# Strength beside the loudest source below which a cut of the rank would take most of a source.
+FAINT = 0.4
 # Share of its sources' strength below which next to nothing is left.
 EMPTY = 0.3
 
@@ -38,6 +40,14 @@ def advise(report: AnalysisReport, prospect: Prospect) -> Iterator[Advice]:
     known = evidence(report, prospect)
     for rule in RULES:
         yield from rule(known)
+    if not (known.pairs("copy", "scaled copy", "negated copy", "resized", "epochs") or _drowned(known)):
+        yield from _smaller(known)
+
+
+def _drowned(known: Evidence) -> bool:
+    """Tell whether a source is so faint beside the others that a smaller rank would cut it away."""
+    used = known.heard[known.heard > 0]
+    return len(used) > 1 and bool(used.min() < FAINT * used.max())
 
 
 def _broken(known: Evidence) -> Iterator[Advice]:
@@ -148,7 +158,8 @@ def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
     greedy = bytes_for(found, price, KEEP)[1]
     size = int(greedy @ price) + overhead(bench, recipe, prospect.stacked)
     options = [(str(one), np.minimum(prospect.stacked, one)), (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide))]
-    budget = f"budget:{-(-size // 100_000) / 10:g}MB"
+    step = 10 ** max(0, len(str(size)) - 4)  # three or four digits, rounded up
+    budget = f"budget:{-(-size // step) * step / 1e6:g}MB"
     sized = [(t, int(r @ price) + overhead(bench, recipe, r), lost(found, r)) for t, r in (*options, (budget, greedy))]
     # a plain rank is easier to understand, so others must be clearly smaller
     return min(sized, key=lambda option: option[1] * (1.0 if option[0] == str(one) else 1.1))
@@ -197,7 +208,6 @@ RULES: tuple[Callable[[Evidence], Iterator[Advice]], ...] = (
     unfounded,
     _empty,
     _cut,
-    _smaller,
     _range,
 )
 __all__ = ["RULES", "advise", "both", "smaller"]

@@ -14,7 +14,7 @@ from lib_merge.analysis.model import Advice
 LOUDER, UNASKED = 2.0, 1.5
 # One step of balancing moves a ratio by at most this factor.
 CAP = 2.0
-# Strength beside the strongest source: two unrelated ones reach 1.41 together.
+# Strength beside the strongest source, as it is heard and at ratio 1: two unrelated ones reach 1.41 together.
 STRONG = 1.5
 # Cosine of two text encoders' changes that counts as pulling apart, and the least share of the energy they need.
 APART, ENOUGH = -0.1, 1e-3
@@ -96,10 +96,15 @@ def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
 
 
 def strength(evidence: Evidence) -> Iterator[Advice]:
-    """Advise a lower total where the sum is much stronger than its strongest source: scale = max‖wᵢΔWᵢ‖ / ‖Σ wᵢΔWᵢ‖."""
+    """Advise a lower total where the sum is much stronger than any source alone: scale = max‖wᵢΔWᵢ‖ / ‖Σ wᵢΔWᵢ‖."""
     heard, total = evidence.heard, evidence.strength
-    top = float(heard.max(initial=0.0))
-    if evidence.recipe.method != "weighted_sum" or not top > 0 or total <= STRONG * top or _copies(evidence):
+    top, alone = float(heard.max(initial=0.0)), float(evidence.each.max(initial=0.0))
+    if (
+        evidence.recipe.method != "weighted_sum"
+        or not top > 0
+        or total <= STRONG * max(top, alone)
+        or _copies(evidence)
+    ):
         return
     if evidence.pairs("related", "epochs"):
         return  # then the method is the better advice

@@ -17,8 +17,8 @@ from lib_merge.compress import RankPolicy
 from lib_merge.recipe import Recipe
 
 WIDTH = {"fp16": 2, "bf16": 2, "float": 4}
-# Bytes of one tensor's entry in the header beside its name: dtype, shape, offsets.
-ENTRY = 86
+# Room that a merge leaves in the header: keys per module, bytes of a key beside the module's name, own and copied metadata.
+KEYS, ENTRY, OWN, PER_SOURCE = 7, 120, 64 << 10, 4096
 # Points of a curve at most.
 POINTS = 64
 
@@ -56,10 +56,11 @@ def prices(bench: Bench, recipe: Recipe) -> np.ndarray:
 
 
 def overhead(bench: Bench, recipe: Recipe, ranks: np.ndarray) -> int:
-    """Return the bytes of alphas and of the header's table for the modules that are kept."""
+    """Return the bytes of alphas and of the header: its table for the modules that are kept, and room for metadata."""
     width = WIDTH[recipe.precision]
     kept = [m.task.name for m, rank in zip(bench.modules, ranks) if rank > 0]
-    return sum(width + 3 * (len(name) + ENTRY) for name in kept)
+    copied = sum(PER_SOURCE + 2 * sum(map(len, (*file.metadata, *file.metadata.values()))) for file in bench.files)
+    return OWN + copied + sum(width + KEYS * (len(name) + ENTRY) for name in kept)
 
 
 def curve(bench: Bench, recipe: Recipe, found: Sequence[np.ndarray], stacked: np.ndarray) -> tuple[CurvePoint, ...]:

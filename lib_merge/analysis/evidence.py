@@ -105,6 +105,11 @@ def percent(value: float, digits: int = 0) -> str:
     return "–" if math.isnan(value) else f"{value:.{digits}%}"
 
 
+def plus(value: float, digits: int = 3) -> str:
+    """Return a number with fixed decimals and without a minus before nothing."""
+    return f"{round(value, digits) + 0.0:.{digits}f}"
+
+
 def both(ratios: Sequence[float]) -> str:
     """Return ratios side by side: `0.83 / 0.17`."""
     return " / ".join(f"{ratio:g}" for ratio in ratios)

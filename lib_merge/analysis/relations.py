@@ -76,7 +76,7 @@ def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float
         return "same start", f"the down projections began alike (cosine {start:.2f}), ΔW is at {cosine:.2f}", 0.0
     if abs(cosine) >= RELATED:
         return "related" if cosine > 0 else "opposed", f"cosine {cosine:.2f}", 0.0
-    return "unrelated", f"cosine {cosine:.3f}", 0.0
+    return "unrelated", f"cosine {round(cosine, 3) + 0.0:.3f}", 0.0
 
 
 def resized_from(bench: Bench, large: int, small: int) -> bool:

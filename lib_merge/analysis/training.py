@@ -14,6 +14,7 @@ from lib_merge.analysis.bench import FileInfo
 from lib_merge.analysis.figures import Training, TrainingRow
 
 MAX_TEXT = 120
+_PLACE = re.compile(r"^(?:[A-Za-z]:[\\/]|[\\/~]|\.{1,2}[\\/]|file:)|\\\\")
 WORDS = 6
 Meta = Mapping[str, str]
 # names of checkpoints -> the line of models they belong to; the first match counts
@@ -156,6 +157,8 @@ def _short(text: str | None) -> str | None:
     if text is None:
         return None
     line = " ".join(str(text).split())
+    if _PLACE.match(line):  # a place on the trainer's machine is nobody's business, the name in it is
+        line = re.split(r"[\\/]", line.rstrip("\\/"))[-1]
     return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
 
 

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Sequence
 import numpy as np
 
 from lib_merge.analysis.balance import balanced
-from lib_merge.analysis.evidence import Evidence, both, evidence, percent, tidy
+from lib_merge.analysis.evidence import Evidence, both, evidence, percent, plus, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
 from lib_merge.analysis.prospect import Prospect
 
@@ -218,7 +218,7 @@ def _likeness(known: Evidence) -> Iterator[str]:
         part = pair.whole
         if math.isnan(part.cosine):
             continue
-        text = f"{known.names[pair.first]} and {known.names[pair.second]}: {pair.relation} (cosine {part.cosine:.3f})"
+        text = f"{known.names[pair.first]} and {known.names[pair.second]}: {pair.relation} (cosine {plus(part.cosine)})"
         if not math.isnan(part.conflict):
             text += f", signs disagree in {percent(part.conflict, 1)} where {percent(part.expected, 1)} is expected"
         yield text
