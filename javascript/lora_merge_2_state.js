@@ -62,7 +62,9 @@
         /* what: "rows" (another structure) or "value" (the same controls, other numbers) */
         changed(what, origin) {
             this.store();
-            this.note();
+            /* a drag is one step to undo, every other change is one of its own */
+            if (what === "rows") this.remember();
+            else this.note();
             space.keepFocus(() => this.listeners.forEach((work) => work(what, origin)));
         }
 

@@ -19,7 +19,7 @@
             this.app = app;
             this.choice = space.select(app.methodOptions(), app.state.data.method, (value) => this.pick(value), { "aria-label": "Merge method" });
             this.sentence = el("p", { class: "lm-dim" });
-            this.knobs = el("div", { class: "lm-fields" });
+            this.knobs = el("div", { class: "lm-fields lm-knobs" });
             this.value = el("input", { type: "number", class: "lm-number", "aria-label": "Value of the rank policy", oninput: () => this.number("value") });
             this.mode = space.select(RANKS, "auto", (value) => this.rank(value), { "aria-label": "Rank" });
             this.conv = el("input", { type: "number", min: 1, class: "lm-number", placeholder: "same", "aria-label": "Rank of convolutions", oninput: () => this.field("conv_rank", this.conv) });

@@ -45,7 +45,7 @@
             return el("tr", {},
                 el("td", {}, (entry.time || "").slice(0, 16).replace("T", " ")),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
-                el("td", {}, (entry.sources || []).map((source) => `${source.name} ${space.number(source.ratio)}`).join(" · ")),
+                el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
                 el("td", {}, this.app.title(entry.method)),
                 el("td", {}, proof),
                 el("td", {}, verdict),

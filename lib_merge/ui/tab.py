@@ -41,7 +41,7 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
         theme: of a page of our own; inside a WebUI its theme holds.
     """
     with gr.Blocks(analytics_enabled=False, theme=theme) as tab:
-        gr.HTML(ROOT, elem_id="lora_merge_page")
+        gr.HTML(ROOT)
         with gr.Row(elem_id="lora_merge_bridge", elem_classes=["lora-merge-hidden"]):
             box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False)
             ask = gr.Button("send", elem_id="lora_merge_send")

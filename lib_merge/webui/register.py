@@ -1,0 +1,80 @@
+"""Entering the WebUI: the tab, the settings, the REST API. Called at every start and every "Reload UI"."""
+
+from __future__ import annotations
+
+import logging
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from lib_merge.webui.host import WebuiHost
+
+if TYPE_CHECKING:
+    from lib_merge.ui.actions import Actions
+
+log = logging.getLogger("lib_merge")
+SECTION = ("lora_merge", "LoRA Merge")
+_desks: dict[str, Actions] = {}
+
+
+def register(extension: Path) -> None:
+    """Register every callback; the WebUI forgets them at "Reload UI" and runs the entry script again.
+
+    Args:
+        extension: this extension's folder.
+    """
+    from modules import script_callbacks
+
+    script_callbacks.on_ui_tabs(lambda: _tabs(extension))
+    script_callbacks.on_ui_settings(_settings)
+    script_callbacks.on_app_started(lambda _, app: _started(extension, app))
+
+
+def desk_of(extension: Path) -> Actions:
+    """Return the tab's server side, the same one after "Reload UI", so that running jobs go on."""
+    from lib_merge.ui.actions import Actions
+
+    key = str(extension)
+    if key not in _desks:
+        _desks[key] = Actions(WebuiHost(extension))
+    return _desks[key]
+
+
+def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
+    from lib_merge.ui.tab import build_with, failed_tab
+
+    try:
+        tab = build_with(desk_of(extension))
+    except Exception as error:
+        log.exception("the Merge tab could not be built")
+        tab = failed_tab(f"{type(error).__name__}: {error}")
+    return [(tab, "Merge", "lora_merge_tab")]
+
+
+def _settings() -> None:
+    import gradio as gr
+    from modules import shared
+
+    options = {
+        "lora_merge_folder": shared.OptionInfo("merged", "Sub-folder for new merges", section=SECTION),
+        "lora_merge_template": shared.OptionInfo(
+            "{sources}_{method}_{weights}_v{n}", "Name of new merges", section=SECTION
+        ).info("{sources} {method} {weights} {rank} and {n}, which counts up"),
+        "lora_merge_precision": shared.OptionInfo(
+            "fp16", "Precision of new merges", gr.Dropdown, {"choices": ["fp16", "bf16", "float"]}, section=SECTION
+        ),
+    }
+    for name, option in options.items():
+        shared.opts.add_option(name, option)
+
+
+def _started(extension: Path, app: Any) -> None:  # noqa: ANN401
+    from modules import shared
+
+    if not getattr(shared.cmd_opts, "api", False):
+        return
+    try:
+        from lib_merge.webui.api import add_routes
+
+        add_routes(app, desk_of(extension))
+    except Exception:
+        log.exception("the REST API of LoRA Merge could not be added")
