@@ -39,9 +39,9 @@ def spectra(
         up, down, parts = grams_of(module)
         scales = np.concatenate([np.full(part.stop - part.start, c) for part, c in zip(parts, factors)])
         used = np.flatnonzero(scales)
-        scales = scales[used]
-        up = up[np.ix_(used, used)] * np.outer(scales, scales)
-        singular = singular_values(up, down[np.ix_(used, used)])
+        if len(used) < len(scales):
+            scales, up, down = scales[used], up[np.ix_(used, used)], down[np.ix_(used, used)]
+        singular = singular_values(up * scales * scales[:, None], down)
         side = min(module.task.out, module.task.columns)
         return singular[:side], min(len(used), side)
 

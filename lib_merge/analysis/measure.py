@@ -8,7 +8,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
-import torch
 
 from lib_merge.adapters.source import LoraFile, ModulePart
 from lib_merge.analysis.reading import PLAIN, Lines, TensorSums, read_part, tensor_sums
@@ -158,7 +157,7 @@ def talk(stacked: Stack, bases: Sequence[Basis]) -> np.ndarray:
     for i, (part, base) in enumerate(zip(stacked.parts, bases)):
         if base.right.shape[1]:
             seen = stacked.gram_down[:, part] @ base.right  # Float64[R k]: Dⱼ·Vᵢ for all sources j
-            found[i] = block_sums(stacked.gram_up * (seen @ seen.T), stacked.parts)
+            found[i] = block_sums(stacked.gram_up * (seen @ seen.T), stacked.owner)
     return found
 
 
@@ -169,8 +168,7 @@ def sums(stacked: Stack, lines: Lines) -> np.ndarray:
         stacked: the sources' factors.
         lines: Float64[R], Float64[R]: 1ᵀU and D1, without scales.
     """
-    each = lines[0] * stacked.scales * lines[1]
-    return np.array([float(each[part].sum()) for part in stacked.parts])
+    return (lines[0] * stacked.scales * lines[1]) @ stacked.owner
 
 
 def sample(task: Task, stacked: Stack) -> np.ndarray:
@@ -181,9 +179,8 @@ def sample(task: Task, stacked: Stack) -> np.ndarray:
     draw = np.random.default_rng([task.seed & 0xFFFFFFFF, zlib.crc32(task.name.encode())])
     places = draw.random((2, task.samples))
     places *= [[task.out], [task.columns]]
-    rows, columns = torch.from_numpy(places.astype(np.int64))
-    parts = stacked.up.index_select(0, rows).mul_(stacked.down.index_select(1, columns).T)
-    owner = np.zeros((len(stacked.scales), len(stacked.parts)))
-    for source, part in enumerate(stacked.parts):
-        owner[part, source] = stacked.scales[part]
-    return (parts @ torch.from_numpy(owner).to(parts)).T.double().numpy()
+    rows, columns = places.astype(np.int64)
+    # single entries are picked faster by numpy, which need not hand over to other threads for it
+    parts = stacked.up.numpy().take(rows, 0) * stacked.down.numpy().take(columns, 1).T
+    scaled = (stacked.owner * stacked.scales[:, None]).astype(parts.dtype)
+    return (parts @ scaled).T.astype(np.float64)

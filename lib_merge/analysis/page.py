@@ -22,7 +22,7 @@ padding:.8rem 1rem;margin:.6rem 0;overflow-x:auto}
 table{border-collapse:collapse;width:100%;font-variant-numeric:tabular-nums}
 th,td{text-align:left;padding:.25rem .7rem .25rem 0;border-bottom:1px solid var(--edge);vertical-align:top}
 td.n,th.n{text-align:right}tr.on td{font-weight:600}td.differs{font-weight:600;color:var(--mark)}
-.chip{display:inline-block;min-width:1.1em;padding:0 .45em;border-radius:6px;color:#fff;font-weight:600;margin-right:.4em}
+.chip{display:inline-block;min-width:1.1em;padding:0 .45em;border-radius:6px;font-weight:600;margin-right:.4em}
 svg{display:block;font:11px system-ui,sans-serif}svg text{fill:currentColor}.grid,.cell{stroke:var(--edge)}
 .line{fill:none;stroke:var(--line);stroke-width:2}.mark{stroke:var(--mark);stroke-width:1.5;stroke-dasharray:4 3}
 details{margin:.4rem 0}summary{cursor:pointer;font-weight:600}ul{margin:.3rem 0;padding-left:1.3rem}

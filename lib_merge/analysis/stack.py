@@ -39,6 +39,7 @@ class Stack:
     up, down              Float[out R], Float[R in], without scales; valid until the thread's next stack
     scales                Float64[R]
     parts                 source -> its slice of R; empty where it lacks the module
+    owner                 Float64[R source], 1 where a rank belongs to a source
     gram_up, gram_down    Float64[R R], scales in gram_up
     squares               Float64[R], ‖uₖ‖² without scales
     products              Float64[source source], ⟨ΔWᵢ, ΔWⱼ⟩
@@ -48,16 +49,16 @@ class Stack:
     down: Tensor
     scales: np.ndarray
     parts: tuple[slice, ...]
+    owner: np.ndarray
     gram_up: np.ndarray
     gram_down: np.ndarray
     squares: np.ndarray
     products: np.ndarray
 
 
-def block_sums(matrix: np.ndarray, parts: Sequence[slice]) -> np.ndarray:
-    """Return Float64[source source], the sum of every block of a matrix Float64[R R]."""
-    rows = np.array([matrix[:, part].sum(1) for part in parts])  # Float64[source R]
-    return np.array([rows[:, part].sum(1) for part in parts]).T
+def block_sums(matrix: np.ndarray, owner: np.ndarray) -> np.ndarray:
+    """Return Float64[source source], the sum of every block of a matrix Float64[R R]; see `Stack.owner`."""
+    return owner.T @ matrix @ owner
 
 
 def low_rank(delta: Delta) -> tuple[LowRank, bool]:
@@ -114,10 +115,13 @@ def _stack(deltas: Sequence[LowRank | None], out: int, columns: int, dtype: torc
         at = stop
     gram_up, gram_down = (up.T @ up).double().numpy(), (down @ down.T).double().numpy()
     parts = tuple(slice(start, stop) for start, stop in itertools.pairwise(edges))
+    owner = np.zeros((edges[-1], len(parts)))
+    for source, part in enumerate(parts):
+        owner[part, source] = 1.0
     squares = gram_up.diagonal().copy()
     gram_up = gram_up * scales * scales[:, None]
-    products = block_sums(gram_up * gram_down, parts)
-    return Stack(up, down, scales, parts, gram_up, gram_down, squares, products)
+    products = block_sums(gram_up * gram_down, owner)
+    return Stack(up, down, scales, parts, owner, gram_up, gram_down, squares, products)
 
 
 def _poor(found: Stack) -> bool:

@@ -53,7 +53,7 @@ def _parts(colour: str) -> tuple[int, int, int]:
     return int(colour[1:3], 16), int(colour[3:5], 16), int(colour[5:7], 16)
 
 
-def _ink(colour: str) -> str:
+def ink(colour: str) -> str:
     """Return black or white, whichever has more contrast on a colour (WCAG's relative luminance)."""
     parts = [part / 255 for part in _parts(colour)]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
@@ -96,7 +96,7 @@ def _cell(at: tuple[float, float], value: float, name: str, scale: Scale) -> str
     return (
         f'<g><title>{text(name)}: {shown}</title><rect x="{at[0]:.0f}" y="{at[1]:.0f}" width="{CELL_WIDTH - 2}" '
         f'height="{CELL_HEIGHT - 2}" rx="3" class="cell" style="fill:{colour}"/><text x="{at[0] + CELL_WIDTH / 2 - 1:.0f}" '
-        f'y="{at[1] + 15:.0f}" text-anchor="middle" style="fill:{_ink(colour)}">{shown}</text></g>'
+        f'y="{at[1] + 15:.0f}" text-anchor="middle" style="fill:{ink(colour)}">{shown}</text></g>'
     )
 
 
@@ -136,14 +136,13 @@ def curve(title: str, points: Sequence[tuple[float, float]], axes: Axes, mark: t
     parts = [_open(width, height, title)]
     for step in range(5):
         x, y = place(right * step / 4, most * step / 4)
-        floor = height - bottom
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width - 16}" y2="{y:.1f}"/>')
         parts.append(
             f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text(axes.write(most * step / 4))}</text>'
         )
-        parts.append(f'<text x="{x:.1f}" y="{floor + 16}" text-anchor="middle">{right * step / 4:g}</text>')
-    line = " ".join("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
-    parts.append(f'<polyline class="line" points="{line}"/>')
+        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{right * step / 4:g}</text>')
+    line = ("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
+    parts.append(f'<polyline class="line" points="{" ".join(line)}"/>')
     if mark is not None:
         x, _ = place(min(mark[0], right), 0.0)
         anchor = "end" if x > width * 0.7 else "start"

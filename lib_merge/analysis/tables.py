@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 
 from lib_merge.analysis.model import AnalysisReport
 from lib_merge.analysis.plots import letter
-from lib_merge.analysis.svg import SOURCES, text
+from lib_merge.analysis.svg import SOURCES, ink, text
 
 
 def number(value: float, digits: int = 3) -> str:
@@ -24,7 +24,8 @@ def share(value: float, digits: int = 0) -> str:
 
 def chip(index: int) -> str:
     """Return a source's letter in its colour."""
-    return f'<span class="chip" style="background:{SOURCES[index % len(SOURCES)]}">{letter(index)}</span>'
+    colour = SOURCES[index % len(SOURCES)]
+    return f'<span class="chip" style="background:{colour};color:{ink(colour)}">{letter(index)}</span>'
 
 
 def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, marked: Sequence[bool] = ()) -> str:
