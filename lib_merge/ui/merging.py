@@ -76,7 +76,8 @@ def plan(desk: Actions, state: Mapping[str, Any]) -> dict[str, Any]:
 
 def _shown_folder(desk: Actions, folder: Path) -> str:
     with contextlib.suppress(ValueError):
-        return folder.relative_to(desk.host.lora_folders()[0]).as_posix()
+        below = folder.relative_to(desk.host.lora_folders()[0]).as_posix()
+        return "" if below == "." else below
     return folder.name
 
 

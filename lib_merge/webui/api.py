@@ -92,6 +92,8 @@ async def _fields(request: Request) -> dict[str, Any]:
 
 def _ask(desk: Actions, op: str, fields: dict[str, Any]) -> dict[str, Any]:
     fields.pop("op", None)
+    if op == "library":
+        desk.library.refresh(wait=True)
     if op in ("inspect", "verify") and "name" in fields:
         desk.library.refresh(wait=not desk.library.items())
         item = desk.library.find(str(fields["name"]))

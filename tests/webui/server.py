@@ -1,0 +1,147 @@
+"""Starting an installed WebUI on the CPU with a synthetic checkpoint, and asking it for pictures."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import math
+import os
+import socket
+import subprocess
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import torch
+from safetensors.torch import save_file
+
+ROOT = Path(__file__).parents[2]
+KEYS = ROOT.parent / "shared" / "data" / "keys" / "checkpoint_sd15.json"
+COMMON = "--skip-torch-cuda-test --skip-install --skip-version-check --skip-prepare-environment --skip-python-version-check --no-download-sd-model --do-not-download-clip"
+FLAGS = {"forge": ["--always-cpu"], "a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"]}
+
+
+def kind_of(webui: Path) -> str:
+    return "forge" if (webui / "backend").is_dir() else "a1111"
+
+
+def write_checkpoint(folder: Path) -> Path:
+    """An SD1.5 checkpoint of random weights, with text-encoder norms that are not the defaults."""
+    found = sorted(folder.glob("*.safetensors"))
+    if found:
+        return found[0]
+    generator = torch.Generator().manual_seed(0)
+    tensors = {}
+    for name, (shape, dtype) in _shapes().items():
+        if "position_ids" in name:
+            tensors[name] = torch.arange(shape[-1]).reshape(shape)
+            continue
+        value = torch.randn(shape, generator=generator)
+        if len(shape) == 1:
+            value = (1 if name.endswith("weight") else 0) + 0.1 * value
+        else:
+            value /= math.sqrt(math.prod(shape[1:]))
+        tensors[name] = value.to(getattr(torch, dtype, torch.float16))
+    path = folder / "synthetic.safetensors"
+    save_file(tensors, str(path))
+    return path
+
+
+def _shapes():
+    names = {"F16": "float16", "F32": "float32", "I64": "int64", "BF16": "bfloat16"}
+    data = json.loads(KEYS.read_text(encoding="utf-8"))
+    return {name: (tuple(shape), names[kind]) for name, (kind, shape) in data.items()}
+
+
+class Webui:
+    """A running WebUI."""
+
+    def __init__(self, folder: Path, python: str, extra=()):
+        self.folder, self.kind = folder, kind_of(folder)
+        with socket.socket() as probe:
+            probe.bind(("127.0.0.1", 0))
+            self.port = probe.getsockname()[1]
+        self.url = f"http://127.0.0.1:{self.port}"
+        self.log = Path(os.environ.get("TMPDIR", "/tmp")) / f"lora-merge-{self.kind}.log"
+        command = [
+            python,
+            "launch.py",
+            *COMMON.split(),
+            *FLAGS[self.kind],
+            "--port",
+            str(self.port),
+            "--server-name",
+            "127.0.0.1",
+            *extra,
+        ]
+        environ = {
+            **os.environ,
+            "HF_HUB_OFFLINE": "1",
+            "TRANSFORMERS_OFFLINE": "1",
+            "GRADIO_ANALYTICS_ENABLED": "False",
+            "PYTHONDONTWRITEBYTECODE": "1",
+            "no_proxy": "127.0.0.1",
+        }
+        environ.pop("PYTHONPATH", None)
+        started = time.monotonic()
+        with self.log.open("wb") as log:
+            self.process = subprocess.Popen(
+                command, cwd=folder, stdout=log, stderr=log, env=environ, start_new_session=True
+            )
+        self._wait()
+        self.seconds = time.monotonic() - started
+
+    def _wait(self):
+        for _ in range(600):
+            if self.process.poll() is not None:
+                raise SystemExit(self.log.read_text(errors="replace")[-4000:])
+            try:
+                urllib.request.urlopen(self.url + "/", timeout=5).read(1)
+                if "Startup time" in self.log.read_text(errors="replace"):
+                    return
+            except urllib.error.HTTPError:
+                if "Startup time" in self.log.read_text(errors="replace"):
+                    return
+            except OSError:
+                pass
+            time.sleep(0.5)
+        raise SystemExit("the WebUI did not start within five minutes")
+
+    def stop(self):
+        self.process.terminate()
+        try:
+            self.process.wait(30)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait(30)
+
+    def call(self, path, body=None, headers=None, timeout=400):
+        data = None if body is None else json.dumps(body).encode()
+        request = urllib.request.Request(self.url + path, data, {"Content-Type": "application/json", **(headers or {})})
+        try:
+            with urllib.request.urlopen(request, timeout=timeout) as answer:
+                return answer.status, json.load(answer)
+        except urllib.error.HTTPError as error:
+            return error.code, {}
+
+    def picture(self, prompt, size=128, steps=4, **more):
+        """Float[height width 3] and the infotext of one picture, always of the same seed."""
+        from PIL import Image
+
+        body = {
+            "prompt": prompt,
+            "width": size,
+            "height": size,
+            "steps": steps,
+            "seed": 7,
+            "sampler_name": "Euler",
+            "cfg_scale": 5,
+            **more,
+        }
+        status, answer = self.call("/sdapi/v1/txt2img", body)
+        assert status == 200, f"txt2img answered {status}: {self.log.read_text(errors='replace')[-2000:]}"
+        image = Image.open(io.BytesIO(base64.b64decode(answer["images"][0]))).convert("RGB")
+        return np.asarray(image).astype(float), json.loads(answer["info"])["infotexts"][0]
