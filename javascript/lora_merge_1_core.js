@@ -5,9 +5,18 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
 
+    /* our own element, put into the column that Python left for it */
     space.root = () => {
-        const page = typeof gradioApp === "function" ? gradioApp() : document;
-        return page.querySelector("#lora_merge_root") || document.getElementById("lora_merge_root");
+        const found = space.page().querySelector("#lora_merge_root");
+        const place = found ? null : space.page().querySelector("#lora_merge_page");
+        if (place) {
+            const root = document.createElement("div");
+            root.id = "lora_merge_root";
+            root.className = "lora-merge";
+            place.prepend(root);
+            return root;
+        }
+        return found;
     };
 
     space.page = () => (typeof gradioApp === "function" ? gradioApp() : document);

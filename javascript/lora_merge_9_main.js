@@ -20,10 +20,11 @@
             this.grid = new space.Grid(this);
             this.methodPanel = new space.Method(this);
             this.output = new space.Output(this);
+            this.analysis = new space.Analysis(this);
             this.below = new space.Below(this);
             root.replaceChildren(
                 this.message,
-                el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.methodPanel.box), this.output.box),
+                el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.methodPanel.box, this.analysis.box), this.output.box),
                 this.below.box,
             );
             root.addEventListener("keydown", (event) => this.key(event));

@@ -147,6 +147,10 @@ def test_a_very_faint_result_survives_half_precision(size, tmp_path):
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n, size=0.1) for n in range(2)]
     for rank in ("lossless", "3"):
         report = merge(paths, ratios=[size, size], save_to=tmp_path / f"m{rank}.safetensors", rank=rank)
-        exact = merge(paths, ratios=[size] * 2, save_to=tmp_path / f"f{rank}.safetensors", rank=rank, save_precision="float")
-        assert relative(dense_of(tmp_path / f"m{rank}.safetensors"), dense_of(tmp_path / f"f{rank}.safetensors")) <= 1e-3
+        exact = merge(
+            paths, ratios=[size] * 2, save_to=tmp_path / f"f{rank}.safetensors", rank=rank, save_precision="float"
+        )
+        assert (
+            relative(dense_of(tmp_path / f"m{rank}.safetensors"), dense_of(tmp_path / f"f{rank}.safetensors")) <= 1e-3
+        )
         assert report.energy_kept == pytest.approx(exact.energy_kept, abs=1e-6)

@@ -24,6 +24,7 @@ from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.library import Library
 from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
 from lib_merge.ui.state import from_recipe
+from lib_merge.ui.understanding import analyze_work, applied
 
 log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
@@ -153,6 +154,15 @@ class Actions:
         path = self.library.resolve(str(request.get("key")))
         return self.jobs.start("verify", lambda task: merging.verify_work(self, path, task)).to_json()
 
+    def op_analyze(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Start an analysis of what is set up."""
+        state = _state(request)
+        return self.jobs.start("analyze", lambda task: analyze_work(self, state, task)).to_json()
+
+    def op_apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
+        """Return the state with an advice carried out."""
+        return {"state": applied(self, _state(request), dict(request.get("changes") or {}))}
+
     def op_job(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return how far a job is."""
         return self.jobs.get(request.get("job")).to_json()
@@ -173,9 +183,12 @@ class Actions:
             if recipe is None:
                 message = f"{path.name} was not made by this program: there is no recipe in it."
                 raise RecipeError(message)
-        return {"state": from_recipe(recipe, self._locate, lambda blocks: self._expand(blocks, recipe.family))}
+        return {"state": from_recipe(recipe, self.locate, lambda blocks: self.expand(blocks, recipe.family))}
 
-    def _locate(self, source: Source) -> str:
+    def locate(self, source: Source) -> str:
+        """Return the key of a recipe's source: by its path, by name and size, by size alone; "" when it is gone."""
+        if source.path is not None:
+            return self.library.key_of(source.path)
         for item in self.library.items():
             path = self.library.resolve(item.key)
             if path.name == source.name and (not source.size or item.size == source.size):
@@ -183,7 +196,8 @@ class Actions:
         same = [item.key for item in self.library.items() if source.size and item.size == source.size]
         return same[0] if len(same) == 1 else ""
 
-    def _expand(self, blocks: Any, family: str | None) -> dict[str, float]:  # noqa: ANN401
+    def expand(self, blocks: Any, family: str | None) -> dict[str, float]:  # noqa: ANN401
+        """Return block weights of any form as {block: weight}."""
         import random
 
         from lib_merge.blockspec import resolve_blocks
@@ -200,7 +214,7 @@ class Actions:
     def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return {block: weight} of a list, preset or notation typed beside a row."""
         family = str(request.get("family") or "SD1")
-        return {"weights": self._expand(str(request.get("text") or "").strip(), family)}
+        return {"weights": self.expand(str(request.get("text") or "").strip(), family)}
 
     def op_prompt(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return rows from a prompt or from a generated picture's text."""
@@ -217,7 +231,7 @@ class Actions:
             item = self.library.find(source["name"])
             if item is None:
                 notes.append(f"there is no LoRA called {source['name']!r} here")
-            weights = self._expand(source.get("blocks"), item.family if item else None)
+            weights = self.expand(source.get("blocks"), item.family if item else None)
             te = source.get("te_ratio")
             rows.append(
                 {

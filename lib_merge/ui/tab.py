@@ -1,4 +1,4 @@
-"""The tab's gradio side: one page root for the JavaScript and one event that carries requests.
+"""The tab's gradio side: one place for the JavaScript's page and one event that carries requests.
 
 Everything a person touches is drawn by `javascript/`, so that it is the same on every gradio; gradio brings the tab, the
 login and the transport. The event has no queue, so that progress and cancel reach the server while a merge runs.
@@ -18,10 +18,6 @@ from lib_merge.ui.host import Host
 _JS = "_js" if gr.__version__.startswith("3.") else "js"
 ASK = "(_) => [window.loraMerge ? window.loraMerge.bridge.take() : '{}']"
 TELL = "(reply) => { if (window.loraMerge) window.loraMerge.bridge.tell(reply); }"
-ROOT = (
-    '<div id="lora_merge_root" class="lora-merge" role="application" aria-label="LoRA Merge">'
-    "<p>The Merge tab needs JavaScript; if this text stays, reload the page.</p></div>"
-)
 
 
 def build_tab(host: Host) -> gr.Blocks:
@@ -41,8 +37,8 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
         theme: of a page of our own; inside a WebUI its theme holds.
     """
     with gr.Blocks(analytics_enabled=False, theme=theme) as tab:
-        gr.HTML(ROOT)
-        with gr.Row(elem_id="lora_merge_bridge", elem_classes=["lora-merge-hidden"]):
+        # the JavaScript puts its page into this column; an HTML component would bring an id twice on gradio 3
+        with gr.Column(elem_id="lora_merge_page"), gr.Row(elem_id="lora_merge_bridge"):
             box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False)
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = True

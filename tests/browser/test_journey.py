@@ -286,3 +286,22 @@ def test_control_enter_merges(tab, app):
     tab.page.keyboard.press("Control+Enter")
     tab.page.wait_for_selector(".lm-result:not([hidden])", timeout=60000)
     assert list(app.folder.rglob("keys.safetensors"))
+
+
+def test_the_analysis_advises_and_its_advice_is_applied(tab):
+    _pair(tab)
+    tab.pick(1, "img src")
+    tab.planned()
+    tab.page.get_by_role("button", name="Analyse").click()
+    tab.page.wait_for_selector(".lm-report-page", state="attached", timeout=60000)
+    assert "cosine" in tab.page.locator("[aria-label=Analysis]").inner_text()
+    tab.page.get_by_text("The whole report").click()
+    tab.shot("report")
+    assert tab.page.evaluate("() => window.hacked") is None
+    tab.page.get_by_label("What is wrong?").select_option(index=1)
+    apply = tab.page.locator("[aria-label=Analysis]").get_by_role("button", name="Apply")
+    before = tab.state()
+    if apply.count():
+        apply.first.click()
+        tab.page.wait_for_function("() => document.querySelector('.lm-message').textContent.includes('done')")
+        assert tab.state() != before

@@ -108,10 +108,11 @@ def journey(browser, server, plain, merged) -> None:
             more = weight[name] - plain[name]
             check(f"{name} added", more <= most, f"{more:.2f}{unit}, {plain[name]:.2f} without")
         print(f"       start {weight['start']:.1f} s, {plain['start']:.1f} s without (one start each; noisy)")
+        # gradio numbers its own components, so that theirs have other ids with us there: they are counted, ours are named
+        ours = [name for name in weight["doubles"] if "lora_merge" in name]
+        more = len(weight["doubles"]) - len(plain["doubles"])
         check(
-            "no id twice that was not before",
-            not set(weight["doubles"]) - set(plain["doubles"]),
-            sorted(set(weight["doubles"]) - set(plain["doubles"])),
+            "no id twice that was not before", not ours and more <= 0, f"{more} more of {len(plain['doubles'])} {ours}"
         )
     context = browser.new_context(
         viewport={"width": 1400, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
