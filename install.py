@@ -111,13 +111,13 @@ def environment(folder: Path, requirements: str) -> Path:
     venv.create(folder, with_pip=True)
     # torch first and alone: a package that asks for "any torch" must find the pinned one in place
     _pip(python, "torch==2.13.0")
-    _pip(python, "-r", str(ROOT / "requirements" / requirements))
+    _pip(python, "-r", str(ROOT / ".ci" / "requirements" / requirements))
     stamp.write_text(wanted, encoding="utf-8")
     return python
 
 
 def _digest(requirements: str) -> str:
-    files = sorted((ROOT / "requirements").glob("*.txt"))
+    files = sorted((ROOT / ".ci" / "requirements").glob("*.txt"))
     text = requirements + "".join(path.read_text(encoding="utf-8") for path in files) + sys.version
     return hashlib.sha256(text.encode()).hexdigest()
 

@@ -32,14 +32,16 @@
             const advice = result.advice.map((item) => this.item(item));
             const symptoms = space.select([["", "What is wrong with the pictures? …"], ...result.symptoms.map((item, index) => [String(index), item.title])], "", (value) => this.symptom(result.symptoms[Number(value)], value), { "aria-label": "What is wrong?" });
             this.answer = el("div", { class: "lm-panel" });
-            const page = el("iframe", { class: "lm-report-page", sandbox: "", title: "The whole report", srcdoc: result.html });
+            const page = el("iframe", { class: "lm-report-page", sandbox: "", title: "The whole report" });
+            /* laid out when it is seen: a frame in a closed fold has no width */
+            const fold = el("details", { ontoggle: () => fold.open && !page.srcdoc && (page.srcdoc = result.html) }, el("summary", {}, "The whole report"), page);
             const save = el("a", { class: "lm-button", download: "lora-analysis.html", href: URL.createObjectURL(new Blob([result.html], { type: "text/html" })) }, "Save as HTML");
             this.content.replaceChildren(
                 el("ul", { class: "lm-facts" }, ...result.facts.map((text) => el("li", { class: "lm-info" }, text)), ...result.warnings.map((text) => el("li", { class: "lm-warn" }, text))),
                 advice.length ? el("ul", { class: "lm-facts" }, ...advice) : el("p", { class: "lm-dim" }, "Nothing about these LoRAs asks for a change."),
                 el("div", { class: "lm-line" }, symptoms, save),
                 this.answer,
-                el("details", {}, el("summary", {}, "The whole report"), page),
+                fold,
             );
         }
 

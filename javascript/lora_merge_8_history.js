@@ -52,7 +52,29 @@
                 el("td", { class: "lm-line" },
                     button("Load", () => this.app.open({ entry: entry.id }), { class: "lm-button lm-small" }),
                     button("Run again", () => this.again(entry), { class: "lm-button lm-small" }),
-                    button("Verify", () => this.app.verify(entry.key), { class: "lm-button lm-small" })));
+                    button("Verify", () => this.app.verify(entry.key), { class: "lm-button lm-small" }),
+                    entry.based_on ? button("Changes", () => this.changes(entry), { class: "lm-button lm-small", title: "What changed from the merge it was developed from" }) : null,
+                    button("Rename", () => this.renameMerge(entry), { class: "lm-button lm-small" }),
+                    button("✕", () => this.removeMerge(entry), { class: "lm-button lm-small", "aria-label": `Delete ${entry.name}` })));
+        }
+
+        async changes(entry) {
+            const reply = await this.app.ask("history_diff", { entry: entry.id, other: entry.based_on });
+            if (reply) this.app.say(reply.lines.join(" · "));
+        }
+
+        async renameMerge(entry) {
+            const to = window.prompt("New name of the LoRA", entry.name);
+            if (to && to !== entry.name && (await this.app.ask("rename", { entry: entry.id, to }))) this.moved();
+        }
+
+        async removeMerge(entry) {
+            if (window.confirm(`Move ${entry.name} and its history entry into the trash folder?`) && (await this.app.ask("remove", { entry: entry.id }))) this.moved();
+        }
+
+        async moved() {
+            await this.app.refreshLibrary(true);
+            this.drawHistory();
         }
 
         async again(entry) {

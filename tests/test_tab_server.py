@@ -206,6 +206,23 @@ def test_a_merge_from_plan_to_history(desk, host):
     assert checked["state"] == "done"
 
 
+def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host):
+    done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR)}))["result"]
+    saved = host.folder / "out.safetensors"
+    saved.with_suffix(".preview.png").write_bytes(b"picture")
+    for bad in ("", "a", "../x", "con", "out"):
+        assert not desk.handle_dict({"op": "rename", "entry": done["entry"], "to": bad})["ok"]
+    assert desk.handle_dict({"op": "rename", "entry": done["entry"], "to": "fine"})["key"] == "0/fine.safetensors"
+    assert not saved.exists()
+    assert {path.name for path in host.folder.glob("fine*")} == {"fine.safetensors", "fine.json", "fine.preview.png"}
+    assert desk.handle_dict({"op": "history"})["entries"][0]["name"] == "fine"
+    assert desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
+    assert not list(host.folder.glob("fine*"))
+    assert len(list((host.data_folder() / "trash").iterdir())) == 3
+    assert desk.handle_dict({"op": "history"})["entries"] == []
+    assert not desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
+
+
 def test_an_existing_name_is_refused_before_any_work(desk, host):
     for folder in ("", "sub"):
         before = desk.handle_dict({"op": "merge", "state": _state(*PAIR, output={"template": "b", "folder": folder})})

@@ -16,11 +16,12 @@ from lib_merge.adapters.blocks import BLOCKS
 from lib_merge.engine.inspect import inspect_file
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.history import History
-from lib_merge.presets import Preset, PresetStore, find_preset_files, import_file, import_presets
+from lib_merge.presets import PresetStore
 from lib_merge.recipe import Source, from_json
 from lib_merge.ui import catalog, merging
 from lib_merge.ui.host import Host
 from lib_merge.ui.jobs import Jobs
+from lib_merge.ui.keeping import Keeping
 from lib_merge.ui.library import Library
 from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
 from lib_merge.ui.state import from_recipe
@@ -30,7 +31,7 @@ log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
 
 
-class Actions:
+class Actions(Keeping):
     """The tab's server side: one per process, shared by every browser; what a browser sets up stays in that browser."""
 
     def __init__(self, host: Host) -> None:
@@ -261,63 +262,6 @@ class Actions:
                 }
             )
         return {"text": write_prompt(sources)}
-
-    # ---------------------------------------------------------------- presets
-
-    def op_preset_save(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Save a row's weights under a name."""
-        weights = {str(block): float(value) for block, value in dict(request.get("weights") or {}).items()}
-        self.presets.save(Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights))
-        return {"presets": catalog.presets(self.presets)}
-
-    def op_preset_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Rename one of the user's presets."""
-        self.presets.rename(str(request.get("name")), str(request.get("to")))
-        return {"presets": catalog.presets(self.presets)}
-
-    def op_preset_delete(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Delete one of the user's presets."""
-        self.presets.delete(str(request.get("name")))
-        return {"presets": catalog.presets(self.presets)}
-
-    def op_preset_import(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Import a file of another tool, uploaded or found beside us, with a line for every line."""
-        family = str(request["family"]) if request.get("family") else None
-        if request.get("found"):
-            known = {str(index): found for index, found in enumerate(self._neighbours())}
-            if str(request["found"]) not in known:
-                message = "that file is not there any more."
-                raise RecipeError(message)
-            report = import_file(Path(known[str(request["found"])].path), family)
-        else:
-            report = import_presets(str(request.get("text") or ""), str(request.get("name") or "presets.txt"), family)
-        notes = list(self.presets.add(report.entries))
-        lines = [{"number": line.number, "outcome": line.outcome, "says": line.says} for line in report.lines]
-        return {"lines": lines, "notes": notes, "presets": catalog.presets(self.presets), "count": len(report.entries)}
-
-    def _neighbours(self) -> list[Any]:
-        return list(find_preset_files(self.host.extension_folders()))
-
-    def op_preset_find(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return preset files of neighbouring extensions."""
-        del request
-        return {"found": [{"id": str(i), "title": item.title} for i, item in enumerate(self._neighbours())]}
-
-    # ---------------------------------------------------------------- history
-
-    def op_history(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the history, newest first."""
-        return {"entries": [entry.to_json() for entry in self.history.list(str(request.get("search") or ""))][:200]}
-
-    def op_history_update(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Change an entry's verdict, notes or status."""
-        allowed = {name: request[name] for name in ("verdict", "notes", "status", "rating") if name in request}
-        self.history.update(str(request.get("entry")), **allowed)
-        return {}
-
-    def op_history_diff(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what changed between two entries."""
-        return {"lines": list(self.history.diff(str(request.get("entry")), str(request.get("other"))))}
 
 
 def _state(request: Mapping[str, Any]) -> Mapping[str, Any]:
