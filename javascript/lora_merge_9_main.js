@@ -28,6 +28,8 @@
                 this.below.box,
             );
             root.addEventListener("keydown", (event) => this.key(event));
+            this.state.listen(() => this.tellScripts());
+            this.tellScripts();
             for (const warning of known.warnings) this.say(warning, true);
         }
 
@@ -39,6 +41,17 @@
             else return;
             event.preventDefault();
             event.stopPropagation();
+        }
+
+        /* the comparison script of txt2img and img2img reads what is set up from a field of its own */
+        tellScripts() {
+            const text = JSON.stringify(this.state.data);
+            for (const tab of ["txt2img", "img2img"]) {
+                const field = space.page().querySelector(`#lora_merge_setup_${tab} textarea, #lora_merge_setup_${tab} input`);
+                if (!field || field.value === text) continue;
+                field.value = text;
+                field.dispatchEvent(new Event("input", { bubbles: true }));
+            }
         }
 
         /* ask the server; a refusal is shown and answered with null */
@@ -167,12 +180,36 @@
         }
     };
 
+    /* a button on every LoRA card, made when the pointer or the keyboard first comes to it: nothing of the WebUI's is changed */
+    const cards = (event) => {
+        const card = event.target.closest && event.target.closest('[id$="_lora_cards"] .card');
+        const row = card && card.querySelector(".button-row");
+        if (!row || !space.app || row.querySelector(".lora-merge-add")) return;
+        const add = el("div", { class: "lora-merge-add card-button", role: "button", tabindex: 0, title: "Add to Merge", "aria-label": "Add to Merge" }, "⊕");
+        const go = (happened) => {
+            happened.preventDefault();
+            happened.stopPropagation();
+            const name = card.dataset.name || "";
+            const item = space.app.items.find((found) => found.name === name || found.alias === name);
+            if (item) space.app.addSource(item.key);
+            space.app.say(item ? `${item.name} was added.` : `${name} is not in the list yet; refresh it.`, !item);
+            add.textContent = item ? "✓" : "✕";
+        };
+        add.addEventListener("click", go);
+        add.addEventListener("keydown", (pressed) => (pressed.key === "Enter" || pressed.key === " ") && go(pressed));
+        row.append(add);
+    };
+
     const watch = () => {
         const root = space.root();
+        /* the field comes into the page when the script is chosen */
+        if (space.app) space.app.tellScripts();
         if (root && !root.dataset.started && space.page().querySelector("#lora_merge_send")) start(root);
     };
     const begin = () => {
         watch();
+        document.addEventListener("mouseover", cards);
+        document.addEventListener("focusin", cards);
         /* gradio draws the page some time after it has loaded, and once more on "Reload UI" */
         setInterval(watch, 500);
     };

@@ -29,8 +29,10 @@ try:
     found = Path(lib_merge.__file__).resolve().parents[1]
     if found == EXTENSION.resolve():
         from lib_merge.webui import register
+        from lib_merge.webui.compare import make_script
 
         register(EXTENSION)
+        LoraMergeComparison = make_script(EXTENSION)  # the WebUI looks for script classes in this module
     else:
         _failed(
             f"Another extension brought a package of the same name, lib_merge, from {found.name}; disable one of the two."

@@ -41,8 +41,10 @@ def desk_of(extension: Path) -> Actions:
 
 def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
     from lib_merge.ui.tab import build_with, failed_tab
+    from lib_merge.webui.compare import live_of
 
     try:
+        live_of(desk_of(extension))  # sweeps what a crash left behind
         tab = build_with(desk_of(extension))
     except Exception as error:
         log.exception("the Merge tab could not be built")
