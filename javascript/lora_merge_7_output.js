@@ -34,6 +34,8 @@
                     el("label", { class: "lm-line" }, this.overwrite, "Overwrite")),
                 el("div", { class: "lm-line" },
                     this.go, this.stop,
+                    app.known.can_generate ? button("Preview", () => this.app.pictures.preview(), { title: "Stack and merge side by side, with the settings of txt2img; nothing is saved" }) : null,
+                    app.known.can_generate ? button("Compare in txt2img", () => this.app.pictures.compare(), { title: "Sources, stack and merge in one grid" }) : null,
                     button("Sweep", () => this.sweep(), { title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0" })),
                 this.bar,
                 this.stage,
@@ -170,6 +172,7 @@
                 ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),
                 el("div", { class: "lm-line" },
                     use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,
+                    use ? button("Compare in txt2img", () => this.app.pictures.compare(result.alias)) : null,
                     button("Copy tag", () => this.copy(result), { title: result.prompt }),
                     button("Merge it further", () => this.app.addSource(result.key)),
                     button("Verify", () => this.app.verify(result.key))),
@@ -192,11 +195,14 @@
         }
 
         use(result) {
+            this.useTag(result.prompt, this.tag(result));
+        }
+
+        /* put a tag into the prompt of txt2img, once, and go there */
+        useTag(tag, text = tag) {
             const field = space.page().querySelector("#txt2img_prompt textarea");
-            if (!field) return this.app.say(this.tag(result));
-            const text = this.tag(result);
-            if (!field.value.includes(result.prompt)) field.value = field.value.trim() ? `${field.value.trim()}, ${text}` : text;
-            field.dispatchEvent(new Event("input", { bubbles: true }));
+            if (!field) return this.app.say(text);
+            if (!field.value.includes(tag)) space.put(field, field.value.trim() ? `${field.value.trim()}, ${text}` : text);
             if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
             return field.focus();
         }

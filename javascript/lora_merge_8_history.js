@@ -8,7 +8,7 @@
     class Below {
         constructor(app) {
             this.app = app;
-            this.tabs = ["History", "Presets", "Tools"];
+            this.tabs = ["History", "Recipes", "Presets", "Tools"];
             this.list = el("div", { class: "lm-line lm-tabs", role: "tablist" });
             this.panel = el("div", { class: "lm-panel", role: "tabpanel" });
             this.box = el("section", { class: "lm-card", "aria-label": "History, presets, tools" }, this.list, this.panel);
@@ -41,8 +41,8 @@
         entry(entry) {
             const report = entry.report || {};
             const proof = report.relative_error === undefined ? "" : report.energy_kept < 0.995 ? `keeps ${space.percent(report.energy_kept, 1)}` : space.percent(report.relative_error, 3);
-            const verdict = space.select([["", "–"], ["keep", "keep"], ["discard", "discard"], ["revise", "revise"]], (entry.verdict && entry.verdict.decision) || "", (value) => this.app.ask("history_update", { entry: entry.id, verdict: { ...entry.verdict, decision: value } }), { "aria-label": "Verdict" });
-            return el("tr", {},
+            const verdict = space.verdictCell(this.app, entry, () => row);
+            const row = el("tr", {},
                 el("td", {}, (entry.time || "").slice(0, 16).replace("T", " ")),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
                 el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
@@ -56,6 +56,7 @@
                     entry.based_on ? button("Changes", () => this.changes(entry), { class: "lm-button lm-small", title: "What changed from the merge it was developed from" }) : null,
                     button("Rename", () => this.renameMerge(entry), { class: "lm-button lm-small" }),
                     button("✕", () => this.removeMerge(entry), { class: "lm-button lm-small", "aria-label": `Delete ${entry.name}` })));
+            return row;
         }
 
         async changes(entry) {

@@ -21,10 +21,11 @@
             this.methodPanel = new space.Method(this);
             this.output = new space.Output(this);
             this.analysis = new space.Analysis(this);
+            this.pictures = new space.Pictures(this);
             this.below = new space.Below(this);
             root.replaceChildren(
                 this.message,
-                el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.methodPanel.box, this.analysis.box), this.output.box),
+                el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.pictures.strip, this.methodPanel.box, this.analysis.box), this.output.box),
                 this.below.box,
             );
             root.addEventListener("keydown", (event) => this.key(event));
@@ -43,15 +44,10 @@
             event.stopPropagation();
         }
 
-        /* the comparison script of txt2img and img2img reads what is set up from a field of its own */
-        tellScripts() {
-            const text = JSON.stringify(this.state.data);
-            for (const tab of ["txt2img", "img2img"]) {
-                const field = space.page().querySelector(`#lora_merge_setup_${tab} textarea, #lora_merge_setup_${tab} input`);
-                if (!field || field.value === text) continue;
-                field.value = text;
-                field.dispatchEvent(new Event("input", { bubbles: true }));
-            }
+        /* the scripts of txt2img and img2img read what is set up from a field of their own */
+        tellScripts(more) {
+            const text = JSON.stringify({ ...this.state.data, ...more });
+            for (const tab of ["txt2img", "img2img"]) space.put(space.page().querySelector(`#lora_merge_setup_${tab} textarea, #lora_merge_setup_${tab} input`), text);
         }
 
         /* ask the server; a refusal is shown and answered with null */
@@ -121,10 +117,14 @@
         async open(which) {
             const reply = await this.ask("open", which);
             if (!reply) return false;
-            const { state } = reply;
+            return this.use(reply.state, which.entry);
+        }
+
+        /* bring a recipe's state into the tab */
+        use(state, entry) {
             const rows = state.sources.map((row) => this.state.row(this.state.data.next++, row));
             const gone = rows.filter((row) => !row.key).map((row) => row.name);
-            this.state.replace({ ...state, sources: rows, output: { ...this.state.data.output, triggers: null, based_on: which.entry || "" } });
+            this.state.replace({ ...state, sources: rows, output: { ...this.state.data.output, triggers: null, based_on: entry || "" } });
             this.say(gone.length ? `Opened, but not in the LoRA folders: ${gone.join(", ")}.` : "Opened; change what you like and merge again.", gone.length > 0);
             return !gone.length;
         }
@@ -203,7 +203,8 @@
     const watch = () => {
         const root = space.root();
         /* the field comes into the page when the script is chosen */
-        if (space.app) space.app.tellScripts();
+        if (space.app && !space.app.pictures.busy) space.app.tellScripts();
+        if (space.app) space.app.pictures.watch();
         if (root && !root.dataset.started && space.page().querySelector("#lora_merge_send")) start(root);
     };
     const begin = () => {

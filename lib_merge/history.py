@@ -15,7 +15,7 @@ from typing import Any
 from lib_merge.errors import RecipeError
 
 _ID = re.compile(r"\d{6}-[0-9a-f]{8}")
-_FIELDS = ("verdict", "notes", "status", "rating", "name", "key")
+_FIELDS = ("verdict", "notes", "status", "rating", "name", "key", "grid")
 VERSION = 1
 
 
@@ -31,6 +31,7 @@ class Entry:
     based_on  the entry it was developed from
     verdict   what a person thought of it
     status    ok, revise or broken
+    grid      the comparison it was judged by
     """
 
     id: str
@@ -46,6 +47,7 @@ class Entry:
     notes: str = ""
     rating: int = 0
     status: str = "ok"
+    grid: str = ""
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a file or the browser."""
@@ -98,7 +100,7 @@ class History:
         return found
 
     def update(self, identity: str, **fields: Any) -> Entry:  # noqa: ANN401
-        """Change what a person may change: verdict, notes, status, rating, name, key.
+        """Change what a person may change: verdict, notes, status, rating, name, key, grid.
 
         Raises:
             RecipeError: no such entry or field.

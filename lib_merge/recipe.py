@@ -136,6 +136,14 @@ class Recipe:
         for source in self.sources:
             _check_source(source, depth)
 
+    def leaves(self) -> list[Source]:
+        """Return the sources that are files, those of groups too, in order."""
+        return [
+            leaf
+            for source in self.sources
+            for leaf in (source.recipe.leaves() if source.recipe is not None else [source])
+        ]
+
     def to_json(self) -> dict[str, Any]:
         """Return the recipe as JSON-ready objects: versioned, without any path."""
         return {"format": FORMAT, "version": VERSION, **_recipe_json(self)}

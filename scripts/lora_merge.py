@@ -29,10 +29,13 @@ try:
     found = Path(lib_merge.__file__).resolve().parents[1]
     if found == EXTENSION.resolve():
         from lib_merge.webui import register
-        from lib_merge.webui.compare import make_script
+        from lib_merge.webui.always import make_script as make_always
+        from lib_merge.webui.compare_ui import make_script as make_comparison
 
         register(EXTENSION)
-        LoraMergeComparison = make_script(EXTENSION)  # the WebUI looks for script classes in this module
+        # the WebUI looks for script classes in this module
+        LoraMergeLive = make_always(EXTENSION)
+        LoraMergeComparison = make_comparison(EXTENSION)
     else:
         _failed(
             f"Another extension brought a package of the same name, lib_merge, from {found.name}; disable one of the two."

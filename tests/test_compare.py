@@ -1,91 +1,151 @@
-"""The comparison script against a recording stand-in of the WebUI's processing API."""
+"""The comparison script and live merges against a recording stand-in of the WebUI's processing API."""
 
 from __future__ import annotations
 
+import copy
 import json
+import re
 import sys
 import types
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
 import pytest
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.history import History
 from lib_merge.recipe import Recipe, Source
 from lib_merge.ui.actions import Actions
+from lib_merge.ui.state import to_recipe
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, Host, _state
 
-columns = pytest.importorskip("lib_merge.webui.columns", reason="needs fastapi, as every WebUI has it")
-compare = pytest.importorskip("lib_merge.webui.compare")
-live = pytest.importorskip("lib_merge.webui.live")
+pytest.importorskip("fastapi", reason="every WebUI has it")
 PIL = pytest.importorskip("PIL.Image")
+
+from lib_merge.webui import always, axes, changes, columns, compare, compare_ui, figures, injection, live, rows, tags  # noqa: E402
+
+ALL = list(columns.CHOICES)
+
+
+class Params:
+    def __init__(self, items):
+        self.items = items
+
+
+def parse_prompt(prompt):
+    found = defaultdict(list)
+
+    def take(match):
+        found[match[1]].append(Params(match[2].split(":")))
+        return ""
+
+    return re.sub(r"<(\w+):([^>]+)>", take, prompt), found
+
+
+class Runner:
+    """The always-on script between the WebUI and our hooks, as the script runner calls it."""
+
+    lora_merge_setup = True
+
+    def __init__(self, setup):
+        self.alwayson_scripts = [self]
+        self.args_from, self.args_to = 1, 3
+        self.args = [0, setup, ""]
 
 
 class Processing:
-    def __init__(self):
-        self.prompt, self.seed, self.width, self.height = "a cat", 5, 8, 8
+    def __init__(self, setup="", **more):
+        self.prompt, self.seed, self.width, self.height, self.steps = "a cat", 5, 16, 16, 2
         self.n_iter = self.batch_size = 3
+        self.sampler_name, self.cfg_scale = "Euler", 7
         self.outpath_grids = "grids"
         self.extra_generation_params = {}
-        self.do_not_save_samples = False
+        self.comments = {}
+        self.enable_hr = False
+        self.scripts = Runner(setup)
+        self.script_args = self.scripts.args
+        for name, value in more.items():
+            setattr(self, name, value)
+
+    def comment(self, text):
+        self.comments[text] = 1
 
 
 class World:
-    """modules.*, network and networks as far as the script uses them."""
+    """modules.*, network and networks as far as the scripts use them; generates as A1111 does."""
 
-    def __init__(self, monkeypatch):
-        self.made, self.saved, self.fail, self.stop_after = [], [], None, None
+    def __init__(self, monkeypatch, desk):
+        self.desk, self.made, self.saved, self.fail, self.stop_after = desk, [], [], None, None
+        self.model = types.SimpleNamespace(is_sd1=True)
         processing = types.ModuleType("modules.processing")
         processing.fix_seed = lambda p: None
         processing.process_images = self.process
         processing.Processed = lambda p, images, seed, info: types.SimpleNamespace(
-            images=images, infotexts=[], info=info, comments=""
+            images=images, infotexts=[], info=info, comments="", index_of_first_image=0
         )
         images = types.ModuleType("modules.images")
         images.image_grid = self.sheet
         images.GridAnnotation = lambda text: text
         images.draw_grid_annotations = self.annotate
         images.save_image = lambda image, path, name, **more: self.saved.append((image, more["info"]))
-        self.state = types.SimpleNamespace(interrupted=False, stopping_generation=False, job_count=0)
+        self.state = types.SimpleNamespace(interrupted=False, stopping_generation=False, job_count=0, job="", textinfo=None)
         shared = types.ModuleType("modules.shared")
         shared.state, shared.opts = self.state, types.SimpleNamespace(data={})
+        extra = types.ModuleType("modules.extra_networks")
+        extra.parse_prompt = parse_prompt
+        models = types.ModuleType("modules.sd_models")
+        models.model_data = types.SimpleNamespace(sd_model=self.model)
+        scripts = types.ModuleType("modules.scripts")
         modules = types.ModuleType("modules")
-        modules.processing, modules.images, modules.shared = processing, images, shared
+        modules.processing, modules.images, modules.shared, modules.scripts = processing, images, shared, scripts
         networks = types.ModuleType("networks")
         networks.available_networks, networks.available_network_aliases = {}, {}
         network = types.ModuleType("network")
-        network.NetworkOnDisk = lambda name, path: types.SimpleNamespace(name=name, filename=path, alias=name)
-        self.networks = networks
-        for name, module in (
-            ("modules", modules),
-            ("modules.processing", processing),
-            ("modules.images", images),
-            ("modules.shared", shared),
-            ("networks", networks),
-            ("network", network),
-        ):
-            monkeypatch.setitem(sys.modules, name, module)
+        network.NetworkOnDisk = type("NetworkOnDisk", (), {})
+        self.networks, self.scripts = networks, scripts
+        for module in (modules, processing, images, shared, extra, models, scripts, networks, network):
+            monkeypatch.setitem(sys.modules, module.__name__, module)
 
     def process(self, p):
-        for tag in p.prompt.split("<lora:")[1:]:
-            name = tag.split(":")[0]
-            assert Path(self.networks.available_network_aliases[name].filename).is_file()
-        assert p.n_iter == p.batch_size == 1
-        self.made.append((p.prompt, p.seed, dict(p.extra_generation_params)))
-        if self.fail and self.fail(p):
-            raise RuntimeError("out of memory")
-        if self.stop_after == len(self.made):
-            self.state.interrupted = True
-        self.networks.available_networks.clear()  # as a refresh of the WebUI's list does
-        self.networks.available_network_aliases.clear()
-        image = PIL.new("RGB", (8, 8), (10 * p.prompt.count("<lora:"), 0, 0))
-        text = f'{p.prompt}\nSteps: 2, Merge column: {p.extra_generation_params["Merge column"]}, Lora hashes: "{live.PREFIX}00ff: 12ab"'
-        return types.SimpleNamespace(images=[image], infotexts=[text])
+        """The order of A1111's process_images_inner, for one or more batches of one picture."""
+        setup = always.setup_of(p)
+        always.preview(p, self.desk, setup)
+        p.all_prompts = [p.prompt] * (p.n_iter * p.batch_size)
+        p.all_hr_prompts = [p.prompt] * (p.n_iter * p.batch_size) if p.enable_hr else []
+        injection.prepare(p, self.desk, setup)
+        pictures, texts = [], []
+        for batch in range(p.n_iter):
+            prompts = p.all_prompts[batch * p.batch_size : (batch + 1) * p.batch_size]
+            injection.before_batch(p, self.desk, batch, prompts)
+            if not prompts:
+                break
+            text, data = parse_prompt(prompts[0])
+            loaded = [params.items for params in data["lora"]]
+            assert not data.get("merge")
+            for name, *_ in loaded:
+                if name.startswith(live.PREFIX):
+                    entry = self.networks.available_network_aliases[name]
+                    assert Path(entry.filename).is_file()
+                    assert not entry.shorthash
+            if p.enable_hr:
+                p.hr_extra_network_data = parse_prompt(p.all_hr_prompts[0])[1]
+            injection.after_activation(p, self.desk, batch)
+            self.made.append((text.strip(), p.seed, loaded, dict(p.extra_generation_params), p))
+            if self.fail and self.fail(loaded):
+                raise RuntimeError("out of memory")
+            if self.stop_after == len(self.made):
+                self.state.interrupted = True
+            self.networks.available_network_aliases.clear()  # as a refresh of the WebUI's list does
+            pictures.append(PIL.new("RGB", (p.width, p.height), (10 * len(loaded), 0, 0)))
+            keys = ", ".join(f"{key}: {compare.quoted(value)}" for key, value in p.extra_generation_params.items())
+            texts.append(f"{p.prompt}\nSteps: 2, {keys}")
+        return types.SimpleNamespace(images=pictures, infotexts=texts or [""])
 
     def sheet(self, pictures, rows):
         self.shape = (rows, len(pictures) // rows)
-        return PIL.new("RGB", (8 * self.shape[1], 8 * rows))
+        return PIL.new("RGB", (16 * self.shape[1], 16 * rows))
 
     def annotate(self, sheet, width, height, above, beside):
         self.above, self.beside = above, beside
@@ -93,129 +153,426 @@ class World:
 
 
 @pytest.fixture
-def world(monkeypatch):
-    return World(monkeypatch)
-
-
-@pytest.fixture
 def desk(tmp_path):
     host = Host(tmp_path)
     write_lora(host.folder / "a.safetensors", seed=1, metadata={"modelspec.trigger_phrase": "ink"})
     write_lora(host.folder / "sub" / "b.safetensors", seed=2)
-    compare._live.clear()
-    return Actions(host)
+    (host.folder / "a.json").write_text('{"preferred weight": 0.7}')
+    injection._live.clear()
+    found = Actions(host)
+    found.library.refresh(wait=True)
+    return found
+
+
+@pytest.fixture
+def world(monkeypatch, desk):
+    return World(monkeypatch, desk)
+
+
+SETUP = json.dumps(_state(*PAIR))
 
 
 def _asked(**more):
-    return {
-        "state": json.dumps(_state(*PAIR)),
-        "columns": list(columns.CHOICES),
-        "variants": "",
-        "strengths": "",
-        "prompts": "",
-        "seeds": "",
-        **more,
-    }
+    return {"columns": list(columns.TICKED), **more}
+
+
+def _files(desk):
+    return [path.name for path in (desk.host.data_folder() / "live").rglob("*.safetensors")]
 
 
 def test_a_grid_of_everything(world, desk):
     done = compare.run_comparison(
-        Processing(),
+        Processing(SETUP),
         desk,
-        _asked(variants="core_ties, 0.3/0.7", strengths="0.5", prompts="{trigger}, a cat\na dog", seeds="1, 2"),
+        _asked(
+            columns=ALL,
+            methods=["core_ties"],
+            ratios="0.3/0.7",
+            ranks="2",
+            presets="A:OUTALL+B:INALL",
+            strengths="0.5, 1",
+            prompts="{trigger}, a cat\na dog",
+            seeds="1, 2",
+            maps=True,
+        ),
     )
-    assert world.state.job_count == 4 * 8
-    assert world.shape == (4, 8)
-    assert [cell[0] for cell in world.above] == [
-        "no LoRA",
-        "a 0.6",
-        "b 0.4",
-        "stack",
-        "merge: Weighted sum",
-        "Core-space TIES",
-        "0.3/0.7",
-        "merge × 0.5",
-    ]
-    assert len(done.images) == 1 + 32
-    prompts = [prompt for prompt, _, _ in world.made]
-    assert prompts[0] == "ink, a cat"
-    assert prompts[3].count("<lora:") == 2
-    assert {seed for _, seed, _ in world.made} == {1, 2}
-    assert all("lora-merge-live" not in text for text in done.infotexts)
-    assert "Lora hashes" not in done.infotexts[-1]
+    labels = [cell[0] for cell in world.above]
+    assert [one["label"] for one in desk.comparisons.get(desk.comparisons.newest())["columns"]] == [
+        "no LoRA", "a 0.6", "b 0.4", "a 1", "b 1", "a 0.7", "b 1", "stack", "stack, usual strengths",
+        "merge: Weighted sum", "Core-space TIES", "ratios 0.3/0.7", "rank 2", "A:OUTALL+B:INALL", "merge × 0.5",
+    ]  # fmt: skip
+    assert world.state.job_count == 4 * 15
+    assert labels[0].startswith("|merge: Weighted sum − stack| × ")  # the maps are drawn last
+    assert len(done.images) == 2 + 60 == len(done.infotexts)
+    assert done.index_of_first_image == 2
+    first = world.made[:15]
+    assert {text for text, *_ in first} == {"ink, a cat"}
+    assert {seed for _, seed, *_ in world.made} == {1, 2}
+    assert first[7][2] == [["a", "0.6"], ["b", "0.4"]]
+    assert first[8][2] == [["a", "0.7"], ["b", "1"]]
+    assert [items[1] for items in (first[9][2][0], first[14][2][0])] == ["1", "0.5"]
+    assert first[9][2][0][0] == first[14][2][0][0]  # a strength is the WebUI's, not another merge
+    assert not any("lora-merge-live" in text for text in done.infotexts)
     assert "Merge column: merge × 0.5" in done.infotexts[-1]
-    assert len(world.saved) == 33
-    assert "0.000 ± 0.000 grey levels" in done.comments
-    assert not list((desk.host.data_folder() / "live").iterdir())
+    assert len(world.saved) == 2
+    assert not _files(desk)
     assert not world.networks.available_networks
 
 
+def test_every_picture_pastes_back_into_the_tab(world, desk):
+    done = compare.run_comparison(Processing(SETUP), desk, _asked(methods=["ties"]))
+    text = done.infotexts[-1]
+    state = desk.handle_dict({"op": "picture_text", "text": text})["state"]
+    assert state["method"] == "ties"
+    assert [(row["key"], row["ratio"]) for row in state["sources"]] == [
+        ("0/a.safetensors", 0.6), ("0/sub/b.safetensors", 0.4),
+    ]  # fmt: skip
+    assert to_recipe(state, desk.library.resolve).method == "ties"
+    # the grid itself carries the merge it is about
+    assert desk.handle_dict({"op": "picture_text", "text": done.infotexts[0]})["state"]["method"] == "weighted_sum"
+    assert desk.handle_dict({"op": "picture_text", "text": "a cat\nSteps: 3"}) == {"ok": True, "state": None}
+
+
+def test_block_weights_are_baked_into_the_stack(world, desk):
+    setup = json.dumps(_state(("0/a.safetensors", 0.6, {"blocks": {"OUT03": 0.0}}), PAIR[1]))
+    compare.run_comparison(Processing(setup), desk, _asked(columns=[columns.STACK]))
+    [(_, _, loaded, _, _)] = world.made
+    assert loaded[0][0].startswith(live.PREFIX)
+    assert loaded[1] == ["b", "0.4"]
+
+
+def test_knock_out_switches_one_block_off_at_a_time(desk):
+    recipe = to_recipe(_state(*PAIR), desk.library.resolve)
+    found = columns.plan_columns(recipe, columns.Asked((), knockout=True), injection_place(desk))
+    labels = [column.label for column in found]
+    assert labels[0] == "without BASE"
+    assert len(labels) == len(set(labels)) > 3
+    for column in found:
+        block = column.label.removeprefix("without ")
+        assert all(source.blocks == {block: 0.0} for source in column.recipe.sources)
+
+
+def injection_place(desk):
+    from lib_merge.webui.desk import place_of
+
+    return place_of(desk)
+
+
 def test_one_broken_cell_and_an_interrupt_keep_the_rest(world, desk):
-    world.fail = lambda p: p.prompt.count("<lora:") == 2
-    done = compare.run_comparison(Processing(), desk, _asked())
+    world.fail = lambda loaded: len(loaded) == 2
+    done = compare.run_comparison(Processing(SETUP), desk, _asked())
     assert len(done.images) == 1 + 4
     assert "failed: RuntimeError: out of memory" in done.comments
     world.fail, world.made, world.stop_after = None, [], 2
-    done = compare.run_comparison(Processing(), desk, _asked())
+    done = compare.run_comparison(Processing(SETUP), desk, _asked())
     assert len(done.images) == 1 + 2
     assert len(world.made) == 2
-    assert not list((desk.host.data_folder() / "live").iterdir())
+    assert not _files(desk)
 
 
 @pytest.mark.parametrize(
-    ("fields", "sentence"),
+    ("setup", "fields", "sentence"),
     [
-        ({"state": ""}, "set up a merge"),
-        ({"state": "[]"}, "set up a merge"),
-        ({"state": json.dumps(_state())}, "pick a LoRA"),
-        ({"state": json.dumps(_state(("0/gone.safetensors", 1, {})))}, "not in the LoRA folders"),
-        ({"columns": []}, "at least one column"),
-        ({"variants": "nonsense"}, "neither a method nor ratios"),
-        ({"variants": "0.1/0.2/0.3"}, "3 for 2 sources"),
-        ({"strengths": "strong"}, "not a number"),
-        ({"seeds": "x"}, "not a number"),
-        ({"prompts": "a\n" * 300, "seeds": "1,2"}, "too many rows"),
+        ("", {}, "set up a merge"),
+        ("[]", {}, "set up a merge"),
+        (json.dumps(_state()), {}, "pick a LoRA"),
+        (json.dumps(_state(("0/gone.safetensors", 1, {}))), {}, "not in the LoRA folders"),
+        (SETUP, {"merge": "no such thing"}, "no recipe called"),
+        (SETUP, {"columns": []}, "at least one column"),
+        (SETUP, {"methods": ["nonsense"]}, "no merge method"),
+        (SETUP, {"ratios": "0.1/0.2/0.3"}, "3 for 2 sources"),
+        (SETUP, {"ratios": "a/b"}, "not a number"),
+        (SETUP, {"ranks": "many"}, "rank"),
+        (SETUP, {"presets": "OUTALL"}, "A:NAME"),
+        (SETUP, {"presets": "C:OUTALL"}, "no source C"),
+        (SETUP, {"presets": "A:NOSUCHPRESET"}, "NOSUCHPRESET"),
+        (SETUP, {"knob": "drop_rate"}, "drop_rate=0.1"),
+        (SETUP, {"knob": "drop_rate=0.1"}, "no knob"),
+        (SETUP, {"strengths": "strong"}, "not a number"),
+        (SETUP, {"seeds": "x"}, "not a number"),
+        (SETUP, {"seeds": "-1"}, "whole number"),
+        (SETUP, {"sizes": "big"}, "512x768"),
+        (SETUP, {"prompts": "a\n" * 300, "seeds": "1,2"}, "rows are too many"),
     ],
 )
-def test_what_is_wrong_is_said_before_the_first_picture(world, desk, fields, sentence):
-    with pytest.raises(MergeError, match=sentence):
-        compare.run_comparison(Processing(), desk, _asked(**fields))
+def test_what_is_wrong_is_said_before_the_first_picture(world, desk, setup, fields, sentence):
+    with pytest.raises(MergeError, match=re.escape(sentence)):
+        compare.run_comparison(Processing(setup), desk, _asked(**fields))
     assert not world.made
-    assert not list((desk.host.data_folder() / "live").glob("*"))
+    assert not _files(desk)
 
 
-def test_live_merges_are_made_once_and_swept(world, tmp_path):
+def test_a_checkpoint_of_another_family_is_refused_before_the_first_picture(world, desk):
+    world.model.is_sd1, world.model.is_sdxl = False, True
+    with pytest.raises(RecipeError, match="for SD1 and the loaded checkpoint is SDXL"):
+        compare.run_comparison(Processing(SETUP), desk, _asked())
+    assert not world.made
+
+
+def test_a_recipe_in_the_prompt(world, desk):
+    assert desk.handle_dict({"op": "recipe_save", "name": "our pair", "state": _state(*PAIR)})["ok"]
+    p = Processing("", prompt="a cat <merge:our pair:0.8> <lora:a:0.5> <merge:our pair>", enable_hr=True)
+    done = world.process(p)
+    _, _, loaded, _, last = world.made[0]
+    assert [items[1:] for items in loaded] == [["0.8"], ["0.5"], ["1"]]
+    assert loaded[0][0] == loaded[2][0]
+    assert "<merge:our pair:0.8>" in done.infotexts[0]
+    assert "lora-merge-live" not in done.infotexts[0]
+    assert json.loads(re.search(r'Merge recipe: (".*")', done.infotexts[0])[1])
+    high = [params.items for params in last.hr_extra_network_data["lora"]]
+    assert sorted(map(tuple, high)) == sorted({("a", "0.5"), (loaded[0][0], "0.8")} | {(loaded[2][0], "1")})
+    assert "merge" not in last.hr_extra_network_data
+    assert len(world.made) == 3
+    assert len(_files(desk)) == 1  # kept for the next picture
+
+
+def test_an_unknown_recipe_makes_no_picture_and_says_why(world, desk):
+    p = Processing("", prompt="a cat <merge:nothing:1>")
+    assert not world.process(p).images
+    assert list(p.comments) == ["there is no recipe called 'nothing'."]
+
+
+def test_a_prompt_without_our_tags_is_left_alone(world, desk):
+    p = Processing(SETUP)
+    world.process(p)
+    assert p.extra_generation_params == {}
+    assert world.made[0][2] == []
+
+
+def test_the_preview_is_stack_and_merge_of_one_seed(world, desk):
+    setup = json.dumps({**_state(*PAIR), "preview": True})
+    p = Processing(setup)
+    done = world.process(p)
+    assert len(done.images) == 2
+    assert world.made[0][2] == [["a", "0.6"], ["b", "0.4"]]
+    assert len(world.made[1][2]) == 1
+    assert p.do_not_save_samples
+    broken = Processing(json.dumps({**_state(), "preview": True}))
+    assert not world.process(broken).images
+    assert "pick a LoRA" in next(iter(broken.comments))
+
+
+def test_live_merges_are_made_once_trimmed_and_swept(world, tmp_path):
     path = write_lora(tmp_path / "a.safetensors")
     files = live.LiveMerges(tmp_path / "live")
     recipe = Recipe((Source(path=path, name="a", ratio=0.5),))
-    name = files.make(recipe)
-    saved = tmp_path / "live" / f"{name}.safetensors"
-    stamp = saved.stat().st_mtime_ns
-    assert files.make(recipe) == name
-    assert saved.stat().st_mtime_ns == stamp
+    made = files.make(recipe)
+    stamp = made.path.stat().st_mtime_ns
+    assert files.make(recipe).name == made.name
+    assert made.path.stat().st_mtime_ns == stamp
     write_lora(path, seed=4, rank=5)
-    assert files.make(recipe) != name
+    assert files.make(recipe).name != made.name
     files.show()
-    assert set(world.networks.available_networks) == {name, *world.networks.available_networks}
-    live.LiveMerges(tmp_path / "live")  # another process, after a crash
+    assert set(world.networks.available_network_aliases) == set(files.names)
+    assert not world.networks.available_networks  # the cards never see them
+    many = [files.make(Recipe((Source(path=path, name="a", ratio=0.01 * n),))) for n in range(1, 12)]
+    files.trim(keep=[many[0].name])
+    assert len(files.names) == live.KEPT + 1
+    assert many[0].path.is_file()
+    assert not made.path.exists()
+    other = live.LiveMerges(tmp_path / "live")  # another WebUI of the same folder
+    assert many[0].path.is_file()
+    files.clear()
+    assert not (tmp_path / "live").exists()
+    other.clear()
+
+
+def test_what_a_crash_left_behind_is_swept(tmp_path):
+    home = tmp_path / "live" / "123-abc"
+    home.mkdir(parents=True)
+    (home / ".alive.0.merging").touch()
+    (home / f"{live.PREFIX}0.safetensors").touch()
+    live.LiveMerges(tmp_path / "live")
     assert not list((tmp_path / "live").iterdir())
 
 
-def test_a_stronger_merge_scales_the_text_encoder_too():
-    recipe = Recipe((Source(name="a", path=Path("a"), ratio=0.5, te_ratio=(0.2, 0.4)),))
-    [one] = [c for c in columns.plan_columns(recipe, [], "", "2") if c.recipes]
-    assert one.recipes[0].sources[0].ratio == 1.0
-    assert one.recipes[0].sources[0].te_ratio == (0.4, 0.8)
-    with pytest.raises(RecipeError):
-        columns.plan_columns(recipe, [], "slerp", "")  # takes two sources
+def test_a_live_merge_equals_the_saved_one(desk, tmp_path):
+    from lib_merge.api import run_recipe
+    from lib_merge.engine.job import Job
+    from tests.factories import dense_of
+
+    recipe = to_recipe(_state(*PAIR, method="ties"), desk.library.resolve)
+    made = injection.live_of(desk).make(recipe)
+    run_recipe(recipe, tmp_path / "saved.safetensors", job=Job())
+    one, two = dense_of(made.path), dense_of(tmp_path / "saved.safetensors")
+    assert one.keys() == two.keys()
+    assert all(np.array_equal(one[name], two[name]) for name in one)
 
 
-def test_figures_are_distances_to_the_stack():
-    def cell(value):
-        return compare.Cell(PIL.fromarray(np.full((4, 4, 3), value, np.uint8)), seconds=2.0)
+def test_figures_are_distances_to_stack_and_sources():
+    def cell(value, **more):
+        return figures.Cell(PIL.fromarray(np.full((9, 9, 3), value, np.uint8)), seconds=2.0, **more)
 
-    grid = compare.Grid(
-        [columns.Column("stack"), columns.Column("merge")], [], [[cell(10), cell(14)], [cell(0), cell(2)]]
-    )
-    stack, merge = compare.figures(grid)
-    assert (stack["difference"], merge["difference"], merge["spread"], merge["seconds"]) == (0.0, 3.0, 1.0, 2.0)
+    names = [columns.Column("stack", "stack"), columns.Column("merge", "merge", (columns.Part(),))]
+    grid = figures.Grid(names, [], [[cell(10), cell(14)], [cell(0), cell(2)], [cell(0), cell(90, error="interrupted")]])
+    stack, merge = figures.figures(grid)
+    assert not stack["against"]
+    [against] = merge["against"]
+    assert (against["column"], against["difference"], against["spread"]) == ("stack", 3.0, 1.0)
+    assert (merge["pictures"], merge["seconds"]) == (2, 2.0)
+    assert "3.000 ± 1.000 grey levels from stack" in figures.table(grid, [stack, merge])
+
+
+def test_rows_are_every_combination():
+    recipe = Recipe((Source(name="a"),))
+    found = rows.plan_rows(rows.Lines("x\ny", "1,2", ("Euler",), "5, 7", "512x768"), recipe, "", 0)
+    assert len(found) == 8
+    assert found[0] == rows.Row("x · 1 · Euler · CFG 5 · 512×768", "x", 1, "Euler", 5.0, (512, 768))
+    assert rows.plan_rows(rows.Lines(), recipe, "tab", 9)[0] == rows.Row("tab", "tab", 9)
+
+
+def test_the_estimate_says_how_much_and_what_is_wrong(desk):
+    said = compare_ui.estimate(desk, _asked(prompts="x\ny", methods=["ties"]), SETUP)
+    assert said.startswith("6 columns × 2 rows = 12 pictures, 2 live merges")
+    assert "set up a merge" in compare_ui.estimate(desk, _asked(), "")
+    assert [compare_ui.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
+
+
+def test_test_prompts_are_kept(desk):
+    assert compare_ui.own_prompts(desk).count("\n") == 9
+    compare_ui.keep_prompts(desk, "one\ntwo")
+    assert compare_ui.own_prompts(desk) == "one\ntwo"
+    compare_ui.keep_prompts(desk, " ")
+    assert compare_ui.own_prompts(desk).count("\n") == 9
+
+
+# ---------------------------------------------------------------- axes
+
+
+class AxisOption:
+    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
+        self.label, self.type, self.apply, self.confirm, self.cost, self.choices = label, type, apply, confirm, cost, choices
+
+
+@pytest.fixture
+def options(world, desk):
+    module = types.SimpleNamespace(AxisOption=AxisOption, axis_options=[AxisOption("Seed", int, None)])
+    script = type("Script", (), {"__module__": "xyz_grid.py"})
+    world.scripts.scripts_data = [types.SimpleNamespace(script_class=script, module=module)]
+    axes.add_axes(desk)
+    axes.add_axes(desk)  # "Reload UI"
+    return {option.label.removeprefix("[Merge] "): option for option in module.axis_options}
+
+
+def test_axes_are_there_once_and_change_copies_only(world, desk, options):
+    assert {"method", "ratio A", "balance A:B", "rank", "block preset A", "text encoder ratio A", "knob"} < set(options)
+    assert options["ratio A"].type is float
+    assert "ties" in options["method"].choices()
+    p = Processing(SETUP, n_iter=1, batch_size=1)
+    seen = []
+    for share in (0.0, 0.25):
+        cell = copy.copy(p)
+        options["balance A:B"].apply(cell, share, [])
+        options["method"].apply(cell, "core_ties", [])
+        world.process(cell)
+        seen.append(json.loads(cell.extra_generation_params["Merge recipe"]))
+    assert [[source["ratio"] for source in one["sources"]] for one in seen] == [[0.0, 1.0], [0.25, 0.75]]
+    assert {one["method"] for one in seen} == {"core_ties"}
+    assert not hasattr(p, "lora_merge_changes")
+    assert p.extra_generation_params == {}
+    assert all(len(loaded) == 1 for _, _, loaded, _, _ in world.made)
+
+
+def test_an_axis_changes_the_recipe_in_the_prompt(world, desk, options):
+    desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
+    p = Processing("", n_iter=1, batch_size=1, prompt="a cat <merge:pair:0.5>")
+    options["knob"].confirm(Processing(json.dumps(_state(*PAIR, method="dare"))), ["drop_rate=0.5"])
+    options["ratio B"].confirm(p, [0.1, 0.9])
+    options["ratio B"].apply(p, 0.9, [])
+    world.process(p)
+    assert json.loads(p.extra_generation_params["Merge recipe"])["sources"][1]["ratio"] == 0.9
+    assert world.made[0][2][0][1] == "0.5"
+
+
+@pytest.mark.parametrize(
+    ("axis", "value", "sentence"),
+    [("ratio D", 0.5, "no source D"), ("method", "nonsense", "no merge method"), ("rank", "x", "rank"), ("knob", "x=1", "no knob"), ("block preset A", "NOSUCH", "NOSUCH")],
+)  # fmt: skip
+def test_an_axis_says_what_is_wrong_before_the_first_picture(world, options, axis, value, sentence):
+    with pytest.raises(RuntimeError, match=sentence):
+        options[axis].confirm(Processing(SETUP), [value])
+    with pytest.raises(RuntimeError, match="set up a merge"):
+        options["ratio A"].confirm(Processing(""), [0.5])
+
+
+# ---------------------------------------------------------------- verdicts, recipes
+
+
+def test_a_verdict_goes_to_the_history_with_its_grid(world, desk):
+    compare.run_comparison(Processing(SETUP), desk, _asked(methods=["core_ties"]))
+    found = desk.handle_dict({"op": "comparison"})["found"]
+    index = next(n for n, column in enumerate(found["columns"]) if column["kind"] == "variant")
+    given = {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "artefacts": True, "stray": "<img>"}
+    ask = {"op": "verdict", "comparison": found["id"], "column": index, "verdict": given, "notes": "too loud"}
+    reply = desk.handle_dict(ask)
+    assert reply["status"] == "revise"
+    entry = desk.history.get(reply["entry"])
+    assert (entry.status, entry.grid, entry.notes, entry.method) == ("revise", found["id"], "too loud", "core_ties")
+    assert entry.verdict == {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "decision": "", "artefacts": True}
+    again = desk.handle_dict({**ask, "verdict": {"decision": "keep"}})
+    assert (again["entry"], again["status"]) == (reply["entry"], "ok")
+    assert len(desk.history.list()) == 1
+    picture = desk.handle_dict({"op": "comparison_picture", "comparison": found["id"]})["picture"]
+    assert picture.startswith("data:image/jpeg;base64,")
+    assert desk.handle_dict({"op": "open", "entry": reply["entry"]})["state"]["method"] == "core_ties"
+    stack = next(n for n, column in enumerate(found["columns"]) if column["kind"] == "none")
+    assert "no merge" in desk.handle_dict({**ask, "column": stack})["error"]
+    assert not desk.handle_dict({"op": "comparison", "comparison": "../../x"})["ok"]
+
+
+def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
+    import time
+
+    state = {**_state(*PAIR), "output": {"template": "both", "folder": ""}}
+    job = desk.handle_dict({"op": "merge", "state": state})["job"]
+    for _ in range(400):
+        if desk.jobs.get(job).ended:
+            break
+        time.sleep(0.02)
+    assert desk.jobs.get(job).state == "done", desk.jobs.get(job).error
+    compare.run_comparison(Processing(SETUP), desk, _asked(merge="both", columns=[columns.MERGE]))
+    found = desk.handle_dict({"op": "comparison"})["found"]
+    reply = desk.handle_dict({"op": "verdict", "comparison": found["id"], "column": 0, "verdict": {"decision": "keep"}})
+    assert [entry.id for entry in desk.history.list()] == [reply["entry"]]
+    picture = desk.handle_dict({"op": "comparison_picture", "comparison": found["id"]})["picture"]
+    [_, _, _, keys, _] = world.made[0]
+    text = f"Merge recipe: {json.dumps(keys['Merge recipe'])}"
+    done = desk.handle_dict({"op": "preview_set", "text": text, "image": picture})
+    assert done == {"ok": True, "name": "both"}
+    assert (desk.host.folder / "both.preview.png").read_bytes().startswith(b"\x89PNG")
+    other = changes.with_ratio(to_recipe(_state(*PAIR), desk.library.resolve), 0, 0.1)
+    assert "save it first" in desk.handle_dict({"op": "preview_set", "text": other.dumps(), "image": picture})["error"]
+    assert "cannot be read" in desk.handle_dict({"op": "preview_set", "text": text, "image": "data:,x"})["error"]
+
+
+def test_saved_recipes(desk, tmp_path):
+    ask = desk.handle_dict
+    assert ask({"op": "recipe_save", "name": " two  words ", "state": _state(*PAIR)})["name"] == "two words"
+    assert "already" in ask({"op": "recipe_save", "name": "two words", "state": _state(*PAIR)})["error"]
+    for bad in ("", "a:b", "a<b", "../x", "con", ".hidden", "x" * 99):
+        assert "error" in ask({"op": "recipe_save", "name": bad, "state": _state(*PAIR)})
+    assert "pick a LoRA" in ask({"op": "recipe_save", "name": "empty", "state": _state()})["error"]
+    assert ask({"op": "recipes"})["names"] == ["two words"]
+    assert desk.recipe_named("TWO words").sources[0].path == desk.host.folder / "a.safetensors"
+    assert ask({"op": "open", "recipe": "two words"})["state"]["sources"][1]["ratio"] == 0.4
+    (desk.host.folder / "a.safetensors").unlink()
+    desk.library.refresh(wait=True)
+    with pytest.raises(RecipeError, match=r"a\.safetensors is needed"):
+        desk.recipe_named("two words")
+    file = desk.host.data_folder() / "recipes" / "two words.json"
+    file.write_text("{")
+    assert "broken" in ask({"op": "open", "recipe": "two words"})["error"]
+    assert file.read_text() == "{"
+    assert ask({"op": "recipe_remove", "name": "two words"})["names"] == []
+    assert "no recipe" in ask({"op": "recipe_remove", "name": "two words"})["error"]
+
+
+def test_tags_are_read_and_turned_into_the_loaders():
+    text = "x <merge:a b:0.5:te=1> <merge:c> <lora:d:1> <merge:gone:1>"
+    assert tags.names_in([text, "<merge:c:2>"]) == ["a b", "c", "gone"]
+    assert tags.as_lora_tags(text, {"a b": "L1", "c": "L2"}) == "x <lora:L1:0.5:te=1> <lora:L2:1> <lora:d:1> "
+
+
+def test_a_history_without_the_new_field_still_opens(tmp_path):
+    entry = History(tmp_path).add(name="x")
+    assert History(tmp_path).get(entry.id).grid == ""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -24,6 +24,8 @@ class Job:
     device            "auto", "cpu", "cuda", "mps", … or a torch.device
     progress          called with (stage, done, total)
     cancelled         asked between modules
+    proof             hold the file against what was asked, hash it and wait for the disk before it gets its name;
+                      off only for files that are thrown away after a look
     """
 
     device: str | torch.device = "cpu"
@@ -32,6 +34,7 @@ class Job:
     progress: Progress | None = None
     cancelled: Callable[[], bool] = field(default=lambda: False)
     side_car: bool = True
+    proof: bool = True
     open_file: Callable[[Path], LoraFile] = open_lora
 
     def tell(self, stage: str, done: int, total: int) -> None:
@@ -63,19 +66,11 @@ def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
     if not target.parent.is_dir():
         message = f"the folder {target.parent.name or target.parent} does not exist."
         raise OutputError(message)
-    for path in _all_paths(recipe):
+    for source in recipe.leaves():
         with contextlib.suppress(OSError):
-            if target.exists() and path.samefile(target):
+            if target.exists() and source.path is not None and source.path.samefile(target):
                 message = f"{target.name} is one of the sources; choose another output name."
                 raise OutputError(message)
     if target.exists() and not overwrite:
         message = f"{target.name} exists already; choose another name or allow overwriting."
         raise OutputError(message)
-
-
-def _all_paths(recipe: Recipe) -> Iterator[Path]:
-    for source in recipe.sources:
-        if source.recipe is not None:
-            yield from _all_paths(source.recipe)
-        elif source.path is not None:
-            yield source.path

@@ -113,6 +113,8 @@ class _Run:
             self.report.copied = embeddings.copy(self.files, self.dtype, writer, self.report.warnings)
             self._write(writer, everything)
             self._seal(writer)
+            if not self.job.proof:
+                return writer.publish(overwrite=self.job.overwrite)
             # the disk takes its time while the proof reads from memory
             flush = threading.Thread(target=writer.sync, name="lora-merge-sync")
             flush.start()
@@ -226,10 +228,11 @@ class _Run:
             leaves = [(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()]
             ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
             table = metadata.build(recipe, self.node.family, self.target.stem, leaves, ranks)
-            digest = data_hash(writer.temp, writer.data_start)
-            table["sshs_model_hash"] = digest
-            table["sshs_legacy_hash"] = legacy_hash(writer.temp, writer.entries, writer.data_start, table)
-            self.report.tensor_hash = digest
+            if self.job.proof:
+                digest = data_hash(writer.temp, writer.data_start)
+                table["sshs_model_hash"] = digest
+                table["sshs_legacy_hash"] = legacy_hash(writer.temp, writer.entries, writer.data_start, table)
+                self.report.tensor_hash = digest
             writer.finish(table)
             self.report.bytes = writer.size
 
@@ -245,7 +248,8 @@ class _Run:
             **self.clock.seconds,
         }
         report.warnings.extend(all_notes(self.node, self.files))
-        report.warnings.extend(remarks(self.node, self.evaluator, report, self.spectra))
+        if self.job.proof:
+            report.warnings.extend(remarks(self.node, self.evaluator, report, self.spectra))
         for file in self.files:
             for name, why in file.left_out.items():
                 report.left_out[f"{file.name}: {name}"] = why

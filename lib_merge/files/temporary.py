@@ -40,7 +40,7 @@ def sweep_stale(folder: Path) -> int:
         return 0
     for path in found:
         with contextlib.suppress(OSError):
-            _remove_unlocked(path)
+            remove_unheld(path)
             removed += 1
     return removed
 
@@ -70,7 +70,7 @@ def _lock(file: Any) -> None:  # noqa: ANN401
             fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # waits for a sweep that has just begun to look at the file
 
 
-def _remove_unlocked(path: Path) -> None:
+def remove_unheld(path: Path) -> None:
     """Remove a file unless a living merge holds it; raise OSError when one does."""
     if sys.platform == "win32":
         path.unlink()

@@ -18,12 +18,15 @@ from lib_merge.errors import MergeError, RecipeError
 from lib_merge.history import History
 from lib_merge.presets import PresetStore
 from lib_merge.recipe import Source, from_json
+from lib_merge.recipebook import RecipeBook
 from lib_merge.ui import catalog, merging
+from lib_merge.ui.comparisons import Comparisons, Judging
 from lib_merge.ui.host import Host
 from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.keeping import Keeping
 from lib_merge.ui.library import Library
 from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
+from lib_merge.ui.recipes import Recipes
 from lib_merge.ui.state import from_recipe
 from lib_merge.ui.understanding import analyze_work, applied
 
@@ -31,7 +34,7 @@ log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
 
 
-class Actions(Keeping):
+class Actions(Keeping, Recipes, Judging):
     """The tab's server side: one per process, shared by every browser; what a browser sets up stays in that browser."""
 
     def __init__(self, host: Host) -> None:
@@ -42,6 +45,8 @@ class Actions(Keeping):
         self.library = Library(host.lora_folders, data / "library.json", host.preview_url, host.alias_of)
         self.presets = PresetStore(data / "presets.json")
         self.history = History(data / "history")
+        self.book = RecipeBook(data / "recipes")
+        self.comparisons = Comparisons(data / "comparisons")
         self.jobs = Jobs()
         self._looked: dict[tuple[str, int, int], dict[str, Any]] = {}
         self._looking: set[tuple[str, int, int]] = set()
@@ -176,7 +181,9 @@ class Actions(Keeping):
 
     def op_open(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the state that made a merged LoRA, or a history entry."""
-        if request.get("entry"):
+        if request.get("recipe"):
+            recipe = self.recipe_named(str(request["recipe"]))
+        elif request.get("entry"):
             recipe = from_json(self.history.get(str(request["entry"])).recipe, "the entry")
         else:
             path = self.library.resolve(str(request.get("key")))

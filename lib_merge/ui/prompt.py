@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import struct
 import zlib
@@ -10,12 +11,14 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lib_merge.adapters.blocks import BLOCK_ORDERS
-from lib_merge.errors import RecipeError
+from lib_merge.errors import MergeError, RecipeError
+from lib_merge.recipe import Recipe, loads
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\nNegative prompt:|\nSteps: \d+")
 _LIST = re.compile(r"^[-+.\d]+(?:,[-+.\dRUXrux]+)+$")
 _IDENT = re.compile(r"^[A-Za-z][\w .-]*$")
+_RECIPE = re.compile(r'\bMerge recipe(?: \d+)?: ("(?:\\.|[^\\"])*")')
 TEXT_LIMIT = 1 << 20
 _PNG = b"\x89PNG\r\n\x1a\n"
 
@@ -101,6 +104,17 @@ def _number(text: str, notes: list[str]) -> float:
         return max(-1e4, min(1e4, float(text)))
     notes.append(f"the strength {text[:20]!r} is no number; 1 is taken")
     return 1.0
+
+
+def recipes_of(text: str) -> list[Recipe]:
+    """Return the merge recipes that an infotext carries; one that is damaged is passed over."""
+    found = []
+    for match in _RECIPE.finditer(text[:TEXT_LIMIT]):
+        try:
+            found.append(loads(json.loads(match[1]), "the picture's recipe"))
+        except (ValueError, TypeError, MergeError):
+            continue
+    return found
 
 
 def write_prompt(sources: Sequence[Mapping[str, Any]]) -> str:

@@ -43,9 +43,9 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = True
         sent = ask.click(
-            fn=actions.handle, inputs=[box], outputs=[box], queue=False, show_progress=False, api_name=False, **_js(ASK)
+            fn=actions.handle, inputs=[box], outputs=[box], queue=False, show_progress=False, api_name=False, **js(ASK)
         )
-        sent.then(fn=None, inputs=[box], outputs=[], queue=False, show_progress=False, **_js(TELL))
+        sent.then(fn=None, inputs=[box], outputs=[], queue=False, show_progress=False, **js(TELL))
     return tab
 
 
@@ -56,5 +56,6 @@ def failed_tab(reason: str) -> gr.Blocks:
     return tab
 
 
-def _js(code: str) -> dict[str, Any]:
+def js(code: str) -> dict[str, Any]:
+    """Return the keyword that gives an event its JavaScript on this gradio."""
     return {_JS: code}

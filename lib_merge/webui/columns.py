@@ -1,159 +1,227 @@
-"""What a comparison shows: columns from what is set up in the Merge tab, rows from prompts and seeds."""
+"""The columns of a comparison: sources, stack, merge and variants of it."""
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from pathlib import Path
 from typing import Any
 
-from lib_merge.adapters.source import open_lora
-from lib_merge.errors import RecipeError
-from lib_merge.metadata import trigger_words
+from lib_merge.errors import MergeError, RecipeError
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, Source
+from lib_merge.webui import changes
 
-CHOICES = ("No LoRA", "Each source alone", "Stack", "Merge")
-MOST = 400
-PROMPTS = (
-    "{trigger}, portrait, looking at viewer, plain background",
-    "{trigger}, full body, standing in a street, daylight",
-    "{trigger}, sitting at a table, indoors, warm light",
-    "{trigger}, close-up of the face, smiling",
-    "{trigger}, from behind, walking in a forest",
-    "{trigger}, action pose, dynamic angle",
-    "{trigger}, night, city lights, rain",
-    "{trigger}, wide shot, landscape, small figure",
-    "a cat on a windowsill",
-    "an empty room with a wooden floor",
+NONE, ALONE, AT_ONE, AT_USUAL, STACK, STACK_USUAL, MERGE = CHOICES = (
+    "No LoRA",
+    "Each source at its ratio",
+    "Each source at 1",
+    "Each source at its usual strength",
+    "Stack at these ratios",
+    "Stack at usual strengths",
+    "Merge",
 )
+TICKED = (NONE, ALONE, STACK, MERGE)
+MOST = 200
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is added to the prompt: a tag as it stands, or a recipe that is merged live and used at a strength.
+
+    bytes   of the file the tag names
+    """
+
+    tag: str = ""
+    recipe: Recipe | None = None
+    strength: float = 1.0
+    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Column:
-    """One column of the grid.
+    """One column.
 
-    label    as it is written above
-    recipes  merged live, each used as `<lora:…:1>`; none for plain prompts
+    kind    none, source, stack, merge or variant
+    parts   what is added to the prompt
+    recipe  what the pictures' infotext carries
     """
 
     label: str
-    recipes: tuple[Recipe, ...] = ()
+    kind: str = "none"
+    parts: tuple[Part, ...] = ()
+    recipe: Recipe | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
-    """One row of the grid."""
+class Asked:
+    """What the script's controls say; see `plan_columns`."""
 
-    label: str
-    prompt: str
-    seed: int
+    columns: Sequence[str] = TICKED
+    methods: Sequence[str] = ()
+    ratios: str = ""
+    ranks: str = ""
+    presets: str = ""
+    knob: str = ""
+    strengths: str = ""
+    knockout: bool = False
 
 
-def plan_columns(recipe: Recipe, chosen: Sequence[str], variants: str, strengths: str) -> list[Column]:
-    """Return the columns asked for.
+@dataclass(frozen=True, slots=True)
+class Place:
+    """What columns need to know of the place they are made in.
+
+    usual    the strength a source is usually used at
+    tag      name for `<lora:NAME:1>` of a source, "" where that would not name this very file
+    weights  block weights of any form as {block: weight}
+    blocks   blocks a file has modules in, and its family
+    """
+
+    usual: Callable[[Path], float]
+    tag: Callable[[Path], str]
+    weights: Callable[[Any, str | None], dict[str, float]]
+    blocks: Callable[[Path], tuple[Sequence[str], str]]
+
+
+def plan_columns(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
+    """Return the columns asked for, in the order no LoRA, sources, stack, merge, variants, strengths, blocks.
 
     Args:
-        recipe: what is set up, with paths.
-        chosen: some of `CHOICES`.
-        variants: other methods, and ratios as `0.3/0.7`, separated by commas.
-        strengths: of the merge, separated by commas; 1 is the merge itself.
+        recipe: the merge, with paths.
+        asked: `columns` some of `CHOICES`; `methods` names; `ratios` as `0.3/0.7, 0.5/0.5`; `ranks` as `8, energy:0.99`;
+            `presets` as `A:OUTALL, A:STYLE+B:CHARACTER`; `knob` as `drop_rate=0.1/0.5`; `strengths` as `0.6, 1.2`;
+            `knockout` one column per block switched off.
+        place: names and presets of the WebUI.
     Raises:
-        RecipeError: a variant that is none; said before the first picture.
+        RecipeError: something of it is wrong; said before the first picture.
     """
-    found = [Column("no LoRA")] if CHOICES[0] in chosen else []
-    alone = [replace(recipe, sources=(source,), **_PLAIN) for source in recipe.sources]
-    if CHOICES[1] in chosen:
-        found += [Column(f"{source.label} {source.ratio:g}", (one,)) for source, one in zip(recipe.sources, alone)]
-    if CHOICES[2] in chosen:
-        found.append(Column("stack", tuple(alone)))
-    if CHOICES[3] in chosen:
-        found.append(Column(f"merge: {METHODS[recipe.method].title}", (recipe,)))
-    for word in _words(variants):
-        found.append(_variant(recipe, word))
-    for word in _words(strengths):
-        strength = _number(word)
-        if strength != 1:
-            sources = tuple(_stronger(source, strength) for source in recipe.sources)
-            found.append(Column(f"merge × {strength:g}", (replace(recipe, sources=sources),)))
+    found = [Column("no LoRA")] if NONE in asked.columns else []
+    for choice, strength in ((ALONE, None), (AT_ONE, 1.0), (AT_USUAL, "usual")):
+        if choice in asked.columns:
+            found += [_alone(source, strength, place) for source in recipe.sources]
+    for choice, strength, label in ((STACK, None, "stack"), (STACK_USUAL, "usual", "stack, usual strengths")):
+        if choice in asked.columns:
+            singles = [_alone(source, strength, place) for source in recipe.sources]
+            sources = tuple(single.recipe.sources[0] for single in singles if single.recipe is not None)
+            parts = tuple(part for single in singles for part in single.parts)
+            found.append(Column(label, "stack", parts, Recipe(sources, family=recipe.family)))
+    if MERGE in asked.columns:
+        found.append(_merge(f"merge: {METHODS[recipe.method].title}", recipe, "merge"))
+    found += _variants(recipe, asked, place)
     if not found:
         message = "choose at least one column."
         raise RecipeError(message)
+    if len(found) > MOST:
+        message = f"{len(found)} columns are too many; {MOST} is the limit."
+        raise RecipeError(message)
     for column in found:
-        for one in column.recipes:
-            one.check()
+        for part in column.parts:
+            if part.recipe is not None:
+                part.recipe.check()
     return found
 
 
-_PLAIN: Mapping[str, Any] = {"method": "weighted_sum", "knobs": {}, "rank": None, "conv_rank": None, "prune": 0.0}
+def _merge(label: str, recipe: Recipe, kind: str = "variant", strength: float = 1.0) -> Column:
+    return Column(label, kind, (Part(recipe=recipe, strength=strength),), recipe)
 
 
-def _variant(recipe: Recipe, word: str) -> Column:
-    if "/" in word:
-        ratios = [_number(part) for part in word.split("/")]
-        if len(ratios) != len(recipe.sources):
-            message = f"the ratios {word} are {len(ratios)} for {len(recipe.sources)} sources."
+def _alone(source: Source, strength: float | str | None, place: Place) -> Column:
+    if strength is not None:
+        usual = place.usual(source.path) if strength == "usual" and source.path is not None else 1.0
+        source = replace(source, ratio=usual, te_ratio=None)
+    recipe = changes.plain(source)
+    return Column(f"{source.label} {source.ratio:g}", "source", (_part(source, recipe, place),), recipe)
+
+
+def _part(source: Source, recipe: Recipe, place: Place) -> Part:
+    """Return the source's own tag where a tag can say all of it, else the source baked live."""
+    simple = source.path is not None and not source.blocks and not source.elements
+    if simple and not isinstance(source.te_ratio, tuple):
+        name = place.tag(source.path)  # type: ignore[arg-type]
+        if name:
+            te = "" if source.te_ratio is None else f"{source.te_ratio:g}:"
+            return Part(tag=f"<lora:{name}:{te}{source.ratio:g}>", bytes=source.size)
+    return Part(recipe=recipe)
+
+
+def _variants(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
+    found = [
+        _merge(METHODS[name].title, _said(f"{METHODS[name].title}", changes.with_method, recipe, name))
+        for name in _known(asked.methods)
+    ]
+    found += [_merge(f"ratios {text}", changes.with_ratios(recipe, text)) for text in words(asked.ratios)]
+    found += [_merge(_rank_label(text), changes.with_rank(recipe, text)) for text in words(asked.ranks)]
+    found += [_merge(text, _presets(recipe, text, place)) for text in words(asked.presets)]
+    found += _knobs(recipe, asked.knob)
+    for text in words(asked.strengths):
+        strength = changes.number(text)
+        if strength != 1 or MERGE not in asked.columns:
+            found.append(_merge(f"merge × {strength:g}", recipe, strength=strength))
+    if asked.knockout:
+        found += _knockouts(recipe, place)
+    return found
+
+
+def _known(names: Sequence[str]) -> list[str]:
+    chosen = [name.strip() for name in names if name.strip()]
+    for name in chosen:
+        if name not in METHODS:
+            message = f"there is no merge method {name!r}."
             raise RecipeError(message)
-        sources = tuple(replace(source, ratio=ratio) for source, ratio in zip(recipe.sources, ratios))
-        return Column(word, (replace(recipe, sources=sources),))
-    if word not in METHODS:
-        message = f"{word!r} is neither a method nor ratios such as 0.3/0.7."
-        raise RecipeError(message)
-    rank = recipe.rank if recipe.rank is None or not recipe.rank.exact or METHODS[word].space != "dense" else None
-    return Column(METHODS[word].title, (replace(recipe, method=word, knobs={}, rank=rank),))
+    return chosen
 
 
-def _stronger(source: Source, strength: float) -> Source:
-    te = source.te_ratio
-    te = tuple(value * strength for value in te) if isinstance(te, tuple) else None if te is None else te * strength
-    return replace(source, ratio=source.ratio * strength, te_ratio=te)
+def _said(what: str, work: Callable[..., Recipe], *given: Any) -> Recipe:  # noqa: ANN401
+    """Do it and check it, so that a refusal names the column."""
+    try:
+        changed = work(*given)
+        changed.check()
+    except MergeError as error:
+        message = f"the column {what}: {error}"
+        raise RecipeError(message) from error
+    return changed
 
 
-def plan_rows(prompts: str, seeds: str, recipe: Recipe, fallback: str, seed: int) -> list[Row]:
-    """Return prompts × seeds.
+def _rank_label(text: str) -> str:
+    return f"rank {text}" if text.isdigit() else text
 
-    Args:
-        prompts: one per line; `{trigger}` becomes the sources' trigger words; none = `fallback`.
-        seeds: numbers separated by commas; none = `seed`.
-        recipe: for the trigger words.
-        fallback: the prompt of the tab.
-        seed: the seed of the tab, never −1.
-    Raises:
-        RecipeError: a seed that is no whole number.
-    """
-    lines = [line.strip() for line in prompts.splitlines() if line.strip()] or [fallback]
-    numbers = [int(_number(word)) for word in _words(seeds)] or [seed]
-    words = ", ".join(_triggers(recipe)) if any("{trigger}" in line for line in lines) else ""
-    texts = [re.sub(r"^[\s,]+|[\s,]+$", "", line.replace("{trigger}", words)) for line in lines]
-    if len(texts) * len(numbers) > MOST:
-        message = f"{len(texts)} prompts and {len(numbers)} seeds are too many rows."
+
+def _presets(recipe: Recipe, text: str, place: Place) -> Recipe:
+    for one in text.split("+"):
+        letter, colon, name = one.partition(":")
+        if not colon or not name.strip():
+            message = f"the block preset {one.strip()!r} is not written as A:NAME, with A for the first source."
+            raise RecipeError(message)
+        recipe = changes.with_blocks(recipe, changes.index_of(letter, recipe), name, place.weights)
+    return recipe
+
+
+def _knobs(recipe: Recipe, text: str) -> list[Column]:
+    if not text.strip():
+        return []
+    name, equals, values = text.partition("=")
+    if not equals or not values.strip():
+        message = f"the knob {text.strip()!r} is not written as drop_rate=0.1/0.3/0.5."
         raise RecipeError(message)
     return [
-        Row(f"{text[:60]} · {number}" if len(numbers) > 1 else text[:60], text, number)
-        for text in texts
-        for number in numbers
+        _merge(f"{name.strip()} {value.strip()}", changes.with_knob(recipe, name, value)) for value in values.split("/")
     ]
 
 
-def _triggers(recipe: Recipe) -> list[str]:
-    found = []
-    for source in recipe.sources:
+def _knockouts(recipe: Recipe, place: Place) -> list[Column]:
+    blocks: list[str] = []
+    family = recipe.family or ""
+    for source in recipe.leaves():
         if source.path is not None:
-            with open_lora(source.path) as file:
-                found.append((source, file.metadata))
-    return trigger_words(found)
+            present, family_of = place.blocks(source.path)
+            blocks += present
+            family = family or family_of
+    return [
+        _merge(f"without {block}", changes.without_block(recipe, block, place.weights))
+        for block in changes.blocks_in_order(blocks, family)
+    ]
 
 
-def _words(text: str) -> list[str]:
+def words(text: str) -> list[str]:
+    """Return what commas separate."""
     return [word.strip() for word in text.split(",") if word.strip()]
-
-
-def _number(word: str) -> float:
-    try:
-        return float(word)
-    except ValueError as error:
-        message = f"{word!r} is not a number."
-        raise RecipeError(message) from error
-
-
-Picture = Callable[[str, int], Any]

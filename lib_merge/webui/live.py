@@ -1,14 +1,23 @@
 """Merges that are seen before they are saved: files outside the LoRA folders that the WebUI loads like any LoRA.
 
-Each is named after its recipe and its sources' files, so that nothing is merged twice; they are removed when the work is
-done, and whatever a crash left behind is removed at the next start.
+Each is named after its recipe and its sources' files, so that nothing is merged twice; a few are kept for the next
+picture, all go when the process ends, and whatever a crash left behind is removed at the next start. The WebUI's table
+of names that prompts may use gets them just before a picture; its list of LoRAs, which the cards show, never does.
 """
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import hashlib
-from collections.abc import Iterable
+import logging
+import os
+import secrets
+import shutil
+import threading
+import time
+from collections.abc import Collection, Iterable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,89 +25,178 @@ import torch
 
 from lib_merge.api import run_recipe
 from lib_merge.engine.job import Job
+from lib_merge.files.temporary import create, remove_unheld
 from lib_merge.recipe import Recipe
-from lib_merge.webui.caches import forget_loras
 
+log = logging.getLogger("lib_merge")
 PREFIX = "lora-merge-live-"
+KEPT = 6
+KEPT_BYTES = 3 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """A merge that can be loaded as `<lora:NAME:1>`.
+
+    family   of the base model it is for
+    seconds  what merging and writing it took
+    """
+
+    name: str
+    path: Path
+    family: str
+    bytes: int
+    seconds: float
 
 
 class LiveMerges:
-    """The live files of one process."""
+    """The live files of one process, in a folder of its own below `folder`."""
 
     def __init__(self, folder: Path) -> None:
-        """Keep them in `folder`, emptied now of what an earlier process may have left."""
-        self._folder = folder
-        self._shown: dict[str, Path] = {}
-        self.clear()
+        """Remove what dead processes left in `folder`; nothing is made before the first merge."""
+        self._base = folder
+        self._home: Path | None = None
+        self._held: Any = None
+        self._shown: dict[str, Live] = {}
+        self._lock = threading.RLock()
+        self._sweep()
+        atexit.register(self.clear)
 
-    def make(self, recipe: Recipe, device: torch.device | str = "cpu", **options: Any) -> str:  # noqa: ANN401
-        """Merge `recipe` unless it is there already, and return the name for `<lora:NAME:1>`.
+    def make(self, recipe: Recipe, device: torch.device | str = "cpu", **options: Any) -> Live:  # noqa: ANN401
+        """Merge `recipe` unless it is there already.
 
         Args:
             recipe: with paths.
-            device: where large products run.
+            device: where large products run; the CPU where its memory does not suffice.
             options: progress and cancelled of `Job`.
         Raises:
             MergeError: nothing is shown then.
         """
         name = PREFIX + _digest(recipe)
-        path = self._folder / f"{name}.safetensors"
-        if not path.is_file():
-            self._folder.mkdir(parents=True, exist_ok=True)
-            job = Job(device=device, drop_unsupported=True, side_car=False, overwrite=True, **options)
-            run_recipe(recipe, path, job=job)
-        self._shown[name] = path
-        return name
+        with self._lock:
+            known = self._shown.pop(name, None)
+            if known is None or not known.path.is_file():
+                known = self._merge(name, recipe, device, options)
+            self._shown[name] = known  # the newest are the last
+        return known
+
+    def _merge(self, name: str, recipe: Recipe, device: torch.device | str, options: dict[str, Any]) -> Live:
+        path = self._folder() / f"{name}.safetensors"
+        begun = time.perf_counter()
+        # nothing is saved here, so nothing is proven: the same recipe is proven when it becomes a LoRA
+        job = Job(device=device, drop_unsupported=True, side_car=False, overwrite=True, proof=False, **options)
+        report = run_recipe(recipe, path, job=job)
+        return Live(name, path, report.family, report.bytes, time.perf_counter() - begun)
 
     def show(self) -> None:
-        """Let the WebUI find them by name; asked again before every picture, since a refresh of its list forgets them."""
+        """Let prompts use them; asked again before every picture, since a refresh of the WebUI's list forgets them."""
         networks, kind = _networks()
         if networks is None:
             return
-        for name, path in self._shown.items():
-            if name not in networks.available_networks:
-                entry = kind(name, str(path))
-                entry.alias = name
-                networks.available_networks[name] = entry
-            networks.available_network_aliases[name] = networks.available_networks[name]
+        for name, live in self._shown.items():
+            known = networks.available_network_aliases.get(name)
+            if known is None or known.filename != str(live.path):
+                networks.available_network_aliases[name] = kind(name, str(live.path))
+
+    def trim(self, keep: Collection[str] = ()) -> None:
+        """Remove the oldest beyond what is worth keeping for the next picture.
+
+        Args:
+            keep: names that stay in any case.
+        """
+        with self._lock:
+            total = 0
+            for number, live in enumerate(reversed(list(self._shown.values()))):
+                total += live.bytes
+                if (number >= KEPT or total > KEPT_BYTES) and live.name not in keep:
+                    self._remove(live)
+
+    def forget(self, names: Iterable[str]) -> None:
+        """Remove the merges of these names."""
+        with self._lock:
+            for name in names:
+                if name in self._shown:
+                    self._remove(self._shown[name])
 
     def clear(self) -> None:
-        """Take them out of the WebUI's list and off the disk."""
+        """Remove all of them, and the folder."""
+        with self._lock:
+            self.forget(list(self._shown))
+            if self._held is not None:
+                self._held.close()
+                self._held = None
+            if self._home is not None:
+                shutil.rmtree(self._home, ignore_errors=True)  # still mapped on Windows: the next start removes it
+                self._home = None
+            with contextlib.suppress(OSError):
+                self._base.rmdir()
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the merges that are there now."""
+        return list(self._shown)
+
+    def _remove(self, live: Live) -> None:
         networks, _ = _networks()
-        for name in self._shown:
-            if networks is not None:
-                networks.available_networks.pop(name, None)
-                networks.available_network_aliases.pop(name, None)
-        if self._shown:
-            forget_loras()  # loaded weights are views of the files
-        self._shown.clear()
+        if networks is not None:
+            networks.available_network_aliases.pop(live.name, None)
+        del self._shown[live.name]
+        with contextlib.suppress(OSError):  # still mapped on Windows: gone with the folder
+            live.path.unlink()
+
+    def _folder(self) -> Path:
+        if self._home is None:
+            home = self._base / f"{os.getpid()}-{secrets.token_hex(4)}"
+            home.mkdir(parents=True)
+            # held open and locked as long as this process lives, so that no other one sweeps the folder
+            _, self._held = create(home / "alive")
+            self._home = home
+        return self._home
+
+    def _sweep(self) -> None:
         with contextlib.suppress(OSError):
-            for path in self._folder.glob(f"*{PREFIX}*"):
-                with contextlib.suppress(OSError):  # still mapped on Windows: the next start removes it
-                    path.unlink()
+            for home in list(self._base.iterdir()):
+                if not home.is_dir():
+                    with contextlib.suppress(OSError):
+                        home.unlink()
+                    continue
+                try:
+                    for held in home.glob(".alive.*"):
+                        remove_unheld(held)
+                except OSError:
+                    continue  # another WebUI of this folder is running
+                shutil.rmtree(home, ignore_errors=True)
 
 
 def _digest(recipe: Recipe) -> str:
     text = recipe.dumps()
-    for path in _paths(recipe):
-        state = path.stat()
-        text += f"|{path}|{state.st_size}|{state.st_mtime_ns}"
+    for source in recipe.leaves():
+        if source.path is not None:
+            state = source.path.stat()
+            text += f"|{source.path}|{state.st_size}|{state.st_mtime_ns}"
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _paths(recipe: Recipe) -> Iterable[Path]:
-    for source in recipe.sources:
-        if source.recipe is not None:
-            yield from _paths(source.recipe)
-        elif source.path is not None:
-            yield source.path
-
-
 def _networks() -> tuple[Any, Any]:
-    """Return the WebUI's `networks` module and its class of a LoRA on disk; (None, None) outside a WebUI."""
+    """Return the WebUI's `networks` module and a class for our entries; (None, None) outside a WebUI."""
     try:
         import network
         import networks
     except ImportError:
         return None, None
-    return networks, network.NetworkOnDisk
+
+    class LiveNetwork(network.NetworkOnDisk):
+        """A LoRA that leaves no trace: no entry in the WebUI's cache of headers, no hash in the infotext."""
+
+        def __init__(self, name: str, filename: str) -> None:
+            self.name = self.alias = name
+            self.filename = filename
+            self.metadata: dict[str, str] = {}
+            self.is_safetensors = True
+            self.hash, self.shorthash = name, ""
+            self.sd_version = getattr(getattr(network, "SdVersion", None), "Unknown", None)
+
+        def read_hash(self) -> None:
+            """Keep the hash empty."""
+
+    return networks, LiveNetwork

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import logging
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from lib_merge.webui.host import WebuiHost
-
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+from lib_merge.webui.desk import desk_of
 
 log = logging.getLogger("lib_merge")
 SECTION = ("lora_merge", "LoRA Merge")
-_desks: dict[str, Actions] = {}
 
 
 def register(extension: Path) -> None:
@@ -24,24 +20,15 @@ def register(extension: Path) -> None:
     """
     from modules import script_callbacks
 
+    script_callbacks.on_before_ui(lambda: _axes(extension))
     script_callbacks.on_ui_tabs(lambda: _tabs(extension))
     script_callbacks.on_ui_settings(_settings)
     script_callbacks.on_app_started(lambda _, app: _started(extension, app))
 
 
-def desk_of(extension: Path) -> Actions:
-    """Return the tab's server side, the same one after "Reload UI", so that running jobs go on."""
-    from lib_merge.ui.actions import Actions
-
-    key = str(extension)
-    if key not in _desks:
-        _desks[key] = Actions(WebuiHost(extension))
-    return _desks[key]
-
-
 def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
     from lib_merge.ui.tab import build_with, failed_tab
-    from lib_merge.webui.compare import live_of
+    from lib_merge.webui.injection import live_of
 
     try:
         live_of(desk_of(extension))  # sweeps what a crash left behind
@@ -50,6 +37,15 @@ def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
         log.exception("the Merge tab could not be built")
         tab = failed_tab(f"{type(error).__name__}: {error}")
     return [(tab, "Merge", "lora_merge_tab")]
+
+
+def _axes(extension: Path) -> None:
+    from lib_merge.webui.axes import add_axes
+
+    try:
+        add_axes(desk_of(extension))
+    except Exception:
+        log.exception("the axes for X/Y/Z plots could not be added")
 
 
 def _settings() -> None:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import base64
-import io
-import json
 import os
 import shutil
 import sys
@@ -17,6 +15,7 @@ from playwright.sync_api import sync_playwright
 
 from lib_merge.samples import write_samples
 from tests.browser.conftest import FLAGS as BROWSER_FLAGS
+from tests.webui import grids
 from tests.webui.server import ROOT, Webui, write_checkpoint
 
 SHOTS = ROOT / "test-artefacts"
@@ -161,64 +160,13 @@ def journey(browser, server, plain, merged) -> None:
     check("the state survives a reload", ratios[0] == 0.25, ratios)
     card_button(page)
     rest(server)
-    comparison(server, page)
     reload_ui(page)
+    grids.live_prompt(server, page, check, A, B)
+    grids.comparison(server, page, check)
+    grids.plot(server, page, check)
+    grids.in_the_page(server, page, check)
+    page.screenshot(path=str(SHOTS / f"webui-{server.kind}-end.png"))
     context.close()
-
-
-def comparison(server, page) -> None:
-    """The script: 2 prompts × 2 seeds × {none, A, B, stack, merge, TIES}; stack = merge, nothing left behind."""
-    from PIL import Image
-
-    setup = page.evaluate(
-        "() => { const s = JSON.parse(JSON.stringify(loraMerge.app.state.data)); s.sources.length = 2; return JSON.stringify(s); }"
-    )
-    columns = ["No LoRA", "Each source alone", "Stack", "Merge"]
-    given = [columns, "ties", "", "{trigger} a cat\na dog", "3, 4", setup]
-    body = {
-        "prompt": "x",
-        "width": 64,
-        "height": 64,
-        "steps": 2,
-        "seed": 7,
-        "sampler_name": "Euler",
-        "cfg_scale": 5,
-        "script_name": "LoRA merge comparison",
-        "script_args": given,
-    }
-    status, answer = server.call("/sdapi/v1/txt2img", body, timeout=900)
-    if status != 200:
-        check("the comparison script", False, f"{status} {server.log.read_text(errors='replace')[-600:]}")
-        return
-    pictures = [
-        np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(float)
-        for text in answer["images"]
-    ]
-    info = json.loads(answer["info"])
-    check(
-        "the comparison script",
-        len(pictures) == 1 + 4 * 6,
-        f"{len(pictures)} pictures, grid {pictures[0].shape[1]}×{pictures[0].shape[0]}",
-    )
-    apart = [np.abs(pictures[1 + 6 * row + 3] - pictures[1 + 6 * row + 4]) for row in range(4)]
-    check(
-        "its stack = its merge",
-        max(a.mean() for a in apart) <= 0.05 and max(a.max() for a in apart) <= 2,
-        f"mean {max(a.mean() for a in apart):.4f}",
-    )
-    alone = np.abs(pictures[1] - pictures[4]).mean()
-    check("its columns differ", alone > 0.05, f"no LoRA against stack {alone:.3f}")
-    texts = info["infotexts"]
-    check(
-        "no temporary name in the infotext",
-        not any("lora-merge-live" in text for text in texts) and "Merge column" in texts[-1],
-        texts[-1][-120:],
-    )
-    _, listed = server.call("/sdapi/v1/loras")
-    live = list((server.folder / "lora-merge" / "live").glob("*")) + [item for item in listed if "live" in item["name"]]
-    check("nothing is left behind", not live, live)
-    status, _ = server.call("/sdapi/v1/txt2img", {**body, "script_args": [*given[:5], ""]})
-    check("without a merge set up it is refused", status >= 400, status)
 
 
 def card_button(page) -> None:

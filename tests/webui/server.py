@@ -35,7 +35,11 @@ def write_checkpoint(folder: Path) -> Path:
         return found[0]
     generator = torch.Generator().manual_seed(0)
     tensors = {}
+    buffers = _schedule()
     for name, (shape, dtype) in _shapes().items():
+        if name in buffers:
+            tensors[name] = buffers[name].clone()
+            continue
         if "position_ids" in name:
             tensors[name] = torch.arange(shape[-1]).reshape(shape)
             continue
@@ -48,6 +52,30 @@ def write_checkpoint(folder: Path) -> Path:
     path = folder / "synthetic.safetensors"
     save_file(tensors, str(path))
     return path
+
+
+def _schedule():
+    """The buffers of DDPM's linear noise schedule (Ho et al. 2020), which A1111 takes from the checkpoint."""
+    betas = torch.linspace(0.00085**0.5, 0.012**0.5, 1000, dtype=torch.float64) ** 2
+    alphas = 1 - betas
+    kept = torch.cumprod(alphas, 0)
+    before = torch.cat([torch.ones(1, dtype=torch.float64), kept[:-1]])
+    variance = betas * (1 - before) / (1 - kept)
+    found = {
+        "betas": betas,
+        "alphas_cumprod": kept,
+        "alphas_cumprod_prev": before,
+        "sqrt_alphas_cumprod": kept.sqrt(),
+        "sqrt_one_minus_alphas_cumprod": (1 - kept).sqrt(),
+        "log_one_minus_alphas_cumprod": (1 - kept).log(),
+        "sqrt_recip_alphas_cumprod": (1 / kept).sqrt(),
+        "sqrt_recipm1_alphas_cumprod": (1 / kept - 1).sqrt(),
+        "posterior_variance": variance,
+        "posterior_log_variance_clipped": variance.clamp(min=1e-20).log(),
+        "posterior_mean_coef1": betas * before.sqrt() / (1 - kept),
+        "posterior_mean_coef2": (1 - before) * alphas.sqrt() / (1 - kept),
+    }
+    return {name: value.float() for name, value in found.items()}
 
 
 def _shapes():
@@ -125,7 +153,7 @@ class Webui:
             with urllib.request.urlopen(request, timeout=timeout) as answer:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
-            return error.code, {}
+            return error.code, {"said": error.read().decode(errors="replace")[:600]}
 
     def picture(self, prompt, size=128, steps=4, **more):
         """Float[height width 3] and the infotext of one picture, always of the same seed."""

@@ -1,0 +1,350 @@
+"use strict";
+
+/* Pictures in txt2img and img2img: compare and preview from the tab, and what can be done with a picture's merge. */
+(() => {
+    const space = (window.loraMerge = window.loraMerge || {});
+    const { el, button, select } = space;
+    const SCRIPT = "LoRA merge comparison";
+    const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
+    const find = (selector) => space.page().querySelector(selector);
+
+    /* what is set up, for the scripts */
+    space.setup = () => (space.app ? JSON.stringify(space.app.state.data) : "");
+
+    const put = (field, text) => {
+        if (!field || field.value === text) return;
+        field.value = text;
+        field.dispatchEvent(new Event("input", { bubbles: true }));
+    };
+    space.put = put;
+
+    /* choose an entry of the WebUI's script list as a person does; returns the one that was chosen before, null when that failed */
+    const chooseScript = async (tab, title) => {
+        const box = find(`#${tab}_script_container #script_list`) || find(`#${tab}_script_container [id="script_list"]`);
+        const input = box && box.querySelector("input");
+        if (!input) return null;
+        const before = input.value;
+        if (before === title) return before;
+        input.focus();
+        input.dispatchEvent(new Event("focus"));
+        for (let turn = 0; turn < 20; turn += 1) {
+            await pause(50);
+            const item = [...box.querySelectorAll("ul li")].find((one) => one.getAttribute("aria-label") === title || one.dataset.value === title);
+            if (!item) continue;
+            item.dispatchEvent(new MouseEvent("mousedown", { bubbles: true, cancelable: true }));
+            item.dispatchEvent(new MouseEvent("click", { bubbles: true, cancelable: true }));
+            break;
+        }
+        await pause(150);
+        input.blur();
+        return input.value === title ? before : null;
+    };
+
+    class Pictures {
+        constructor(app) {
+            this.app = app;
+            this.seen = {};
+            this.strip = el("section", { class: "lm-card lm-strip", hidden: true, "aria-label": "Preview" });
+        }
+
+        /* ------------------------------------------------------------ from the tab */
+
+        async compare(name) {
+            if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
+            const before = await chooseScript("txt2img", SCRIPT);
+            if (before === null) return this.app.say(`Choose "${SCRIPT}" in the list of scripts of txt2img.`, true);
+            for (let turn = 0; turn < 40; turn += 1) {
+                const field = [...space.page().querySelectorAll("#txt2img_script_container label")].find((label) => label.textContent.trim().startsWith("Merge to compare"));
+                const input = field && field.querySelector("input, textarea");
+                if (input && input.offsetParent) {
+                    put(input, name || "Merge tab");
+                    const count = find("#lora_merge_count_txt2img");
+                    if (count) count.click();
+                    input.scrollIntoView({ block: "center" });
+                    break;
+                }
+                await pause(100);
+            }
+            return true;
+        }
+
+        async preview() {
+            if (this.busy || !this.app.state.used().length) return;
+            this.busy = true;
+            this.show(el("p", { class: "lm-dim", role: "status" }, "Making two pictures with the settings of txt2img …"));
+            const before = await chooseScript("txt2img", "None");
+            try {
+                await this.generate();
+            } finally {
+                this.busy = false;
+                this.app.tellScripts();
+                if (before && before !== "None") await chooseScript("txt2img", before);
+            }
+        }
+
+        async generate() {
+            const info = () => (find("#generation_info_txt2img textarea") || { value: "" }).value;
+            const log = () => (find("#html_log_txt2img .comments") || { textContent: "" }).textContent.trim();
+            const old = info();
+            const images = () => [...new Set([...space.page().querySelectorAll("#txt2img_gallery img")].map((image) => image.src))];
+            const shown = images().join();
+            this.app.tellScripts({ preview: true });
+            await pause(200);
+            find("#txt2img_generate").click();
+            const stop = () => find("#txt2img_interrupt");
+            /* it has ended when the WebUI shows its Generate button again */
+            let running = false;
+            for (let turn = 0; turn < 7200; turn += 1) {
+                await pause(250);
+                const now = Boolean(stop() && stop().offsetParent) || (stop() && stop().style.display === "block");
+                running = running || now || info() !== old;
+                if (running && !now && turn > 3) break;
+                if (!running && turn > 40) break;
+            }
+            for (let turn = 0; turn < 20 && (info() === old || images().join() === shown); turn += 1) await pause(150);
+            const found = images().filter((source) => !shown.includes(source));
+            if (found.length < 2) return this.show(el("p", { class: "lm-bad" }, log() || "No preview was made."));
+            return this.show(
+                ...["Stack of the LoRAs", "Merge"].map((label, index) => el("figure", {}, el("img", { src: found[index], alt: `${label}, as txt2img makes it now` }), el("figcaption", {}, label))),
+            );
+        }
+
+        show(...nodes) {
+            this.strip.hidden = false;
+            this.strip.replaceChildren(el("div", { class: "lm-line" }, el("h3", {}, "Preview"), button("✕", () => (this.strip.hidden = true), { class: "lm-button lm-small", "aria-label": "Close the preview" })), el("div", { class: "lm-figures" }, ...nodes));
+        }
+
+        /* ------------------------------------------------------------ beside the WebUI's gallery */
+
+        watch() {
+            for (const tab of ["txt2img", "img2img"]) {
+                const field = find(`#generation_info_${tab} textarea`);
+                if (field && field.value !== this.seen[tab]) {
+                    this.seen[tab] = field.value;
+                    this.made(tab, field.value);
+                }
+                const place = find(`#lora_merge_verdict_${tab}`);
+                if (place && this.judged && this.judged.tab === tab && !place.firstChild) this.drawComparison(place, this.judged.found);
+                const pasted = find(`#lora_merge_pasted_${tab} textarea, #lora_merge_pasted_${tab} input`);
+                if (pasted && pasted.value && pasted.value !== this.seen[`${tab} pasted`]) {
+                    this.seen[`${tab} pasted`] = pasted.value;
+                    const text = pasted.value;
+                    this.app.say(el("span", {}, "The pasted picture carries a merge. ", button("Load it", () => this.load({ text }), { class: "lm-button lm-small lm-primary" })));
+                }
+            }
+        }
+
+        made(tab, text) {
+            try {
+                this.texts = JSON.parse(text).infotexts || [];
+            } catch {
+                this.texts = [];
+            }
+            const has = this.texts.some((one) => one.includes("Merge recipe:"));
+            this.bar(tab, has);
+            if (this.texts.some((one) => one.includes("Merge column:"))) this.comparison(tab);
+        }
+
+        bar(tab, has) {
+            const buttons = find(`#image_buttons_${tab}`);
+            let bar = find(`#lora_merge_bar_${tab}`);
+            if (!bar && has && buttons) {
+                const said = el("span", { class: "lm-dim", role: "status" });
+                bar = el("div", { id: `lora_merge_bar_${tab}`, class: "lora-merge lm-line" },
+                    button("Save this merge", () => this.save(said), { title: "Save the merge of the selected picture as a LoRA" }),
+                    button("Keep as preview", () => this.keep(tab, said), { title: "Make the selected picture the preview on the card of its merge" }),
+                    button("Send recipe to Merge", () => this.load({ text: this.selected() })),
+                    said);
+                buttons.after(bar);
+            }
+            if (bar) bar.hidden = !has;
+        }
+
+        index() {
+            const index = typeof window.selected_gallery_index === "function" ? window.selected_gallery_index() : -1;
+            if (index >= 0 && index < this.texts.length) return index;
+            return Math.max(0, this.texts.findIndex((one) => one.includes("Merge recipe:")));
+        }
+
+        selected() {
+            return this.texts[this.index()] || "";
+        }
+
+        async state(given) {
+            const reply = await this.app.ask("picture_text", given);
+            if (reply && !reply.state) this.app.say("That picture carries no merge.", true);
+            return reply && reply.state;
+        }
+
+        async load(given) {
+            const state = await this.state(given);
+            if (!state) return;
+            this.app.use(state);
+            const tabs = [...space.page().querySelectorAll("#tabs > .tab-nav button, #tabs button[role=tab]")];
+            const tab = tabs.find((one) => one.textContent.trim() === "Merge");
+            if (tab) tab.click();
+        }
+
+        async save(said) {
+            const state = await this.state({ text: this.selected() });
+            if (!state) {
+                said.textContent = "That picture carries no merge.";
+                return;
+            }
+            said.textContent = "Saving …";
+            const { data } = this.app.state;
+            const result = await this.app.output.merge({ ...JSON.parse(JSON.stringify(data)), ...state, output: { ...data.output, overwrite: false, triggers: null } });
+            said.textContent = result ? `Saved ${result.output}: asked = saved to ${space.percent(result.relative_error, 3)}.` : this.app.message.textContent.replace("✕", "");
+        }
+
+        async keep(tab, said) {
+            const source = this.pictureAt(tab, this.index());
+            if (!source) return;
+            const image = await source;
+            const reply = await this.app.ask("preview_set", { text: this.selected(), image });
+            said.textContent = reply ? `This is the preview of ${reply.name} now.` : this.app.message.textContent.replace("✕", "");
+            if (reply) this.app.afterSave();
+        }
+
+        /* the picture at a place of the gallery as a data: address, small enough for a card */
+        async pictureAt(tab, index) {
+            const pictures = [...space.page().querySelectorAll(`#${tab}_gallery .thumbnails img, #${tab}_gallery .grid-container img, #${tab}_gallery .grid-wrap img`)];
+            const picture = pictures[index] || find(`#${tab}_gallery img`);
+            if (!picture) return "";
+            const whole = await new Promise((resolve, reject) => {
+                const image = new Image();
+                image.onload = () => resolve(image);
+                image.onerror = reject;
+                image.src = picture.src;
+            });
+            const scale = Math.min(1, 1024 / Math.max(whole.naturalWidth, whole.naturalHeight));
+            const canvas = el("canvas", { width: Math.round(whole.naturalWidth * scale), height: Math.round(whole.naturalHeight * scale) });
+            canvas.getContext("2d").drawImage(whole, 0, 0, canvas.width, canvas.height);
+            return canvas.toDataURL("image/png");
+        }
+
+        /* ------------------------------------------------------------ verdicts */
+
+        async comparison(tab) {
+            const reply = await this.app.ask("comparison", {});
+            if (!reply || !reply.found) return;
+            this.judged = { tab, found: reply.found };
+            const place = find(`#lora_merge_verdict_${tab}`);
+            if (place) this.drawComparison(place, reply.found);
+        }
+
+        drawComparison(place, found) {
+            const merges = found.columns.map((column, index) => ({ ...column, index })).filter((column) => column.recipe && column.kind !== "source" && column.kind !== "stack");
+            place.replaceChildren(
+                el("h3", {}, "What came out"),
+                space.figureTable(found.figures),
+                ...merges.map((column) => el("details", { class: "lm-verdict" },
+                    el("summary", {}, "Your verdict on ", el("bdi", {}, column.label)),
+                    space.verdictForm(found.sources, {}, async (verdict, notes) => {
+                        const reply = await this.app.ask("verdict", { comparison: found.id, column: column.index, verdict, notes });
+                        if (!reply) return this.app.message.textContent;
+                        this.app.below.refresh();
+                        if (reply.status === "revise") await this.app.open({ entry: reply.entry });
+                        return reply.status === "revise" ? "Written down as to be revised; its recipe is open in the Merge tab." : "Written down in the history.";
+                    }))),
+            );
+        }
+    }
+
+    space.figureTable = (figures) => {
+        const heads = [...new Set(figures.flatMap((one) => one.against.map((other) => other.column)))];
+        const cell = (one, head) => {
+            const other = one.against.find((found) => found.column === head);
+            if (!other) return "–";
+            return `${other.difference.toFixed(2)} ± ${other.spread.toFixed(2)}${other.similarity === null ? "" : ` (${other.similarity.toFixed(3)})`}`;
+        };
+        return el("div", { class: "lm-scroll" }, el("table", { class: "lm-table" },
+            el("caption", {}, "Mean difference of the pictures in grey levels of 255 ± spread over the rows, in brackets structural similarity (1 = the same)"),
+            el("thead", {}, el("tr", {}, el("th", {}, "Column"), ...heads.map((head) => el("th", {}, "to ", el("bdi", {}, head))), el("th", {}, "s a picture"), el("th", {}, "LoRAs: s to load"), el("th", {}, "MB"))),
+            el("tbody", {}, ...figures.map((one) => el("tr", {},
+                el("th", { scope: "row" }, el("bdi", {}, one.column)),
+                ...heads.map((head) => el("td", {}, cell(one, head))),
+                el("td", {}, one.seconds === null ? "–" : one.seconds.toFixed(1)),
+                el("td", {}, one.load === null ? "–" : one.load.toFixed(2)),
+                el("td", {}, one.bytes ? (one.bytes / 1e6).toFixed(1) : "–"))))));
+    };
+
+    /* save(verdict, notes) answers with a sentence */
+    space.verdictForm = (sources, value, save) => {
+        const verdict = { preserved: { ...value.preserved }, against: value.against || "", decision: value.decision || "" };
+        for (const name of ["artefacts", "consistent"]) if (typeof value[name] === "boolean") verdict[name] = value[name];
+        const yes = (name) => select([["", "–"], ["yes", "yes"], ["no", "no"]], verdict[name] === undefined ? "" : verdict[name] ? "yes" : "no", (chosen) => {
+            if (chosen) verdict[name] = chosen === "yes";
+            else delete verdict[name];
+        });
+        const notes = el("textarea", { rows: 2, "aria-label": "Notes", value: value.notes || "" });
+        const said = el("span", { class: "lm-dim", role: "status" });
+        return el("div", { class: "lm-fields" },
+            ...sources.map((name) => el("label", {}, el("span", {}, "Character of ", el("bdi", {}, name), " preserved?"), select([["", "–"], ["yes", "yes"], ["partly", "partly"], ["no", "no"]], verdict.preserved[name] || "", (chosen) => {
+                if (chosen) verdict.preserved[name] = chosen;
+                else delete verdict.preserved[name];
+            }))),
+            el("label", {}, el("span", {}, "New artefacts?"), yes("artefacts")),
+            el("label", {}, el("span", {}, "Consistent over prompts and seeds?"), yes("consistent")),
+            el("label", {}, el("span", {}, "Against the stack"), select([["", "–"], ["better", "better"], ["equal", "equal"], ["worse", "worse"]], verdict.against, (chosen) => (verdict.against = chosen))),
+            el("label", {}, el("span", {}, "Decision"), select([["", "–"], ["keep", "keep"], ["discard", "discard"], ["next", "try again"]], verdict.decision, (chosen) => (verdict.decision = chosen))),
+            el("label", {}, el("span", {}, "Notes"), notes),
+            el("div", { class: "lm-line" }, button("Write it down", async () => (said.textContent = await save(verdict, notes.value)), { class: "lm-button lm-primary lm-small" }), said));
+    };
+
+    /* ------------------------------------------------------------ history and saved recipes */
+
+    space.verdictCell = (app, entry, after) => {
+        const verdict = entry.verdict || {};
+        const words = { keep: "keep", discard: "discard", next: "try again", revise: "try again" };
+        const text = words[verdict.decision] || (entry.status === "revise" ? "to revise" : verdict.against || "–");
+        return button(text, () => {
+            const row = after();
+            const open = row.nextElementSibling && row.nextElementSibling.classList.contains("lm-judge");
+            if (open) return row.nextElementSibling.remove();
+            const place = el("div", {});
+            const names = [...new Set((entry.sources || []).map((source) => source.name))];
+            place.append(space.verdictForm(names, { ...verdict, notes: entry.notes }, async (given, notes) => {
+                const reply = await app.ask("verdict", { entry: entry.id, verdict: given, notes });
+                if (!reply) return app.message.textContent;
+                if (reply.status === "revise") await app.open({ entry: entry.id });
+                app.below.refresh();
+                return "Written down.";
+            }));
+            if (entry.grid) space.gridOf(app, entry.grid, place);
+            return row.after(el("tr", { class: "lm-judge" }, el("td", { colspan: row.children.length }, place)));
+        }, { class: "lm-button lm-small", title: "Your verdict on this merge", "aria-label": `Verdict on ${entry.name}: ${text}` });
+    };
+
+    space.gridOf = async (app, identity, place) => {
+        const reply = await app.ask("comparison_picture", { comparison: identity });
+        const more = reply && (await app.ask("comparison", { comparison: identity }));
+        if (reply) place.append(el("img", { class: "lm-grid-picture", src: reply.picture, alt: "Grid of the comparison this verdict rests on" }));
+        if (more && more.found) place.append(space.figureTable(more.found.figures));
+    };
+
+    space.Below.prototype.drawRecipes = async function drawRecipes() {
+        const reply = await this.app.ask("recipes", {});
+        if (!reply || this.name !== "Recipes") return;
+        const name = el("input", { type: "text", placeholder: "Name", maxlength: 80, "aria-label": "Name of the recipe" });
+        const save = async () => {
+            const known = reply.names.includes(name.value.trim());
+            if (known && !window.confirm(`Replace the recipe ${name.value.trim()}?`)) return;
+            const done = await this.app.ask("recipe_save", { name: name.value, state: this.app.state.data, overwrite: known });
+            if (done) this.app.say(`Saved the recipe ${done.name}; <merge:${done.name}:1> uses it in any prompt.`);
+            if (done) this.drawRecipes();
+        };
+        const row = (one) => el("li", { class: "lm-line" }, el("bdi", { class: "lm-grow" }, one),
+            this.app.known.can_generate ? button("Use in txt2img", () => this.app.output.useTag(`<merge:${one}:1>`), { class: "lm-button lm-small" }) : null,
+            this.app.known.can_generate ? button("Compare in txt2img", () => this.app.pictures.compare(one), { class: "lm-button lm-small" }) : null,
+            button("Load", () => this.app.open({ recipe: one }), { class: "lm-button lm-small" }),
+            button("✕", async () => window.confirm(`Move the recipe ${one} into the trash folder?`) && (await this.app.ask("recipe_remove", { name: one })) && this.drawRecipes(), { class: "lm-button lm-small", "aria-label": `Delete ${one}` }));
+        this.panel.replaceChildren(
+            el("div", { class: "lm-line" }, el("b", {}, "Save what is set up"), "as", name, button("Save recipe", save, { class: "lm-button lm-primary" })),
+            el("ul", { class: "lm-presets" }, ...reply.names.map(row)),
+            reply.names.length ? null : el("p", { class: "lm-dim" }, "A recipe can be used in any prompt as <merge:NAME:1> without saving a LoRA."),
+        );
+    };
+
+    space.Pictures = Pictures;
+})();

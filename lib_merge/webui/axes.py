@@ -1,0 +1,117 @@
+"""Axes for the WebUI's own X/Y/Z plot: `[Merge] method`, `[Merge] ratio A`, `[Merge] balance A:B`, …
+
+They change the first `<merge:NAME>` of the prompt, or what is set up in the Merge tab of the browser that asks.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from lib_merge.errors import MergeError
+from lib_merge.recipe import Recipe
+from lib_merge.webui import changes, checkpoint, injection, tags
+from lib_merge.webui.always import setup_of
+
+if TYPE_CHECKING:
+    from lib_merge.ui.actions import Actions
+
+MARK = "[Merge]"
+LETTERS = "ABCD"
+# a merge is worth less often done than a sampler changed: its axis goes into the outer loop
+COST = 0.4
+ToChange = Callable[[Any], injection.Change]
+
+
+def add_axes(desk: Actions) -> None:
+    """Add our axes to the WebUI's plot, once, however often its page is built anew."""
+    module = _plot()
+    if module is None or any(str(option.label).startswith(MARK) for option in module.axis_options):
+        return
+    make = module.AxisOption
+
+    def add(label: str, kind: type, change: ToChange, choices: Callable[[], list[str]] | None = None) -> None:
+        module.axis_options.append(
+            make(
+                f"{MARK} {label}",
+                kind,
+                _apply(change),
+                confirm=_confirm(desk, change),
+                cost=COST,
+                **({"choices": choices} if choices else {}),
+            )
+        )
+
+    add("method", str, lambda x: lambda r: changes.with_method(r, x), changes.method_names)
+    for index, letter in enumerate(LETTERS):
+        add(f"ratio {letter}", float, lambda x, i=index: lambda r: changes.with_ratio(_has(r, i), i, x))
+    for other in range(1, len(LETTERS)):
+        add(
+            f"balance A:{LETTERS[other]}",
+            float,
+            lambda x, i=other: lambda r: changes.with_balance(_has(r, i), 0, i, x),
+        )
+    add("rank", str, lambda x: lambda r: changes.with_rank(r, x))
+    for index, letter in enumerate(LETTERS):
+        add(
+            f"block preset {letter}",
+            str,
+            lambda x, i=index: lambda r: changes.with_blocks(_has(r, i), i, x, desk.expand),
+            desk.presets.names,
+        )
+    for index, letter in enumerate(LETTERS):
+        add(f"text encoder ratio {letter}", float, lambda x, i=index: lambda r: changes.with_te(_has(r, i), i, x))
+    add("knob", str, _knob)
+
+
+def _plot() -> Any:  # noqa: ANN401
+    """Return the module of the WebUI's X/Y/Z plot, whatever it is called there."""
+    from modules import scripts
+
+    for data in scripts.scripts_data:
+        if data.script_class.__module__ in ("xyz_grid.py", "scripts.xyz_grid", "xy_grid.py"):
+            return data.module
+    return None
+
+
+def _has(recipe: Recipe, index: int) -> Recipe:
+    changes.index_of(changes.letter_of(index), recipe)
+    return recipe
+
+
+def _knob(text: str) -> injection.Change:
+    name, _, value = text.partition("=")
+    return lambda recipe: changes.with_knob(recipe, name, value)
+
+
+def _apply(change: ToChange) -> Callable[[Any, Any, Sequence[Any]], None]:
+    def apply(p: Any, x: Any, xs: Sequence[Any]) -> None:  # noqa: ANN401
+        del xs
+        # a new tuple: the plot's cells share what their copies of p hold
+        p.lora_merge_changes = (*getattr(p, "lora_merge_changes", ()), change(x))
+
+    return apply
+
+
+def _confirm(desk: Actions, change: ToChange) -> Callable[[Any, Sequence[Any]], None]:
+    def confirm(p: Any, xs: Sequence[Any]) -> None:  # noqa: ANN401
+        try:
+            recipe = merge_of(p, desk)
+            checkpoint.check_family(recipe.family or "")
+            for x in xs:
+                change(x)(recipe).check()
+        except MergeError as error:
+            raise RuntimeError(f"{MARK} {error}") from error
+
+    return confirm
+
+
+def merge_of(p: Any, desk: Actions) -> Recipe:  # noqa: ANN401
+    """Return the merge that a plot changes.
+
+    Raises:
+        MergeError: the prompt has no `<merge:NAME>` and nothing is set up in the Merge tab.
+    """
+    prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]
+    names = tags.names_in([prompt])
+    return desk.recipe_named(names[0]) if names else injection.tab_recipe(desk, setup_of(p))

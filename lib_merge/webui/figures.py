@@ -1,0 +1,143 @@
+"""Numbers about the pictures of a comparison, column by column."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from lib_merge.webui.columns import Column
+from lib_merge.webui.rows import Row
+
+WINDOW = 7
+
+
+@dataclass(slots=True)
+class Cell:
+    """One picture.
+
+    seconds  making it, loading its LoRAs included
+    load     loading its LoRAs
+    error    why there is none, or why it is not whole
+    """
+
+    image: Any = None
+    infotext: str = ""
+    seconds: float = 0.0
+    load: float = 0.0
+    error: str = ""
+
+
+@dataclass(slots=True)
+class Grid:
+    """What was made so far, row by row.
+
+    sizes  per column, bytes of the files that its LoRAs are loaded from
+    """
+
+    columns: list[Column]
+    rows: list[Row]
+    cells: list[list[Cell]] = field(default_factory=list)
+    sizes: list[int] = field(default_factory=list)
+    stopped: bool = False
+
+
+def figures(grid: Grid) -> list[dict[str, Any]]:
+    """Return per column what was measured.
+
+    Returns:
+        column, kind, pictures; `against`: for the stack and every source alone {column, difference, spread, similarity},
+        the mean absolute difference in grey levels (0-255) over pixels, averaged over rows, its standard deviation over
+        rows, and the mean structural similarity (1 = the same; None where scikit-image is not there or the pictures are
+        smaller than its window); seconds and load per picture; bytes.
+    """
+    others = [index for index, column in enumerate(grid.columns) if column.kind in ("stack", "source")]
+    found = []
+    for index, column in enumerate(grid.columns):
+        cells = [row[index] for row in grid.cells if len(row) > index and whole(row[index])]
+        found.append(
+            {
+                "column": column.label,
+                "kind": column.kind,
+                "pictures": len(cells),
+                "against": [one for other in others if other != index and (one := _against(grid, index, other))],
+                "seconds": _mean([cell.seconds for cell in cells]),
+                "load": _mean([cell.load for cell in cells]) if column.parts else None,
+                "bytes": grid.sizes[index] if index < len(grid.sizes) else 0,
+            }
+        )
+    return found
+
+
+def whole(cell: Cell) -> bool:
+    """Return True for a picture that was finished."""
+    return cell.image is not None and not cell.error
+
+
+def _against(grid: Grid, index: int, other: int) -> dict[str, Any] | None:
+    differences, similarities = [], []
+    for row in grid.cells:
+        if len(row) <= max(index, other) or not whole(row[index]) or not whole(row[other]):
+            continue
+        one, two = pixels(row[index].image), pixels(row[other].image)
+        if one.shape != two.shape:
+            continue
+        differences.append(float(np.abs(one - two).mean()))
+        similarities.append(similarity(one, two))
+    if not differences:
+        return None
+    known = [value for value in similarities if value is not None]
+    return {
+        "column": grid.columns[other].label,
+        "difference": float(np.mean(differences)),
+        "spread": float(np.std(differences)),
+        "similarity": float(np.mean(known)) if known else None,
+    }
+
+
+def similarity(one: np.ndarray, two: np.ndarray) -> float | None:
+    """Return the mean structural similarity of two pictures.
+
+    Args:
+        one: Float[height width 3], 0-255.
+        two: the same shape.
+    Source: Wang, Bovik, Sheikh, Simoncelli 2004, as scikit-image computes it.
+    """
+    if min(one.shape[:2]) < WINDOW:
+        return None
+    try:
+        from skimage.metrics import structural_similarity
+    except ImportError:
+        return None
+    return float(structural_similarity(one, two, channel_axis=2, data_range=255.0, win_size=WINDOW))
+
+
+def pixels(image: Any) -> np.ndarray:  # noqa: ANN401
+    """Return Float[height width 3], 0-255."""
+    return np.asarray(image.convert("RGB"), dtype=np.float64)
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return float(np.mean(values)) if values else None
+
+
+def table(grid: Grid, measured: Sequence[dict[str, Any]]) -> str:
+    """Return the figures as plain text, one line per column, and what failed."""
+    lines = []
+    for item in measured:
+        parts = [item["column"]]
+        for other in item["against"]:
+            alike = "" if other["similarity"] is None else f", similarity {other['similarity']:.3f}"
+            parts.append(
+                f"{other['difference']:.3f} ± {other['spread']:.3f} grey levels from {other['column']}{alike}"
+            )
+        if item["seconds"] is not None:
+            parts.append(f"{item['seconds']:.1f} s a picture")
+        if item["load"] is not None:
+            parts.append(f"LoRAs: {item['load']:.2f} s to load, {item['bytes'] / 1e6:.1f} MB")
+        lines.append(" · ".join(parts))
+    errors = {cell.error for row in grid.cells for cell in row if cell.error}
+    lines += [f"failed: {error}" for error in sorted(errors)]
+    return "\n".join(lines)

@@ -1,0 +1,196 @@
+"""Bringing live merges into a generation: what a prompt or a script asks for is merged before the first picture.
+
+A script says what it wants on the processing object, which the WebUI copies from picture to picture:
+
+    p.lora_merge_parts    parts added to the prompt of every batch, one tuple for all or one per batch
+    p.lora_merge_recipe   the recipe that the infotext carries for them
+    p.lora_merge_changes  changes to the first merge of the prompt, or to the tab's where the prompt has none
+    p.lora_merge_keep     live merges stay until the script removes them
+
+Nothing of it is in `p.prompt`, so the infotext has what the person wrote and no name that means nothing tomorrow.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from lib_merge.errors import MergeError, RecipeError
+from lib_merge.recipe import Recipe
+from lib_merge.ui.state import to_recipe
+from lib_merge.webui import checkpoint, tags
+from lib_merge.webui.columns import Part
+from lib_merge.webui.live import Live, LiveMerges
+
+RECIPE_KEY = "Merge recipe"
+Change = Callable[[Recipe], Recipe]
+_live: dict[str, LiveMerges] = {}
+
+
+@dataclass(slots=True)
+class Plan:
+    """What one generation uses.
+
+    named      recipe name in the prompt -> its live merge
+    added      per batch, tags that are added to its prompts; the last one holds for all batches after it
+    error      why nothing can be made, in one sentence
+    activated  seconds the WebUI took to load the LoRAs of the last batch
+    """
+
+    named: dict[str, Live] = field(default_factory=dict)
+    added: list[list[str]] = field(default_factory=list)
+    error: str = ""
+    begun: float = 0.0
+    activated: float = 0.0
+
+    def tags_of(self, batch: int) -> list[str]:
+        """Return the tags added to a batch."""
+        return self.added[min(batch, len(self.added) - 1)] if self.added else []
+
+
+def live_of(desk: Any) -> LiveMerges:  # noqa: ANN401
+    """Return the live merges of this process; made at the WebUI's start, so that leftovers go."""
+    key = str(desk.host.data_folder())
+    if key not in _live:
+        _live[key] = LiveMerges(desk.host.data_folder() / "live")
+    return _live[key]
+
+
+def tab_recipe(desk: Any, text: str) -> Recipe:  # noqa: ANN401
+    """Return the recipe that is set up in the Merge tab.
+
+    Raises:
+        MergeError: nothing is, or it cannot be merged.
+    """
+    try:
+        found = json.loads(text) if text.strip() else None
+    except ValueError:
+        found = None
+    if not isinstance(found, dict):
+        message = "set up a merge in the Merge tab first, or name a saved recipe."
+        raise RecipeError(message)
+    return to_recipe(found, desk.library.resolve)
+
+
+def prepare(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
+    """Merge what this generation needs and leave the plan on `p`; says in a comment why it cannot.
+
+    Args:
+        p: the WebUI's processing object, its prompts set up.
+        desk: the tab's server side.
+        setup: JSON of the Merge tab.
+    """
+    p.lora_merge_plan = None
+    prompts = [*(getattr(p, "all_prompts", None) or []), *(getattr(p, "all_hr_prompts", None) or [])]
+    names = tags.names_in(str(prompt) for prompt in prompts)
+    parts, changed = getattr(p, "lora_merge_parts", None), getattr(p, "lora_merge_changes", ())
+    if not names and not parts and not changed:
+        return
+    plan = p.lora_merge_plan = Plan()
+    try:
+        _merge(p, desk, setup, plan, names)
+    except MergeError as error:
+        plan.error = str(error)
+        _comment(p, plan.error)
+
+
+def _merge(p: Any, desk: Any, setup: str, plan: Plan, names: Sequence[str]) -> None:  # noqa: ANN401
+    live, device = live_of(desk), desk.host.device()
+    recipes = {name: desk.recipe_named(name) for name in names}
+    changed: Sequence[Change] = getattr(p, "lora_merge_changes", ())
+    extra: list[Recipe] = []
+    if changed:
+        recipe = recipes[names[0]] if names else tab_recipe(desk, setup)
+        for change in changed:
+            recipe = change(recipe)
+        recipe.check()
+        if names:
+            recipes[names[0]] = recipe
+        else:
+            extra.append(recipe)
+    used: list[Live] = []
+
+    def make(recipe: Recipe) -> Live:
+        made = live.make(recipe, device, cancelled=_interrupted)
+        checkpoint.check_family(made.family)
+        used.append(made)
+        return made
+
+    plan.named = {name: make(recipe) for name, recipe in recipes.items()}
+    more = [f"<lora:{make(recipe).name}:1>" for recipe in extra]
+    batches = getattr(p, "lora_merge_parts", None) or ((),)
+    plan.added = [[*more, *(_tag(part, make) for part in batch)] for batch in batches]
+    shown = [*recipes.values(), *extra]
+    if getattr(p, "lora_merge_recipe", None) is not None:
+        shown.append(p.lora_merge_recipe)
+    p.extra_generation_params = {**p.extra_generation_params, **infotext(shown)}
+    if not getattr(p, "lora_merge_keep", False):
+        live.trim(keep=[one.name for one in used])
+
+
+def infotext(recipes: Sequence[Recipe]) -> dict[str, str]:
+    """Return the infotext's entries: `Merge recipe`, `Merge recipe 2`, …, as JSON that comes back whole when pasted."""
+    return {
+        f"{RECIPE_KEY} {number}" if number > 1 else RECIPE_KEY: recipe.dumps()
+        for number, recipe in enumerate(recipes, 1)
+    }
+
+
+def _tag(part: Part, make: Callable[[Recipe], Live]) -> str:
+    return part.tag if part.recipe is None else f"<lora:{make(part.recipe).name}:{part.strength:g}>"
+
+
+def before_batch(p: Any, desk: Any, batch: int, prompts: list[str]) -> None:  # noqa: ANN401
+    """Turn the prompts of a batch, in place, into what the WebUI's own LoRA loader understands.
+
+    An empty list of prompts is how a WebUI is told to make no picture; a merge that cannot be made makes none.
+    """
+    plan: Plan | None = getattr(p, "lora_merge_plan", None)
+    if plan is None:
+        return
+    if plan.error:
+        prompts.clear()
+        return
+    live_of(desk).show()
+    named = {name: live.name for name, live in plan.named.items()}
+    added = " ".join(plan.tags_of(batch))
+    prompts[:] = [f"{tags.as_lora_tags(prompt, named)} {added}".rstrip() for prompt in prompts]
+    plan.begun = time.perf_counter()
+
+
+def after_activation(p: Any, desk: Any, batch: int) -> None:  # noqa: ANN401
+    """Do the same for the prompts of Hires fix, which the WebUI has parsed by now; note what loading took."""
+    plan: Plan | None = getattr(p, "lora_merge_plan", None)
+    if plan is None or plan.error:
+        return
+    plan.activated = time.perf_counter() - plan.begun
+    data = getattr(p, "hr_extra_network_data", None)
+    if not getattr(p, "enable_hr", False) or data is None:
+        return
+    from modules.extra_networks import parse_prompt
+
+    named = {name: live.name for name, live in plan.named.items()}
+    asked = " ".join(f"<merge:{':'.join(map(str, params.items))}>" for params in data.pop("merge", []))
+    text = f"{tags.as_lora_tags(asked, named)} {' '.join(plan.tags_of(batch))}"
+    have = {str(params.items[0]) for params in data.get("lora", []) if params.items}
+    for params in parse_prompt(text)[1].get("lora", []):
+        if str(params.items[0]) not in have:
+            data["lora"].append(params)
+    live_of(desk).show()
+
+
+def _interrupted() -> bool:
+    from modules import shared
+
+    return bool(shared.state.interrupted)
+
+
+def _comment(p: Any, sentence: str) -> None:  # noqa: ANN401
+    say = getattr(p, "comment", None)
+    if callable(say):
+        say(sentence)
+    elif isinstance(getattr(p, "comments", None), dict):
+        p.comments[sentence] = 1

@@ -1,0 +1,296 @@
+"""Pictures inside a real WebUI: live merges in prompts, the comparison script, X/Y/Z plots, preview, interrupt."""
+
+from __future__ import annotations
+
+import base64
+import io
+import json
+import threading
+import time
+
+import numpy as np
+from PIL import Image
+
+BASE = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "seed": 7, "sampler_name": "Euler", "cfg_scale": 5}
+MEAN, MOST = 0.05, 2
+HIRES = {
+    "enable_hr": True,
+    "hr_scale": 2,
+    "hr_upscaler": "Latent",
+    "denoising_strength": 0.6,
+    "hr_second_pass_steps": 2,
+    "hr_additional_modules": ["Use same choices"],
+    "hr_cfg": 5,
+}
+
+
+def pixels(text):
+    return np.asarray(Image.open(io.BytesIO(base64.b64decode(text))).convert("RGB")).astype(float)
+
+
+def near(one, two):
+    apart = np.abs(one - two)
+    return apart.mean() <= MEAN and apart.max() <= MOST, f"mean {apart.mean():.4f}, at most {apart.max():.0f}"
+
+
+def ask(server, **more):
+    """Pictures, their infotexts, and the WebUI's answer."""
+    status, answer = server.call("/sdapi/v1/txt2img", {**BASE, **more}, timeout=900)
+    if status != 200:
+        return [], [], {"status": status, "said": answer}
+    info = json.loads(answer["info"])
+    return [pixels(text) for text in answer["images"]], info["infotexts"], info
+
+
+def setup_of(page):
+    return page.evaluate(
+        "() => { const s = JSON.parse(JSON.stringify(loraMerge.app.state.data)); s.sources = s.sources.filter((row) => row.key).slice(0, 2); return JSON.stringify(s); }"
+    )
+
+
+def with_setup(setup):
+    return {"alwayson_scripts": {"LoRA Merge": {"args": [setup, ""]}}}
+
+
+def left_behind(server, page):
+    """Names of live merges that anybody could see, and files in the LoRA folder."""
+    _, listed = server.call("/sdapi/v1/loras")
+    found = [item["name"] for item in listed if "lora-merge-live" in item["name"]]
+    found += [path.name for path in (server.folder / "models" / "Lora").rglob("*lora-merge-live*")]
+    page.evaluate("() => document.querySelector('#txt2img_lora_extra_refresh_internal').click()")
+    page.wait_for_timeout(1500)
+    cards = page.evaluate("() => document.documentElement.innerHTML.includes('lora-merge-live-')")
+    return found + (["a card of it"] if cards else [])
+
+
+def live_prompt(server, page, check, a, b):
+    """`<merge:…>` together with `<lora:…>`: it equals the stack; infotext, Hires fix, batches."""
+    merge_tab(page)
+    page.evaluate("() => loraMerge.app.state.replace({ sources: loraMerge.app.state.data.sources.slice(0, 2) })")
+    page.locator("#lora_merge_root").get_by_role("tab", name="Recipes").click()
+    page.get_by_label("Name of the recipe").fill("live pair")
+    page.get_by_role("button", name="Save recipe").click()
+    page.wait_for_function("() => /live pair/.test(document.querySelector('.lm-presets').textContent)", timeout=20_000)
+    ratios = page.evaluate("() => loraMerge.app.state.data.sources.slice(0, 2).map((row) => row.ratio)")
+    stack = f"<lora:{a}:{ratios[0] * 0.8:g}> <lora:{b}:{ratios[1] * 0.8:g}>"
+    third = "<lora:sample-neon-concept:0.5>"
+    [one], _, _ = ask(server, prompt=f"a cat {stack} {third}")
+    [two], texts, _ = ask(server, prompt=f"a cat <merge:live pair:0.8> {third}")
+    check("<merge:…> with <lora:…> = stack", *near(one, two))
+    good = "<merge:live pair:0.8>" in texts[0] and "Merge recipe:" in texts[0] and "lora-merge-live" not in texts[0]
+    check("its infotext has the tag and the recipe, no temporary name", good, texts[0][-160:] if not good else "")
+    check("the WebUI's own hashes stay", "sample-neon-concept:" in texts[0], "")
+    [one], _, _ = ask(server, prompt=f"a cat {stack}", **HIRES)
+    [two], _, _ = ask(server, prompt="a cat <merge:live pair:0.8>", **HIRES)
+    [none], _, _ = ask(server, prompt="a cat", **HIRES)
+    check("with Hires fix too", *near(one, two))
+    check("Hires fix shows the LoRAs", np.abs(one - none).mean() > 0.05, f"mean {np.abs(one - none).mean():.3f}")
+    many, texts, _ = ask(server, prompt="a cat <merge:live pair:0.8>", batch_size=2, n_iter=2)
+    some, _, _ = ask(server, prompt=f"a cat {stack}", batch_size=2, n_iter=2)
+    good = len(many) == len(some) and all(near(x, y)[0] for x, y in zip(many, some))
+    check("batches", good, f"{len(many)} pictures")
+    picture = Image.fromarray(one.astype(np.uint8))
+    data = io.BytesIO()
+    picture.save(data, "PNG")
+    image = base64.b64encode(data.getvalue()).decode()
+    found = []
+    for prompt in (f"a cat {stack}", "a cat <merge:live pair:0.8>"):
+        status, answer = server.call(
+            "/sdapi/v1/img2img",
+            {**BASE, "prompt": prompt, "init_images": [image], "denoising_strength": 0.7},
+            timeout=600,
+        )
+        found.append(pixels(answer["images"][0]) if status == 200 else np.zeros((1, 1, 3)))
+    check("img2img", *near(*found))
+    pictures, _, _ = ask(server, prompt="a cat <merge:no such recipe:1>")
+    check("an unknown recipe makes no picture", not pictures, len(pictures))
+    check("nothing of live merges is listed", not (found := left_behind(server, page)), found)
+
+
+def speed(server, page, check):
+    """Our part of a live merge's switching: merging, writing, clearing; the sources are small samples."""
+    setup = json.loads(setup_of(page))
+    seconds = []
+    for ratio in (0.31, 0.32, 0.33):
+        setup["sources"][0]["ratio"] = ratio
+        begun = time.perf_counter()
+        ask(
+            server, **with_setup(json.dumps(setup)), script_name="LoRA merge comparison", script_args=_script(["Merge"])
+        )
+        seconds.append(time.perf_counter() - begun)
+    print(f"       a comparison of one column: {min(seconds):.2f} s in all")
+
+
+def _script(columns, methods=(), prompts="", seeds="", **more):
+    names = (
+        "merge", "columns", "methods", "ratios", "ranks", "presets", "knob", "strengths", "knockout", "prompts", "seeds",
+        "samplers", "cfgs", "sizes", "maps",
+    )  # fmt: skip
+    empty = {"merge": "Merge tab", "knockout": False, "samplers": [], "maps": False}
+    given = {**empty, "columns": columns, "methods": list(methods), "prompts": prompts, "seeds": seeds, **more}
+    return [given.get(name, "") for name in names]
+
+
+COLUMNS = ["No LoRA", "Each source at its ratio", "Stack at these ratios", "Merge"]
+
+
+def comparison(server, page, check):
+    """2 prompts × 2 seeds × {none, A, B, stack, merge, TIES}; stack = merge, nothing left behind."""
+    setup = setup_of(page)
+    script = {"script_name": "LoRA merge comparison"}
+    given = _script(COLUMNS, ["ties"], "{trigger} a cat\na dog", "3, 4", maps=True)
+    pictures, texts, info = ask(server, **script, script_args=given, **with_setup(setup))
+    good = len(pictures) == 2 + 4 * 6 == len(texts)
+    check("the comparison script", good, f"{len(pictures)} pictures" if pictures else info)
+    if not good:
+        return
+    cells = pictures[2:]
+    apart = [near(cells[6 * row + 3], cells[6 * row + 4]) for row in range(4)]
+    check("its stack = its merge", all(fine for fine, _ in apart), "; ".join(text for _, text in apart))
+    check("its columns differ", np.abs(cells[0] - cells[3]).mean() > 0.05, f"{np.abs(cells[0] - cells[3]).mean():.3f}")
+    labels = [text.rpartition("Merge column: ")[2].split(", Merge")[0].strip('"') for text in texts[2:8]]
+    check("every column is labelled", len(set(labels)) == 6, labels)
+    check("no temporary name in the infotext", not any("lora-merge-live" in text for text in texts), texts[-1][-120:])
+    state = page.evaluate("(text) => loraMerge.bridge.ask('picture_text', { text })", texts[2 + 5])["state"]
+    check("the infotext pastes back", state["method"] == "ties" and len(state["sources"]) == 2, state["method"])
+    found = page.evaluate("() => loraMerge.bridge.ask('comparison', {})")["found"]
+    alike = next(one for one in found["figures"] if one["kind"] == "merge")["against"]
+    stack = next(one for one in alike if one["column"] == "stack")
+    check("its table", stack["difference"] <= MEAN and stack["similarity"] > 0.999, stack)
+    check("nothing is left behind", not (kept := left_behind(server, page)), kept)
+    pictures, _, info = ask(server, **script, script_args=given, **with_setup(""))
+    check("without a merge set up it is refused", info.get("status", 200) >= 400, info.get("status"))
+    interrupt(server, page, check, setup)
+
+
+def interrupt(server, page, check, setup):
+    """What was done before an interrupt is kept."""
+    answer = {}
+    given = _script(COLUMNS, [], "a cat\na dog\na bird", "1, 2, 3")
+
+    def work():
+        answer["got"] = ask(
+            server, script_name="LoRA merge comparison", script_args=given, steps=6, **with_setup(setup)
+        )
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    for _ in range(600):
+        time.sleep(0.1)
+        _, progress = server.call("/sdapi/v1/progress?skip_current_image=true")
+        if progress.get("state", {}).get("job_no", 0) >= 4:
+            break
+    server.call("/sdapi/v1/interrupt", {})
+    thread.join(300)
+    pictures, _, info = answer["got"]
+    check(
+        "an interrupt keeps what was done", 4 <= len(pictures) < 1 + 45, f"{len(pictures)} of 46" if pictures else info
+    )
+    check("and leaves nothing behind", not (kept := left_behind(server, page)), kept)
+
+
+def plot(server, page, check):
+    """The WebUI's own X/Y/Z plot over [Merge] balance × [Merge] method, from the tab's state and from the prompt."""
+    _, scripts = server.call("/sdapi/v1/script-info")
+    info = next(one for one in scripts if one["name"] == "x/y/z plot" and not one["is_img2img"])
+    axes = info["args"][0]["choices"] or []
+    ours = [axis for axis in axes if axis.startswith("[Merge]")]
+    check("axes are there once", len(ours) == len(set(ours)) >= 10, len(ours))
+    if not ours:
+        return
+    x, y = axes.index("[Merge] balance A:B"), axes.index("[Merge] method")
+
+    def script(xs, ys):
+        defaults = [arg["value"] for arg in info["args"]]
+        given = [x, xs, [], y, "", ys, 0, "", []]
+        return {"script_name": "X/Y/Z plot", "script_args": [*given, *defaults[9:]]}
+
+    setup = with_setup(setup_of(page))
+    pictures, texts, info_ = ask(server, **script("0-1 [3]", ["weighted_sum", "ties"]), **setup)
+    good = len(pictures) == 1 + 6 or len(pictures) == 1
+    check("an X/Y plot of merges", good, f"{len(pictures)} pictures {texts[0][-60:]}" if pictures else info_)
+    flat, _, _ = ask(server, prompt="a cat")
+    if pictures:
+        check(
+            "it shows merges",
+            pictures[0].shape[1] >= 64 * 3 and pictures[0].std() > 1 and flat[0].std() > 1,
+            pictures[0].shape,
+        )
+    again, _, _ = ask(server, **{**script("0, 1", ["weighted_sum"]), "prompt": "a cat <merge:live pair:1>"})
+    check("a plot over <merge:NAME>", len(again) >= 1, len(again))
+    none, _, info_ = ask(server, **script("0, 1", ["weighted_sum"]))
+    check("without a merge a plot is refused", not none, info_.get("status"))
+
+
+def in_the_page(server, page, check):
+    """Preview and Compare from the tab, and the bar beside the gallery."""
+    page.evaluate("() => switch_to_txt2img()")
+    for name, value in (("width", 64), ("height", 64), ("steps", 2)):
+        page.locator(f"#txt2img_{name} input[type=number]").first.fill(str(value))
+        page.keyboard.press("Tab")
+    page.locator("#txt2img_prompt textarea").fill("a cat")
+    merge_tab(page)
+    page.locator("#lora_merge_root").get_by_role("button", name="Preview").click()
+    page.wait_for_selector(".lm-strip figure img, .lm-strip .lm-bad", timeout=120_000)
+    count = page.locator(".lm-strip figure img").count()
+    check("Preview shows stack and merge", count == 2, page.locator(".lm-strip").inner_text())
+    page.locator("#lora_merge_root .lm-side").get_by_role("button", name="Compare in txt2img").first.click()
+    page.wait_for_function(
+        "() => [...document.querySelectorAll('#txt2img_script_container label')].some((l) => /Merge to compare/.test(l.textContent) && l.offsetParent)",
+        timeout=20_000,
+    )
+    check("Compare in txt2img opens the script", True)
+    page.wait_for_timeout(1500)
+    said = page.locator("#lora_merge_estimate_txt2img textarea, #lora_merge_estimate_txt2img input").first.input_value()
+    check("it says how many pictures", "pictures" in said, said)
+    old = page.locator("#generation_info_txt2img textarea").input_value()
+    page.locator("#txt2img_generate").click()
+    page.wait_for_function(
+        "(old) => document.querySelector('#generation_info_txt2img textarea').value !== old", arg=old, timeout=300_000
+    )
+    page.wait_for_selector("#lora_merge_bar_txt2img:not([hidden])", timeout=20_000)
+    page.wait_for_selector("#lora_merge_verdict_txt2img .lm-verdict", timeout=20_000)
+    check("the verdict form is beside the grid", page.locator("#lora_merge_verdict_txt2img .lm-verdict").count() >= 1)
+    verdict(page, check)
+    page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Save this merge").click()
+    bar = page.locator("#lora_merge_bar_txt2img [role=status]")
+    page.wait_for_function(
+        "() => /Saved /.test(document.querySelector('#lora_merge_bar_txt2img [role=status]').textContent)",
+        timeout=60_000,
+    )
+    check("Save this merge", "asked = saved" in bar.inner_text(), bar.inner_text())
+    page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Keep as preview").click()
+    page.wait_for_function(
+        "() => /preview of/.test(document.querySelector('#lora_merge_bar_txt2img [role=status]').textContent)",
+        timeout=60_000,
+    )
+    check("Keep as preview", True, bar.inner_text())
+    page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Send recipe to Merge").click()
+    page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=20_000)
+    check("Send recipe to Merge", page.locator(".lm-row").count() >= 1)
+
+
+def verdict(page, check):
+    form = page.locator("#lora_merge_verdict_txt2img .lm-verdict").first
+    form.locator("summary").click()
+    form.get_by_label("Against the stack").select_option("equal")
+    form.get_by_label("Decision").select_option("keep")
+    form.get_by_label("Notes").fill("seen in the grid")
+    form.get_by_role("button", name="Write it down").click()
+    page.wait_for_function(
+        "() => /Written down/.test(document.querySelector('#lora_merge_verdict_txt2img').textContent)", timeout=20_000
+    )
+    entries = page.evaluate("() => loraMerge.bridge.ask('history', {})")["entries"]
+    found = [entry for entry in entries if entry["notes"] == "seen in the grid" and entry["grid"]]
+    check(
+        "a verdict goes to the history with its grid",
+        len(found) == 1 and found[0]["verdict"]["decision"] == "keep",
+        len(found),
+    )
+
+
+def merge_tab(page):
+    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="Merge").filter(
+        has_not_text="Checkpoint"
+    ).first.click()
+    page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=20_000)
