@@ -60,7 +60,8 @@
     space.megabytes = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
     space.percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
     space.number = (value) => String(Math.round(value * 1000) / 1000);
-    space.colours = ["#0ea5e9", "#ec4899", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#14b8a6", "#a3a30b"];
+    /* Okabe and Ito: told apart by colour-blind people too */
+    space.colours = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999"];
     space.colour = (index) => space.colours[index % space.colours.length];
     space.letter = (index) => String.fromCharCode(65 + (index % 26));
 

@@ -1,48 +1,190 @@
 "use strict";
 
-/* Understanding the merge before it is made: advice with a button each, and the whole report as a page in a frame. */
+/* Understanding the merge before it is made: it measures by itself when the person pauses, shows what is known first, and
+   gives every advice a button. */
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
-    const { el, button } = space;
+    const { el, button, figure, fixed, share } = space;
+    const KEEP = "lora-merge-analyse-by-itself";
+    const STAGES = { files: "reading the files", sources: "comparing the LoRAs", pairs: "working out the merge", recipe: "comparing methods", methods: "drawing advice", advice: "" };
+    const wait = (time) => new Promise((resolve) => setTimeout(resolve, time));
 
     class Analysis {
         constructor(app) {
             this.app = app;
-            this.go = button("Analyse", () => this.run(), { class: "lm-button lm-primary" });
-            this.old = el("span", { class: "lm-dim" }, "who dominates where, what fights, what a rank costs, what to do");
+            this.kind = "shares";
+            this.turn = 0;
+            this.folds = {};
+            this.live = el("input", { type: "checkbox", checked: this.remembered(), onchange: () => this.toggle() });
+            this.go = button("Analyse", () => this.run(true), { class: "lm-button lm-primary" });
+            this.status = el("span", { class: "lm-dim", "aria-live": "polite" }, "who dominates where, what fights, what a rank costs, what to do");
             this.content = el("div", { class: "lm-panel" });
-            this.box = el("section", { class: "lm-card", "aria-label": "Analysis" }, el("div", { class: "lm-line" }, el("h3", {}, "Understand it"), this.old, el("span", { class: "lm-grow" }), this.go), this.content);
-            app.state.listen(() => this.result && (this.old.textContent = "the settings have changed since; analyse again"));
+            this.page = el("iframe", { class: "lm-report-page", sandbox: "", title: "The analysis as one page" });
+            this.box = el("section", { class: "lm-card lm-analysis", "aria-label": "Analysis" },
+                el("div", { class: "lm-line" }, el("h3", {}, "Understand it"), this.status, el("span", { class: "lm-grow" }), el("label", { class: "lm-line", title: "Measure whenever you pause" }, this.live, "by itself"), this.go), this.content);
+            this.soon = space.later(() => this.live.checked && this.stale() && this.run(false), 900);
+            app.state.listen(() => this.changed());
+            this.soon();
         }
 
-        async run() {
-            if (this.app.output.job !== null) return;
-            const reply = await this.app.ask("analyze", { state: this.app.state.data });
-            if (!reply) return;
-            this.go.disabled = true;
-            this.old.textContent = "measuring …";
-            const result = await this.app.output.follow(reply, () => {});
-            this.go.disabled = false;
-            this.old.textContent = "";
-            if (result) this.show(result);
+        remembered() {
+            try {
+                return localStorage.getItem(KEEP) !== "no";
+            } catch {
+                return true;
+            }
         }
 
-        show(result) {
-            this.result = result;
-            const advice = result.advice.map((item) => this.item(item));
-            const symptoms = space.select([["", "What is wrong with the pictures? …"], ...result.symptoms.map((item, index) => [String(index), item.title])], "", (value) => this.symptom(result.symptoms[Number(value)], value), { "aria-label": "What is wrong?" });
-            this.answer = el("div", { class: "lm-panel" });
-            const page = el("iframe", { class: "lm-report-page", sandbox: "", title: "The whole report" });
-            /* laid out when it is seen: a frame in a closed fold has no width */
-            const fold = el("details", { ontoggle: () => fold.open && !page.srcdoc && (page.srcdoc = result.html) }, el("summary", {}, "The whole report"), page);
-            const save = el("a", { class: "lm-button", download: "lora-analysis.html", href: URL.createObjectURL(new Blob([result.html], { type: "text/html" })) }, "Save as HTML");
-            this.content.replaceChildren(
-                el("ul", { class: "lm-facts" }, ...result.facts.map((text) => el("li", { class: "lm-info" }, text)), ...result.warnings.map((text) => el("li", { class: "lm-warn" }, text))),
-                advice.length ? el("ul", { class: "lm-facts" }, ...advice) : el("p", { class: "lm-dim" }, "Nothing about these LoRAs asks for a change."),
-                el("div", { class: "lm-line" }, symptoms, save),
-                this.answer,
-                fold,
-            );
+        toggle() {
+            try {
+                localStorage.setItem(KEEP, this.live.checked ? "yes" : "no");
+            } catch {
+                /* private windows keep nothing */
+            }
+            this.soon();
+        }
+
+        /* everything that changes the numbers, and nothing else */
+        signature() {
+            const { groups, method, knobs, rank, conv_rank, prune, precision, seed } = this.app.state.data;
+            const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.group, row.role]);
+            return rows.length ? JSON.stringify([rows, groups, method, knobs[method], rank, conv_rank, prune, precision, seed]) : "";
+        }
+
+        stale() {
+            return this.signature() !== this.measured;
+        }
+
+        changed() {
+            if (!this.stale()) return;
+            if (this.report) this.status.textContent = this.live.checked ? "settings have changed …" : "the settings have changed since; analyse again";
+            this.soon();
+        }
+
+        async run(asked, all) {
+            const signature = this.signature();
+            const turn = ++this.turn;
+            if (this.job) space.bridge.ask("cancel", { job: this.job }).catch(() => {});
+            this.job = null;
+            this.measured = signature;
+            if (!signature) return this.clear("pick a LoRA to look into");
+            this.status.textContent = "measuring …";
+            try {
+                await this.follow(turn, await space.bridge.ask("analyze", { state: this.app.state.data, all: Boolean(all) }));
+            } catch (error) {
+                if (turn !== this.turn) return null;
+                this.status.textContent = "";
+                if (asked) this.app.say(error.message, true);
+                else this.status.textContent = error.message;
+            }
+            return null;
+        }
+
+        clear(text) {
+            this.report = null;
+            this.content.replaceChildren();
+            this.status.textContent = text;
+        }
+
+        async follow(turn, started) {
+            let now = started;
+            let have = "";
+            this.job = started.job;
+            do {
+                await wait(have ? 120 : 200);
+                if (turn !== this.turn) return;
+                now = await space.bridge.ask("analysis", { job: started.job, have });
+                if (turn !== this.turn) return;
+                if (now.report) {
+                    have = now.report.stage;
+                    this.show(now.report, started.job);
+                }
+                const part = now.total && !have ? `${now.done} of ${now.total} modules` : STAGES[have] || "";
+                this.status.textContent = now.state === "waiting" ? "waiting for the work before it …" : now.state === "running" ? `measuring … ${part}` : "";
+            } while (now.state === "waiting" || now.state === "running");
+            this.job = null;
+            if (now.state === "failed") throw new Error(now.error);
+            if (now.state === "cancelled") this.again();
+            else if (this.report) this.status.textContent = `measured in ${this.report.seconds.toFixed(1)} s`;
+        }
+
+        /* a merge goes first; afterwards what was put off is made up for */
+        async again() {
+            this.measured = null;
+            this.status.textContent = "put off until the merge is done";
+            while (this.app.output.job !== null) await wait(300);
+            this.soon();
+        }
+
+        /* ------------------------------------------------------------ what is shown */
+
+        place(index) {
+            const id = this.report.rows[index];
+            const found = this.app.state.data.sources.findIndex((row) => row.id === id);
+            return found < 0 ? index : found;
+        }
+
+        letter(index) {
+            return space.letter(this.place(index));
+        }
+
+        chip(index) {
+            return el("span", { class: "lm-letter", style: `--lm-colour:${space.colour(this.place(index))}` }, this.letter(index));
+        }
+
+        name(index) {
+            const source = this.report.sources[index];
+            return source ? `${this.letter(index)} ${source.label}` : this.letter(index);
+        }
+
+        show(report, job) {
+            this.report = report;
+            this.shownJob = job;
+            const complete = report.stage === "advice";
+            this.choice = complete ? this.choice : null;
+            /* what is below must not jump while parts arrive */
+            this.content.style.minHeight = complete ? "" : `${this.content.offsetHeight}px`;
+            const parts = [
+                this.facts(),
+                complete ? this.advice() : null,
+                complete && report.starts.length ? this.starts() : null,
+                report.sources.length ? this.map() : null,
+                el("div", { class: "lm-pair-of-plots" }, report.recipe && report.recipe.curve.length ? this.curve() : null, report.pairs.length ? this.pairs() : null),
+                complete ? this.wrong() : null,
+                report.sources.length ? this.fold("The LoRAs in numbers", () => this.sources()) : null,
+                report.training.rows.some((row) => row.values.some(Boolean)) ? this.fold("How they were trained", () => this.training()) : null,
+                report.methods.length ? this.fold("Other methods on the same LoRAs", () => this.methods()) : null,
+                complete ? this.whole() : null,
+            ];
+            space.keepFocus(() => this.content.replaceChildren(...parts.filter(Boolean)));
+        }
+
+        fold(title, make) {
+            const box = el("details", { ontoggle: () => (this.folds[title] = box.open) }, el("summary", {}, title), make());
+            box.open = Boolean(this.folds[title]);
+            return box;
+        }
+
+        facts() {
+            const { report } = this;
+            const lines = report.pairs.slice(0, 6).map((pair) => ["info", `${this.letter(pair.first)} and ${this.letter(pair.second)}: ${pair.relation}, cosine ${fixed(pair.whole.cosine, 3)}`]);
+            if (report.recipe && report.sources.length > 1) {
+                const whole = report.recipe.whole;
+                lines.push(["info", `share of the result: ${whole.shares.map((value, index) => `${this.letter(index)} ${share(value)}`).join(", ")} · sum of ratios ${figure(report.recipe.total)} · ${fixed(whole.cancel, 2)} × as strong as unrelated LoRAs (below 1 they cancel)`]);
+                if (whole.growth !== null) lines.push([whole.growth > 1.5 ? "warn" : "info", `strongest direction × ${fixed(whole.growth, 2)} in the worst module (above 1.5 pictures tend to over-bake)`]);
+                if (!report.recipe.direct) lines.push(["info", `estimated from ${report.recipe.seen[0]} of ${report.recipe.seen[1]} modules`]);
+            }
+            for (const source of report.sources) {
+                if (source.broken.length) lines.push(["bad", `${source.label}: ${source.broken.length} tensors hold NaN or infinity`]);
+                if (source.zero.length) lines.push(["info", `${source.label}: ${source.zero.length} tensors are zero`]);
+            }
+            for (const text of [...report.training.warnings, ...report.notes]) lines.push(["warn", text]);
+            return el("ul", { class: "lm-said" }, ...lines.map(([kind, text]) => el("li", { class: `lm-${kind}` }, text)));
+        }
+
+        advice() {
+            if (!this.report.advice.length) return el("p", { class: "lm-calm" }, "✓ Nothing about these LoRAs asks for a change.");
+            return el("ul", { class: "lm-said lm-advice", "aria-label": "Advice" }, ...this.report.advice.map((item) => this.item(item)));
         }
 
         item(item) {
@@ -50,17 +192,195 @@
             return el("li", { class: "lm-warn" }, el("b", {}, item.title), ` ${item.reason} `, can ? button("Apply", () => this.apply(item), { class: "lm-button lm-small", "aria-label": `Apply: ${item.title}` }) : null);
         }
 
-        symptom(found, value) {
-            if (value === "") return void this.answer.replaceChildren();
-            this.answer.replaceChildren(...found.says.map((text) => el("p", {}, text)), el("ul", { class: "lm-facts" }, ...found.tries.map((item) => this.item(item))));
-            return undefined;
+        /* starting points: for all of them, and a role's usual ratio for each */
+        starts() {
+            const [each, all] = [[], []];
+            for (const item of this.report.starts) (item.id.startsWith("start-role-") ? each : all).push(item);
+            const start = (item, text, hint) => el("span", { class: "lm-start" }, button(text, () => this.apply(item), { class: "lm-button lm-small", title: item.reason, "aria-label": `Start: ${text}${hint}` }), el("small", {}, item.apply.ratios.filter((ratio) => ratio !== null).map((ratio) => figure(ratio)).join(" / ")));
+            const rows = this.report.sources.map((source, index) => el("div", { class: "lm-line" }, this.chip(index), ...each.filter((item) => item.numbers.source === index).map((item) => start(item, item.numbers.role, ` for ${this.letter(index)}`))));
+            return this.fold("Starting points", () => el("div", { class: "lm-panel" }, el("div", { class: "lm-line" }, ...all.map((item) => start(item, item.title.split(":")[0], ""))), ...rows, el("small", {}, "Where guides begin, not what was measured here.")));
+        }
+
+        /* ------------------------------------------------------------ plots */
+
+        kinds() {
+            const { recipe, pairs } = this.report;
+            const found = recipe && this.report.sources.length > 1 ? [["shares", "Dominance"]] : [];
+            found.push(["norm", "Norm"]);
+            return pairs.length ? [...found, ["cosine", "Cosine"], ["excess", "Conflict"]] : found;
+        }
+
+        map() {
+            const kinds = this.kinds();
+            if (!kinds.some(([kind]) => kind === this.kind)) this.shown = kinds[0][0];
+            else this.shown = this.kind;
+            const choose = (kind) => {
+                this.kind = kind;
+                space.keepFocus(() => this.mapBox.replaceWith(this.map()));
+                const now = this.mapBox.querySelector("[aria-checked=true]");
+                if (now) now.focus({ preventScroll: true });
+            };
+            const step = (event) => {
+                const at = kinds.findIndex(([kind]) => kind === this.shown) + ({ ArrowRight: 1, ArrowLeft: -1 }[event.key] || 0);
+                if (event.key !== "ArrowRight" && event.key !== "ArrowLeft") return;
+                event.preventDefault();
+                choose(kinds[(at + kinds.length) % kinds.length][0]);
+            };
+            const radios = el("div", { class: "lm-choice", role: "radiogroup", "aria-label": "What the map shows", onkeydown: step },
+                ...kinds.map(([kind, title]) => button(title, () => choose(kind), { class: "lm-button lm-small", role: "radio", "aria-checked": String(kind === this.shown), tabindex: kind === this.shown ? 0 : -1 })));
+            const { said, plot } = this[this.shown === "cosine" || this.shown === "excess" ? "pairMap" : "sourceMap"](this.shown);
+            this.mapBox = el("div", { class: "lm-map" }, el("div", { class: "lm-line" }, el("b", {}, "Block by block"), radios, el("small", {}, said)), plot);
+            return this.mapBox;
+        }
+
+        blocks() {
+            const { sources, recipe, pairs } = this.report;
+            const found = new Set([...(recipe ? Object.keys(recipe.blocks) : []), ...sources.flatMap((source) => Object.keys(source.blocks)), ...pairs.flatMap((pair) => Object.keys(pair.blocks))]);
+            const order = (this.app.known.families[this.report.family] || {}).blocks || this.app.grid.columns || [];
+            const place = (name) => (order.indexOf(name) < 0 ? order.length : order.indexOf(name));
+            return [...found].sort((one, other) => place(one) - place(other));
+        }
+
+        sourceMap(kind) {
+            const { sources, recipe } = this.report;
+            const columns = this.blocks();
+            const rows = sources.map((source, index) => ({ name: this.name(index), head: el("span", { class: "lm-line" }, this.chip(index), el("bdi", {}, source.label)) }));
+            if (kind === "shares") {
+                const at = (index, block) => (recipe.blocks[block] && recipe.blocks[block].shares.some(Boolean) ? recipe.blocks[block].shares[index] : null);
+                const values = sources.map((_, index) => columns.map((block) => at(index, block)));
+                const scale = new space.plots.Scale(0, 1, (value) => String(Math.round(100 * value)), " %");
+                const tell = (line, column) => {
+                    const out = recipe.blocks[columns[column]];
+                    return `${columns[column]}, ${rows[line].name}: ${share(values[line][column], 1)} of the merge; ${share(out.retention[line])} of what was asked is in; the others add ${share(out.crosstalk[line])} on its inputs`;
+                };
+                return { said: "share of the merge, % of each block", plot: space.plots.heatMap({ label: "Share of the merge by block and LoRA", rows, columns, values, scale, tell }) };
+            }
+            const heard = (index, block) => (recipe && recipe.heard[block] ? recipe.heard[block][index] : sources[index].blocks[block] ? sources[index].blocks[block].norm : null) || null;
+            const values = sources.map((_, index) => columns.map((block) => heard(index, block)));
+            const scale = new space.plots.Scale(0, Math.max(1e-12, ...values.flat().filter((value) => value !== null)), (value) => figure(value, 2));
+            const tell = (line, column) => {
+                const own = sources[line].blocks[columns[column]];
+                const weight = recipe && recipe.weights[columns[column]] ? ` at weight ${figure(recipe.weights[columns[column]][line], 3)}` : "";
+                return `${columns[column]}, ${rows[line].name}: norm ${figure(values[line][column])}${weight}${own ? `; alone ${figure(own.norm)}, ${share(own.share, 1)} of its energy, effective rank ${figure(own.effective_rank)}, ${own.modules} modules` : ""}`;
+            };
+            return { said: recipe ? "‖weight × ΔW‖ of each LoRA, no unit" : "‖ΔW‖ of each LoRA, no unit", plot: space.plots.heatMap({ label: "Norm by block and LoRA", rows, columns, values, scale, tell }) };
+        }
+
+        pairMap(kind) {
+            const { pairs } = this.report;
+            const columns = this.blocks();
+            const rows = pairs.map((pair) => ({ name: `${this.letter(pair.first)} and ${this.letter(pair.second)}`, head: el("span", { class: "lm-line" }, this.chip(pair.first), this.chip(pair.second)) }));
+            const excess = (part) => (part.excess === null ? null : Math.abs(part.excess) > 3 * part.error ? 100 * part.excess : 0);
+            const value = (part) => (part === undefined ? null : kind === "cosine" ? part.cosine : excess(part));
+            const values = pairs.map((pair) => columns.map((block) => value(pair.blocks[block])));
+            const short = (number) => (number ? String(Number(number.toFixed(kind === "cosine" ? 2 : 1))).replace("0.", ".") : "0");
+            const most = kind === "cosine" ? 1 : 10;
+            const scale = new space.plots.Scale(-most, most, short, kind === "cosine" ? "" : " points", true);
+            const tell = (line, column) => {
+                const part = pairs[line].blocks[columns[column]];
+                if (kind === "cosine") return `${columns[column]}, ${rows[line].name}: cosine ${fixed(part.cosine, 3)}; overlap ${this.times(part.overlap_out, part.chance_out)} × chance in what they write, ${this.times(part.overlap_in, part.chance_in)} × in what they read`;
+                return `${columns[column]}, ${rows[line].name}: signs differ in ${share(part.conflict, 1)} ± ${share(part.error, 1)}, the cosine alone brings ${share(part.expected, 1)}`;
+            };
+            const said = kind === "cosine" ? "−1 opposite, 0 unrelated, 1 the same" : "points of sign conflict beyond what the cosine brings, where that is sure; else 0";
+            return { said, plot: space.plots.heatMap({ label: kind === "cosine" ? "Cosine by block and pair" : "Excess conflict by block and pair", rows, columns, values, scale, tell }) };
+        }
+
+        times(value, chance) {
+            return chance ? fixed(value / chance, 1) : "–";
+        }
+
+        curve() {
+            const { recipe } = this.report;
+            const [least, most] = recipe.rank;
+            const cut = `${least === most ? `rank ${most}` : `rank ${least} to ${most}`}: ${share(1 - recipe.error ** 2, 1)} kept`;
+            const points = recipe.curve.map((point) => ({ x: point.rank, y: point.energy, ...point }));
+            const tell = (point) => `rank ${point.rank}: ${share(point.energy, 2)} of the energy kept, relative error ${share(point.error, 1)}, ${space.megabytes(point.bytes)}`;
+            const pick = (point) => {
+                this.app.state.replace({ rank: { mode: "rank", value: point.rank } });
+                this.app.say(`The merge will be saved at rank ${point.rank}. Ctrl+Z takes it back.`);
+            };
+            return el("div", { class: "lm-map" }, el("b", {}, "Energy kept against rank"), space.plots.curve({ label: "Energy kept against rank", across: "Rank of every module", up: "Energy kept, % of Σ S²", points, mark: { x: most, text: cut }, tell, pick }));
+        }
+
+        /* ------------------------------------------------------------ tables */
+
+        pairs() {
+            const head = [["Pair"], ["What they are"], ["Cosine", "0 ± 0.02 for unrelated LoRAs"], ["Overlap × chance", "of what they write / of what they read; 1 for unrelated LoRAs"], ["Signs differ", "50 % by chance alone, which is no conflict"], ["beyond the cosine", "0 for unrelated LoRAs; ± is one standard error"], ["Same start", "cosine of the stored down projections; near 0 unless both began from one seed"]];
+            const rows = this.report.pairs.map((pair) => {
+                const part = pair.whole;
+                return [el("span", { class: "lm-pair" }, this.chip(pair.first), this.chip(pair.second)), el("span", { title: pair.reason }, pair.relation), fixed(part.cosine, 3), `${this.times(part.overlap_out, part.chance_out)} / ${this.times(part.overlap_in, part.chance_in)}`,
+                    share(part.conflict, 1), part.excess === null ? "–" : `${(100 * part.excess).toFixed(1)} ± ${(100 * part.error).toFixed(1)} points`, fixed(pair.start, 2)];
+            });
+            return el("div", { class: "lm-map" }, el("b", {}, "Pairs"), space.figures(head, rows, "Pairs"), el("small", {}, "Unrelated LoRAs: cosine 0, overlap 1 × chance, signs differing in 50 %: chance, not conflict."));
+        }
+
+        sources() {
+            const head = [["LoRA"], ["Norm", "‖ΔW‖, no unit"], ["Effective / stable rank"], ["Rank for 90 / 95 / 99 / 99.9 %", "of its energy"], ["Text encoders", "share of its energy"], ["ΔW mean ± std"], ["sampled least … most"], ["fp16 headroom", "by how much its numbers could grow"], ["Merge / it", "‖merge‖ beside ‖ΔW‖ at ratio 1"]];
+            const rows = this.report.sources.map((source, index) => {
+                const part = source.whole;
+                const to = this.report.recipe ? this.report.recipe.whole.to_source[index] : null;
+                return [el("span", { class: "lm-line" }, this.chip(index), el("bdi", {}, source.label)), figure(part.norm), `${figure(part.effective_rank, 2)} / ${figure(part.stable_rank, 2)}`, Object.entries(part.ranks).sort((one, other) => Number(one[0]) - Number(other[0])).map(([, rank]) => rank).join(" / "),
+                    share(source.encoder), `${figure(part.mean, 2)} ± ${figure(part.std, 2)}`, `${figure(part.low, 2)} … ${figure(part.high, 2)}`, source.headroom === null ? "–" : source.headroom > 1000 ? "> 1000 ×" : `${figure(source.headroom, 2)} ×`, figure(to, 3)];
+            });
+            return space.figures(head, rows, "LoRAs in numbers");
+        }
+
+        training() {
+            const { rows } = this.report.training;
+            const head = [[""], ...this.report.sources.map((source, index) => [this.name(index)])];
+            return space.figures(head, rows.filter((row) => row.values.some(Boolean)).map((row) => [row.title, ...row.values.map((value) => el("td", { class: row.differs ? "lm-differs" : "" }, el("bdi", {}, value || "–")))]), "Training");
+        }
+
+        methods() {
+            const head = [["Method"], ["Strength / sum"], ["Cosine to the sum"], ["Of each is in", "retention"], ["Others on its inputs", "what the others add to each one's own work"], ["Kept as a LoRA", "of the energy"], ["Modules", "looked at"], [""]];
+            const each = (values) => values.map((value) => share(value)).join(" / ");
+            const rows = this.report.methods.map((row) => [row.chosen ? el("b", {}, row.title) : row.title, fixed(row.to_sum, 2), fixed(row.cosine, 3), each(row.retention), each(row.crosstalk), share(row.kept), String(row.seen),
+                row.chosen ? "chosen" : button("Use", () => this.apply({ title: row.title, apply: { method: row.name } }), { class: "lm-button lm-small", "aria-label": `Use the method ${row.title}` })]);
+            return el("div", {}, space.figures(head, rows, "Methods"), button("Carry out the number-by-number ones, too", () => this.run(true, true), { class: "lm-button lm-small", title: "TIES, DARE and their kin: seconds each" }));
+        }
+
+        /* ------------------------------------------------------------ helper, export, advice */
+
+        wrong() {
+            const { symptoms } = this.report;
+            const choose = (value) => {
+                this.choice = value;
+                const found = symptoms.find((item) => item.id === value);
+                answer.replaceChildren(...(found ? [el("ul", { class: "lm-said" }, ...found.says.map((text) => el("li", { class: "lm-info" }, text))), found.tries.length ? el("ul", { class: "lm-said", "aria-label": "What to try" }, ...found.tries.map((item) => this.item(item))) : el("p", { class: "lm-dim" }, "Nothing to click: get the file again, or use LoRAs of one base family.")] : []));
+            };
+            const answer = el("div", { class: "lm-panel", "aria-live": "polite" });
+            const pick = space.select([["", "What is wrong with the pictures? …"], ...symptoms.map((item) => [item.id, item.title])], this.choice || "", choose, { "aria-label": "What is wrong?" });
+            choose(this.choice || "");
+            return el("div", { class: "lm-map" }, el("div", { class: "lm-line" }, pick, el("span", { class: "lm-grow" }),
+                button("Save as HTML", () => this.save("html", "text/html"), { title: "One page with every number; nothing is fetched" }), button("Save as JSON", () => this.save("json", "application/json"))), answer);
+        }
+
+        whole() {
+            const title = "The whole report";
+            const fill = async () => {
+                if (!box.open || this.page.dataset.job === String(this.shownJob)) return;
+                this.page.dataset.job = String(this.shownJob);
+                const reply = await this.app.ask("analysis_export", { job: this.shownJob, form: "page" });
+                if (reply) this.page.srcdoc = reply.text;
+            };
+            /* laid out when it is seen: a frame in a closed fold has no width */
+            const box = el("details", { ontoggle: () => ((this.folds[title] = box.open), fill()) }, el("summary", {}, title), this.page);
+            box.open = Boolean(this.folds[title]);
+            return box;
+        }
+
+        async save(form, type) {
+            const reply = await this.app.ask("analysis_export", { job: this.shownJob, form });
+            if (!reply) return;
+            const link = el("a", { download: `lora-analysis.${form}`, href: URL.createObjectURL(new Blob([reply.text], { type })) });
+            link.click();
+            setTimeout(() => URL.revokeObjectURL(link.href), 10000);
         }
 
         async apply(item) {
             const reply = await this.app.ask("apply", { state: this.app.state.data, changes: item.apply });
             if (!reply) return;
-            const sources = reply.state.sources.map((row) => this.app.state.row(this.app.state.data.next++, row));
-            this.app.state.replace({ ...reply.state, sources });
+            this.app.state.replace(reply.state);
             this.app.say(`${item.title}: done. Ctrl+Z takes it back.`);
         }
     }

@@ -35,6 +35,7 @@
             this.panel.replaceChildren(
                 el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim" }, `${reply.entries.length} merges`)),
                 rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, "Every merge is written down here, with its recipe."),
+                (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
             );
         }
 

@@ -17,6 +17,7 @@ from lib_merge.analysis.evidence import Evidence, both, evidence, percent, tidy
 from lib_merge.analysis.figures import PairReport
 from lib_merge.analysis.model import Advice, AnalysisReport
 from lib_merge.analysis.prospect import Prospect
+from lib_merge.analysis.relations import SAME_LORA
 from lib_merge.analysis.spectrum import pooled, rank_for
 from lib_merge.compress import RankPolicy
 
@@ -40,7 +41,7 @@ def advise(report: AnalysisReport, prospect: Prospect) -> Iterator[Advice]:
     known = evidence(report, prospect)
     for rule in RULES:
         yield from rule(known)
-    if not (known.pairs("copy", "scaled copy", "negated copy", "resized", "epochs") or _drowned(known)):
+    if not (known.pairs(*SAME_LORA, "epochs") or _drowned(known)):
         yield from _smaller(known)
 
 
@@ -69,7 +70,7 @@ def _bases(known: Evidence) -> Iterator[Advice]:
 
 def _copies(known: Evidence) -> Iterator[Advice]:
     """Advise one file instead of two that are the same LoRA, with the ratio that both have together."""
-    for pair in known.pairs("copy", "scaled copy", "negated copy", "resized"):
+    for pair in known.pairs(*SAME_LORA):
         keep, drop = pair.first, pair.second
         scale = pair.scale
         if pair.relation == "resized":
@@ -91,7 +92,8 @@ def _copy_reason(known: Evidence, pair: PairReport, ratio: float) -> str:
         return f"{pair.reason}: together they are one LoRA twice, at ratio {ratio:g}."
     if pair.relation == "negated copy":
         return f"{pair.reason}: they cancel, and what is left is ratio {ratio:g} of one."
-    return f"{pair.reason}: together they are one LoRA at ratio {ratio:g}."
+    almost = "almost " if pair.relation == "near-duplicate" else ""
+    return f"{pair.reason}: together they are {almost}one LoRA at ratio {ratio:g}."
 
 
 def _one_of(known: Evidence, keep: int, drop: int, ratio: float) -> dict[str, object]:

@@ -9,6 +9,7 @@ import numpy as np
 
 from lib_merge.analysis.evidence import Evidence, both, percent, tidy
 from lib_merge.analysis.model import Advice
+from lib_merge.analysis.relations import SAME_LORA
 
 # One source is heard this much more than another, and not because the ratios ask for it.
 LOUDER, UNASKED = 2.0, 1.5
@@ -149,4 +150,4 @@ def _with_te(evidence: Evidence, factors: list[float]) -> dict[str, object]:
 
 
 def _copies(evidence: Evidence) -> bool:
-    return bool(evidence.pairs("copy", "scaled copy", "negated copy", "resized"))
+    return bool(evidence.pairs(*SAME_LORA))

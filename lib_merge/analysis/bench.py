@@ -23,12 +23,13 @@ KEPT = 160 << 20
 
 @dataclass(frozen=True, slots=True)
 class FileInfo:
-    """What is known of a file without its tensors."""
+    """What is known of a file without its tensors; `stamp` is its time of change in nanoseconds."""
 
     path: Path
     name: str
     label: str
     bytes: int
+    stamp: int
     metadata: Mapping[str, str]
     base: str
     kinds: Mapping[str, int]
@@ -90,8 +91,8 @@ class Bench:
 
     def fits(self, found: Sequence[Leaf]) -> bool:
         """Tell whether these are the files that were measured, unchanged and in the same order."""
-        return [(leaf.file.path, leaf.file.size, leaf.file.family) for leaf in found] == [
-            (file.path, file.bytes, self.family) for file in self.files
+        return [(leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in found] == [
+            (file.path, file.bytes, file.stamp, self.family) for file in self.files
         ]
 
     def blocks(self) -> dict[str, list[int]]:
@@ -111,7 +112,15 @@ def file_info(leaf: Leaf, label: str) -> FileInfo:
         kinds[part.module.layout.kind] = kinds.get(part.module.layout.kind, 0) + 1
     base = file.config.base if file.config is not None else ""
     vectors = sum(1 for part in leaf.parts.values() if part.columns == 0)
-    return FileInfo(file.path, file.name, label, file.size, dict(file.metadata), base, kinds, vectors)
+    stamp = _stamp(file.path)
+    return FileInfo(file.path, file.name, label, file.size, stamp, dict(file.metadata), base, kinds, vectors)
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
 
 
 def labels(found: Sequence[Leaf]) -> list[str]:

@@ -62,6 +62,8 @@ class RecipeReport:
     error      relative Frobenius error of that cut
     bytes      of the saved file, estimated to a few per cent
     curve      error and size against one rank for all modules
+    weights    block -> per source, the weight asked for there, mean over modules by energy; NaN where it has nothing
+    heard      block -> per source, ‖wᵢΔWᵢ‖
     seen       (modules looked at, modules of the merge); equal when nothing is estimated
     direct     True when every figure comes from Gram matrices of all modules
     """
@@ -78,6 +80,8 @@ class RecipeReport:
     error: float
     bytes: int
     curve: tuple[CurvePoint, ...]
+    weights: Mapping[str, tuple[float, ...]]
+    heard: Mapping[str, tuple[float, ...]]
     seen: tuple[int, int]
     direct: bool
 

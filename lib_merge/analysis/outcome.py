@@ -84,6 +84,19 @@ def weigh(bench: Bench, leaves: Sequence[Leaf], ratios: Sequence[float]) -> Weig
     return Weighing(table[:, :, 0], table[:, :, 1], np.array([leaf.group for leaf in leaves]), tuple(ratios))
 
 
+def by_block(bench: Bench, weighing: Weighing) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+    """Return block -> wᵢ per source (mean over its modules by energy), and block -> ‖wᵢΔWᵢ‖ per source."""
+    asked = weighing.asked
+    energy = bench.products.diagonal(axis1=1, axis2=2).clip(0)
+    weights, heard = {}, {}
+    for block, places in bench.blocks().items():
+        own, total = asked[places], energy[places].sum(0)
+        mean = np.divide((own * energy[places]).sum(0), total, out=np.full(len(total), math.nan), where=total > 0)
+        weights[block] = tuple(float(value) for value in mean)
+        heard[block] = tuple(float(value) for value in np.sqrt((np.square(own) * energy[places]).sum(0)))
+    return weights, heard
+
+
 def coefficients(bench: Bench, weighing: Weighing, method: Method, settings: Mapping[str, Any]) -> np.ndarray:
     """Return Float64[module source], the cᵢ of a scalar method at every module.
 

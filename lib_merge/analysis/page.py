@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from lib_merge.analysis import plots, tables
+from lib_merge.analysis import details, plots, tables
 from lib_merge.analysis.model import Advice, AnalysisReport
 from lib_merge.analysis.svg import text
 from lib_merge.analysis.tables import chip, number, share, table
@@ -30,11 +30,12 @@ code{font-size:.85em;color:var(--soft);overflow-wrap:anywhere}
 """
 
 
-def to_html(report: AnalysisReport) -> str:
+def to_html(report: AnalysisReport, *, tensors: bool = True) -> str:
     """Return a report as one self-contained HTML page with inline SVG plots.
 
     Args:
         report: any stage of it; what is not known yet is left out.
+        tensors: with a row for every tensor; without, only what stands out.
     """
     names = ", ".join(source.label for source in report.sources)
     parts = [
@@ -49,6 +50,9 @@ def to_html(report: AnalysisReport) -> str:
         *plots.sections(report),
         *tables.pairs(report),
         *tables.sources(report),
+        *details.standing_out(report),
+        *details.blocks(report),
+        *(details.tensors(report) if tensors else ()),
         *tables.training(report),
         *tables.methods(report),
         *_symptoms(report),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
+from lib_merge.adapters.blocks import BLOCKS
 from lib_merge.analysis.figures import PairPart
 from lib_merge.analysis.model import AnalysisReport
 from lib_merge.analysis.svg import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, legend, text
@@ -39,10 +40,9 @@ def block_names(report: AnalysisReport) -> list[str]:
     """Return the blocks that any source has, in the family's order."""
     if report.bench is not None and report.bench.modules:
         return list(report.bench.blocks())
-    found: dict[str, None] = {}
-    for source in report.sources:
-        found.update(dict.fromkeys(source.blocks))
-    return list(found)
+    found = dict.fromkeys(block for source in report.sources for block in source.blocks)
+    order = {block: place for place, block in enumerate(BLOCKS.get(report.family) or ())}
+    return sorted(found, key=lambda block: order.get(block, len(order)))
 
 
 def dominance_map(report: AnalysisReport, blocks: Sequence[str]) -> str:

@@ -12,7 +12,7 @@ import numpy as np
 from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.cut import curve, lost, overhead, prices, ranks_under, spectra
 from lib_merge.analysis.model import MethodRow, Outcome, RecipeReport
-from lib_merge.analysis.outcome import Outcomes, Weighing, coefficients, direct, summed, weigh
+from lib_merge.analysis.outcome import Outcomes, Weighing, by_block, coefficients, direct, summed, weigh
 from lib_merge.analysis.weights import Leaf, plain
 from lib_merge.methods import METHODS, Method
 from lib_merge.recipe import Recipe
@@ -128,6 +128,7 @@ def _report(found: Prospect, outcomes: Outcomes, *, exact: bool) -> RecipeReport
         error,
         size,
         points,
+        *by_block(bench, found.weighing),
         (len(outcomes), len(bench.modules)),
         exact,
     )

@@ -21,6 +21,7 @@ RELATIONS: Mapping[str, str] = {
     "scaled copy": "the same LoRA at another strength",
     "negated copy": "the same LoRA with the sign reversed",
     "resized": "the same LoRA at another rank",
+    "near-duplicate": "almost the same LoRA",
     "epochs": "epochs of one training run",
     "same start": "trained from the same random start",
     "related": "they largely want the same",
@@ -29,6 +30,10 @@ RELATIONS: Mapping[str, str] = {
 }
 # 1 − |cosine| of a copy: storing in bf16 costs 2e-6
 COPY = 1e-5
+# Relations of which one file is enough
+SAME_LORA = ("copy", "scaled copy", "negated copy", "resized", "near-duplicate")
+# 1 − cosine of a near-duplicate: √(1 − cosine²) = 0.31 of the norm is all they do not share
+NEAR = 0.05
 # Share of the energy by which a resized file may differ from the best cut.
 RESIZED = 0.02
 # Cosine of two runs' ΔW, and of their down projections, that only epochs of one run reach.
@@ -72,6 +77,10 @@ def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float
             return "resized", f"{names[0]} is what a rank cut leaves of {names[1]} (cosine {cosine:.3f})", 0.0
     if _one_run(bench, pair, cosine, start):
         return "epochs", f"same start of the down projections (cosine {start:.2f}) and ΔW at cosine {cosine:.2f}", 0.0
+    if 1.0 - cosine < NEAR:
+        scale = float(gram[a, b] / gram[a, a])
+        apart = math.sqrt(max(0.0, 1.0 - cosine**2))
+        return "near-duplicate", f"{two} is {scale:.3g} × {one} but for {apart:.0%} (cosine {cosine:.3f})", scale
     if start >= SAME_START:
         return "same start", f"the down projections began alike (cosine {start:.2f}), ΔW is at {cosine:.2f}", 0.0
     if abs(cosine) >= RELATED:

@@ -48,6 +48,22 @@ def _starts(recipe: Recipe, family: str) -> Iterator[Advice]:
     elif count == 2 and not any(roles):
         for pair in (("style", "character"), ("character", "style")):
             yield from by_role(recipe, pair, family)
+    yield from _each_role(recipe)
+
+
+def _each_role(recipe: Recipe) -> Iterator[Advice]:
+    """Yield a role's usual ratio for each source, the others left as they are."""
+    for index, source in enumerate(recipe.sources):
+        for role, (low, high) in ROLES.items():
+            ratio = round((low + high) / 2, 2)
+            change = [ratio if place == index else None for place in range(len(recipe.sources))]
+            yield Advice(
+                f"start-role-{index}-{role}",
+                f"{source.label} as {role}: {ratio:g}",
+                f"A starting point: guides begin a {role} at {low:g} to {high:g}.",
+                {"source": index, "role": role, "low": low, "high": high},
+                {"ratios": change},
+            )
 
 
 def by_role(recipe: Recipe, roles: Sequence[str], family: str = "") -> Iterator[Advice]:

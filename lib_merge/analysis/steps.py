@@ -13,7 +13,7 @@ from lib_merge.analysis import bench as benches
 from lib_merge.analysis.advice import advise
 from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.gather import source_report
-from lib_merge.analysis.model import AnalysisReport
+from lib_merge.analysis.model import STAGES, AnalysisReport
 from lib_merge.analysis.prospect import Forecast, compared, look_ahead
 from lib_merge.analysis.relations import pair_report
 from lib_merge.analysis.starts import starting_points
@@ -37,6 +37,7 @@ class Options:
     progress   called with (stage, done, total)
     cancelled  asked between modules
     open_file  opens a file
+    before     a complete report; what it measured of the same files in the same order is not measured again
     """
 
     family: str | None = None
@@ -46,6 +47,7 @@ class Options:
     progress: Progress | None = None
     cancelled: Cancel | None = None
     open_file: Callable[[Path], LoraFile] = open_lora
+    before: AnalysisReport | None = None
 
 
 def analyze(given: Given, **options: Any) -> AnalysisReport:  # noqa: ANN401
@@ -71,7 +73,9 @@ def analyze_steps(given: Given, **options: Any) -> Iterator[AnalysisReport]:  # 
     files = open_files(recipe, chosen.open_file)
     try:
         found = leaves(recipe, files)
-        for report in _grown(recipe, found, chosen):
+        known = _known(chosen.before, found)
+        grown = _grown(recipe, found, chosen) if known is None else _ahead(known, recipe, found, chosen)
+        for report in grown:
             yield replace(report, seconds=time.perf_counter() - start)
     finally:
         for file in files.values():
@@ -131,19 +135,19 @@ def reweigh(report: AnalysisReport, recipe: Recipe, **options: Any) -> AnalysisR
         recipe: the changed recipe, with paths.
         options: as in `analyze`.
     """
-    start = time.perf_counter()
-    chosen = Options(**options)
-    files = open_files(recipe, chosen.open_file)
-    try:
-        found = leaves(recipe, files)
-        bench = report.bench
-        if bench is None or not bench.holds_grams or not bench.fits(found):
-            return analyze(recipe, **options)
-        *_, last = _ahead(report, recipe, found, chosen)
-        return replace(last, seconds=time.perf_counter() - start)
-    finally:
-        for file in files.values():
-            file.close()
+    return analyze(recipe, **{**options, "before": report})
+
+
+def _known(before: AnalysisReport | None, found: Sequence[Leaf]) -> AnalysisReport | None:
+    """Return what an earlier report knows of these files, as of the stage `pairs`; None where they must be measured."""
+    if before is None or before.bench is None or STAGES.index(before.stage) < STAGES.index("pairs"):
+        return None
+    if not before.bench.holds_grams or not before.bench.fits(found):
+        return None
+    nothing: tuple[Any, ...] = ()
+    return replace(
+        before, stage="pairs", recipe=None, methods=nothing, advice=nothing, starts=nothing, symptoms=nothing
+    )
 
 
 def _ranks(leaf: Leaf) -> tuple[int, int]:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 # cividis: even steps of lightness, the same to almost everyone
 SEQUENTIAL = ("#00224e", "#35456c", "#666970", "#948e77", "#c8b866", "#fee838")
 DIVERGING = ("#2166ac", "#92c5de", "#f7f7f7", "#fdb863", "#b35806")
-# Okabe and Ito, without black and yellow: one per source
-SOURCES = ("#0072b2", "#e69f00", "#009e73", "#cc79a7", "#56b4e9", "#d55e00")
+# Okabe and Ito, with grey for black: one per source, the same as in the tab
+SOURCES = ("#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999")
 CELL_WIDTH, CELL_HEIGHT, LETTER = 34, 24, 6.5
 MAX_LABEL = 28
 

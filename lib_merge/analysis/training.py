@@ -15,6 +15,10 @@ from lib_merge.analysis.figures import Training, TrainingRow
 
 MAX_TEXT = 120
 _PLACE = re.compile(r"^(?:[A-Za-z]:[\\/]|[\\/~]|\.{1,2}[\\/]|file:)|\\\\")
+# the same in the middle of a sentence: a drive, a share, or a rooted path of two parts and more, up to its last separator
+_WITHIN = re.compile(
+    r"(?:(?<![A-Za-z])[A-Za-z]:[\\/]|\\\\|file:/+|(?<![\w.:/~])[~.]{0,2}/(?=[^\s/]+/))(?:[^,;|\"'<>]*[\\/])?"
+)
 WORDS = 6
 Meta = Mapping[str, str]
 # names of checkpoints -> the line of models they belong to; the first match counts
@@ -159,6 +163,7 @@ def _short(text: str | None) -> str | None:
     line = " ".join(str(text).split())
     if _PLACE.match(line):  # a place on the trainer's machine is nobody's business, the name in it is
         line = re.split(r"[\\/]", line.rstrip("\\/"))[-1]
+    line = _WITHIN.sub("", line)
     return line if len(line) <= MAX_TEXT else f"{line[: MAX_TEXT - 1]}…"
 
 

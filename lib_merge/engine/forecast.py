@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -25,22 +26,28 @@ from lib_merge.analysis.stack import low_rank, stack
 from lib_merge.analysis.weights import Given
 from lib_merge.compress import compress
 from lib_merge.deltas import Delta, LowRank, inner
+from lib_merge.engine.core_forecast import Common, Seen, common, fits, look_in_core
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.job import Job, pick_device
 from lib_merge.engine.plan import Node, Planner, Target
 from lib_merge.engine.run import replace_sum
 from lib_merge.engine.survey import survey
 from lib_merge.engine.threads import Clock, exact_numerics, in_order
-from lib_merge.recipe import Recipe
+from lib_merge.recipe import Recipe, Source
+
+# Modules whose common space is kept for the next method: the lines of a table, not a whole report.
+SHARED = 16
 
 
 class Forecaster:
-    """Foresees recipes; files stay open between two of them."""
+    """Foresees recipes; files, the plan and what core methods share are kept between two of them."""
 
     def __init__(self, job: Job | None = None) -> None:
         """Take device, cancel and the way files are opened from a job."""
         self._job = job or Job()
         self._files: dict[Path, LoraFile] = {}
+        self._planned: tuple[tuple[Source, ...], Node] | None = None
+        self._common: dict[int, Common] = {}
 
     def __call__(self, recipe: Recipe, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
         """Evaluate `recipe` at some modules of the bench.
@@ -56,20 +63,41 @@ class Forecaster:
             MergeError: the recipe cannot be carried out.
         """
         device = pick_device(self._job.device)
-        node = Planner(self._open, drop_unsupported=True).build(recipe)
+        node = self._plan(recipe)
         evaluator = Evaluator(device, Clock())
 
         def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
             for _ in in_order(work, items, device, self._job.cancelled):
                 pass
 
-        def look(place: int) -> _Seen:
-            return _look(node, evaluator, (bench, place), weighing.asked[place])
+        def look(place: int) -> Seen:
+            asked = weighing.asked[place]
+            target = node.targets[bench.modules[place].task.name]
+            if not fits(node, asked.tolist()):
+                return _look(node, evaluator, target, asked)
+            found = self._common.get(place)
+            if found is None:
+                found = common(evaluator.children(node, target), asked.tolist())
+                if len(modules) <= SHARED:
+                    self._common[place] = found
+            return look_in_core(node, target, found, asked)
 
         with exact_numerics(device):
             survey(node, evaluator, each)
             seen = list(in_order(look, list(modules), device, self._job.cancelled))
         return _foreseen(bench, weighing, list(modules), seen)
+
+    def _plan(self, recipe: Recipe) -> Node:
+        """Return the tree of a recipe; another method over the same sources needs no new one."""
+        recipe.check()
+        if self._planned is None or self._planned[0] != recipe.sources:
+            node = Planner(self._open, drop_unsupported=True).build(recipe)
+            self._planned, self._common = (recipe.sources, node), {}
+            return node
+        node, method = self._planned[1], recipe.declared()
+        settings = method.settings(recipe.knobs, len(recipe.sources))
+        known = replace(recipe, sources=node.recipe.sources, family=node.family)
+        return replace(node, recipe=known, method=method, settings=settings, policy=recipe.policy())
 
     def _open(self, path: Path) -> LoraFile:
         if path not in self._files:
@@ -81,6 +109,7 @@ class Forecaster:
         for file in self._files.values():
             file.close()
         self._files.clear()
+        self._planned, self._common = None, {}
 
     def __enter__(self) -> Forecaster:
         """Return the forecaster."""
@@ -132,17 +161,10 @@ def analyze_steps_with_engine(
         )
 
 
-# ‖τ‖², ⟨τ, ΔWᵢ⟩ per source, ‖(τ − wᵢΔWᵢ)Vᵢ‖² per source, S₀(τ), share that the policy keeps, singular values
-_Seen = tuple[float, np.ndarray, np.ndarray, float, float, np.ndarray]
-
-
-def _look(node: Node, evaluator: Evaluator, at: tuple[Bench, int], asked: np.ndarray) -> _Seen:
+def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -> Seen:
     """Measure one module of the merge against its sources."""
-    bench, place = at
-    name = bench.modules[place].task.name
-    target = node.targets[name]
     merged = evaluator.asked(node, target)
-    sources = [_source(leaf.parts.get(name), leaf.file, target) for leaf in node.leaves()]
+    sources = [_source(leaf.parts.get(target.name), leaf.file, target) for leaf in node.leaves()]
     pull = np.array([inner(merged, source) for source in sources])
     talk = np.zeros(len(sources))
     for index, source in enumerate(sources):
@@ -180,7 +202,7 @@ def _times(delta: Delta, columns: Tensor) -> Tensor:
     return delta.dense(dtype=torch.float64) @ columns
 
 
-def _foreseen(bench: Bench, weighing: Weighing, places: list[int], seen: Sequence[_Seen]) -> Foreseen:
+def _foreseen(bench: Bench, weighing: Weighing, places: list[int], seen: Sequence[Seen]) -> Foreseen:
     asked = weighing.asked[places]
     gram = bench.products[places]
     energy = gram.diagonal(axis1=1, axis2=2)

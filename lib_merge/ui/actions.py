@@ -27,14 +27,15 @@ from lib_merge.ui.keeping import Keeping
 from lib_merge.ui.library import Library
 from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
 from lib_merge.ui.recipes import Recipes
+from lib_merge.ui.reports import Reports
 from lib_merge.ui.state import from_recipe
-from lib_merge.ui.understanding import analyze_work, applied
+from lib_merge.ui.understanding import Understanding
 
 log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
 
 
-class Actions(Keeping, Recipes, Judging):
+class Actions(Keeping, Recipes, Judging, Understanding):
     """The tab's server side: one per process, shared by every browser; what a browser sets up stays in that browser."""
 
     def __init__(self, host: Host) -> None:
@@ -48,6 +49,7 @@ class Actions(Keeping, Recipes, Judging):
         self.book = RecipeBook(data / "recipes")
         self.comparisons = Comparisons(data / "comparisons")
         self.jobs = Jobs()
+        self.begin_understanding(Reports(data / "history" / "reports"))
         self._looked: dict[tuple[str, int, int], dict[str, Any]] = {}
         self._looking: set[tuple[str, int, int]] = set()
         self._look_lock = threading.Lock()
@@ -153,21 +155,13 @@ class Actions(Keeping, Recipes, Judging):
         if planned["exists"] and not (state.get("output") or {}).get("overwrite"):
             message = f"{planned['name']} exists already; choose another name or allow overwriting."
             raise RecipeError(message)
+        self.jobs.stop("analyze")  # the person waits for the merge, not for what will come out
         return self.jobs.start("merge", lambda task: merging.merge_work(self, state, task)).to_json()
 
     def op_verify(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Start to hold a merged LoRA against its recipe."""
         path = self.library.resolve(str(request.get("key")))
         return self.jobs.start("verify", lambda task: merging.verify_work(self, path, task)).to_json()
-
-    def op_analyze(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start an analysis of what is set up."""
-        state = _state(request)
-        return self.jobs.start("analyze", lambda task: analyze_work(self, state, task)).to_json()
-
-    def op_apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state with an advice carried out."""
-        return {"state": applied(self, _state(request), dict(request.get("changes") or {}))}
 
     def op_job(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return how far a job is."""

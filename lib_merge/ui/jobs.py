@@ -94,6 +94,13 @@ class Jobs:
         task.stop.set()
         return task
 
+    def stop(self, what: str) -> None:
+        """Ask every task of a kind that is not done yet to stop."""
+        with self._lock:
+            for task in self._tasks.values():
+                if task.what == what and not task.ended:
+                    task.stop.set()
+
     def _run(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
         with self._turn:
             if task.stop.is_set():

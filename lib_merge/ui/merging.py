@@ -154,6 +154,7 @@ def merge_work(desk: Actions, state: Mapping[str, Any], task: Task) -> dict[str,
     done["prompt"] = f"<lora:{done['alias']}:1>"
     done["triggers"] = str(metadata.read_side_car(saved).get("activation text") or "")
     done["entry"] = note(desk, saved, recipe, done, output)
+    desk.report_merge(done["entry"], recipe)
     return done
 
 

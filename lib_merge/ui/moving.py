@@ -55,6 +55,7 @@ def remove_merge(desk: Actions, entry_id: str) -> None:
         desk.host.refresh_loras([path])
         desk.library.refresh(wait=True)
     desk.history.remove(entry_id)
+    desk.reports.remove(entry_id, desk.host.data_folder() / "trash")
 
 
 def _move(old: Path, new: Path) -> None:

@@ -1,0 +1,121 @@
+"""Two stored reports side by side, block by block.
+
+Reports come from files that a person may have edited: what is missing or of another kind is left out, never an error.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+from lib_merge.adapters.blocks import BLOCKS
+from lib_merge.analysis.export import FORMAT
+
+Json = Mapping[str, Any]
+# figures of a merge that are one number, and those that are one per source
+SINGLE = ("norm", "cancel", "evenness", "growth")
+EACH = ("shares", "retention", "crosstalk")
+
+
+def compare_reports(one: Json | None, other: Json | None) -> dict[str, Any]:
+    """Return two reports (as `to_json` makes them) in one table.
+
+    Args:
+        one: the first, or None where there is no report.
+        other: the second, likewise.
+    Returns:
+        sources  per report, [{label, ratio, norm, effective_rank}]
+        whole    per report, the merge's figures over everything; {} without a report
+        pairs    per report, [{names, relation, cosine, conflict, expected}]
+        blocks   [{block, sides: [figures or None, figures or None], change}], change = ‖τ₂‖/‖τ₁‖ − 1 or None
+    """
+    reports = [_report(found) for found in (one, other)]
+    return {
+        "sources": [_sources(report) for report in reports],
+        "whole": [_whole(report) for report in reports],
+        "pairs": [_pairs(report) for report in reports],
+        "blocks": _blocks(reports),
+    }
+
+
+def _report(found: Json | None) -> Json:
+    return found if isinstance(found, Mapping) and found.get("format") == FORMAT else {}
+
+
+def _map(found: Any) -> Json:  # noqa: ANN401
+    return found if isinstance(found, Mapping) else {}
+
+
+def _list(found: Any) -> list[Any]:  # noqa: ANN401
+    return list(found) if isinstance(found, (list, tuple)) else []
+
+
+def _number(found: Any) -> float | None:  # noqa: ANN401
+    real = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
+    return float(found) if real else None
+
+
+def _sources(report: Json) -> list[dict[str, Any]]:
+    recipe = _map(report.get("recipe"))
+    ratios = _list(recipe.get("ratios"))
+    found = []
+    for index, source in enumerate(map(_map, _list(report.get("sources")))):
+        part = _map(source.get("whole"))
+        found.append(
+            {
+                "label": str(source.get("label", "")),
+                "ratio": _number(ratios[index]) if index < len(ratios) else None,
+                "norm": _number(part.get("norm")),
+                "effective_rank": _number(part.get("effective_rank")),
+            }
+        )
+    return found
+
+
+def _figures(outcome: Json) -> dict[str, Any]:
+    single = {name: _number(outcome.get(name)) for name in SINGLE}
+    return {**single, **{name: [_number(value) for value in _list(outcome.get(name))] for name in EACH}}
+
+
+def _whole(report: Json) -> dict[str, Any]:
+    recipe = _map(report.get("recipe"))
+    if not recipe:
+        return {}
+    more = {name: _number(recipe.get(name)) for name in ("total", "error", "bytes")}
+    ranks = [_number(value) for value in _list(recipe.get("rank"))]
+    return {**_figures(_map(recipe.get("whole"))), **more, "policy": str(recipe.get("policy", "")), "rank": ranks}
+
+
+def _pairs(report: Json) -> list[dict[str, Any]]:
+    found = []
+    for pair in map(_map, _list(report.get("pairs"))):
+        part = _map(pair.get("whole"))
+        figures = {name: _number(part.get(name)) for name in ("cosine", "conflict", "expected")}
+        names = [str(name) for name in _list(pair.get("names"))]
+        found.append({"names": names, "relation": str(pair.get("relation", "")), **figures})
+    return found
+
+
+def _blocks(reports: list[Json]) -> list[dict[str, Any]]:
+    recipes = [_map(report.get("recipe")) for report in reports]
+    sides = [_map(recipe.get("blocks")) for recipe in recipes]
+    present = dict.fromkeys(str(block) for side in sides for block in side)
+    family = next((str(report["family"]) for report in reports if report.get("family")), "")
+    order = {block: place for place, block in enumerate(BLOCKS.get(family) or ())}
+    rows = []
+    for block in sorted(present, key=lambda name: order.get(name, len(order))):
+        both = [_side(recipe, side, block) for recipe, side in zip(recipes, sides)]
+        norms = [side["norm"] if side else None for side in both]
+        change = norms[1] / norms[0] - 1.0 if norms[0] and norms[1] is not None else None
+        rows.append({"block": block, "sides": both, "change": change})
+    return rows
+
+
+def _side(recipe: Json, blocks: Json, block: str) -> dict[str, Any] | None:
+    if block not in blocks:
+        return None
+    more = {
+        name: [_number(value) for value in _list(_map(recipe.get(name)).get(block))] for name in ("weights", "heard")
+    }
+    return {**_figures(_map(blocks[block])), **more}
