@@ -134,6 +134,9 @@
         return el("div", { class: "lm-plot" }, node, el("div", { class: "lm-line" }, use, readout));
     };
 
+    /* a report page in the theme of the tab around it; on its own it follows the system's */
+    space.themed = (html) => html.replace('<html lang="en">', `<html lang="en" class="${document.querySelector(".dark #lora_merge_root") ? "dark" : "light"}">`);
+
     space.plots = { Scale, heatMap, curve };
 
     /* numbers as a table shows them; what is not known is a dash */

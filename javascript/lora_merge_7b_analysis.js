@@ -361,7 +361,7 @@
                 if (!box.open || this.page.dataset.job === String(this.shownJob)) return;
                 this.page.dataset.job = String(this.shownJob);
                 const reply = await this.app.ask("analysis_export", { job: this.shownJob, form: "page" });
-                if (reply) this.page.srcdoc = reply.text;
+                if (reply) this.page.srcdoc = space.themed(reply.text);
             };
             /* laid out when it is seen: a frame in a closed fold has no width */
             const box = el("details", { ontoggle: () => ((this.folds[title] = box.open), fill()) }, el("summary", {}, title), this.page);

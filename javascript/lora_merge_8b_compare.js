@@ -57,7 +57,7 @@
         }
 
         page(text) {
-            return el("iframe", { class: "lm-kept-page", sandbox: "", title: "Report kept with the merge", srcdoc: text });
+            return el("iframe", { class: "lm-kept-page", sandbox: "", title: "Report kept with the merge", srcdoc: space.themed(text) });
         }
 
         async compare() {

@@ -530,23 +530,3 @@ def test_differences_are_sentences():
         "a, ratio: 0.5 → 0.7",
     ]
     assert differences(before, before) == ["nothing changed"]
-
-
-# -------------------------------------------------------------------------------------------- understanding
-
-
-def test_analysis_and_its_advice_reach_the_state(desk, host):
-    write_lora(host.folder / "loud.safetensors", seed=3, size=2.0)
-    desk.library.refresh(wait=True)
-    state = _state(("0/a.safetensors", 0.5, {}), ("0/loud.safetensors", 0.5, {"blocks": {"IN01": 0.5}}))
-    done = _wait(desk, desk.handle_dict({"op": "analyze", "state": state}))
-    assert done["state"] == "done", done
-    result = done["result"]
-    assert result["html"].startswith("<!")
-    assert any("cosine" in text for text in result["facts"])
-    balance = next(item for item in result["advice"] if item["apply"].get("ratios"))
-    changed = desk.handle_dict({"op": "apply", "state": state, "changes": balance["apply"]})["state"]
-    assert changed["sources"][0]["ratio"] > changed["sources"][1]["ratio"]
-    assert [row["key"] for row in changed["sources"]] == ["0/a.safetensors", "0/loud.safetensors"]
-    assert changed["sources"][1]["blocks"] == {"IN01": 0.5}
-    assert not desk.handle_dict({"op": "apply", "state": state, "changes": {"nonsense": 1}})["ok"]

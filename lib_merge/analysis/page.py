@@ -12,8 +12,10 @@ from lib_merge.analysis.tables import chip, number, share, table
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6675;--page:#fff;--card:#f4f6f9;--edge:#d5dbe3;
 --line:#0072b2;--mark:#b35806}
-@media (prefers-color-scheme:dark){:root{--ink:#e6ebf2;--soft:#9aa7b8;--page:#10151d;--card:#1a212c;--edge:#334052;
---line:#56b4e9;--mark:#fdb863}}
+@media (prefers-color-scheme:dark){:root:not(.light){--ink:#e6ebf2;--soft:#9aa7b8;--page:#10151d;--card:#1a212c;
+--edge:#334052;--line:#56b4e9;--mark:#fdb863}}
+.dark{color-scheme:dark;--ink:#e6ebf2;--soft:#9aa7b8;--page:#10151d;--card:#1a212c;--edge:#334052;--line:#56b4e9;
+--mark:#fdb863}.light{color-scheme:light}
 body{margin:0 auto;padding:1.5rem;max-width:1200px;background:var(--page);color:var(--ink);
 font:15px/1.5 system-ui,-apple-system,"Segoe UI",sans-serif}
 h1{font-size:1.5rem;margin:0 0 .2rem}h2{font-size:1.15rem;margin:2rem 0 .5rem}h3{font-size:1rem;margin:1rem 0 .3rem}
