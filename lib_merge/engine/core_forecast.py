@@ -21,6 +21,8 @@ from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
 from lib_merge.methods import CoreInput
 
+# Eigenvalues of a Gram matrix below this share of the largest are rounding.
+ROUNDING = 1e-14
 # ‖τ‖², ⟨τ, ΔWᵢ⟩ per source, ‖(τ − wᵢΔWᵢ)Vᵢ‖² per source, S₀(τ), share that the policy keeps, singular values
 Seen = tuple[float, np.ndarray, np.ndarray, float, float, np.ndarray]
 
@@ -74,9 +76,17 @@ def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray) 
     inside = merged @ space.rows().double().T if node.method.rows else merged  # Float64[a b]
     pull = np.array([float((inside * core).sum()) for core in space.cores]) / asked
     talk = np.array([float(((inside - core) @ v).square().sum()) for core, v in zip(space.cores, shared.right)])
-    singular = torch.linalg.eigvalsh(merged @ merged.T).flip(0).clamp_min(0).sqrt().numpy()
+    singular = _singular(merged, wide=node.method.rows)
     side = min(target.out, target.columns, len(singular))
     return float(merged.square().sum()), pull, talk, float(singular[0]), _kept(node, target, singular), singular[:side]
+
+
+def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
+    """Return Float64[a], descending; of wide rows from their Gram matrix, where what is below its rounding counts as none."""
+    if not wide:
+        return torch.linalg.svdvals(merged).numpy()
+    values = torch.linalg.eigvalsh(merged @ merged.T).flip(0).clamp_min(0)
+    return torch.where(values > ROUNDING * values[0], values, 0.0).sqrt().numpy()
 
 
 def _merged(node: Node, target: Target, space: CoreSpace) -> Tensor:
