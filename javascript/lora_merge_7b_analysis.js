@@ -67,6 +67,7 @@
             if (this.job) space.bridge.ask("cancel", { job: this.job }).catch(() => {});
             this.job = null;
             this.measured = signature;
+            this.busy = Boolean(signature);
             if (!signature) return this.clear("pick a LoRA to look into");
             this.status.textContent = "measuring …";
             try {
@@ -77,6 +78,7 @@
                 if (asked) this.app.say(error.message, true);
                 else this.status.textContent = error.message;
             }
+            if (turn === this.turn) this.busy = false;
             return null;
         }
 

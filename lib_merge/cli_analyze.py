@@ -35,7 +35,7 @@ def add_parser(commands: Any) -> argparse.ArgumentParser:  # noqa: ANN401 - argp
     parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per file, default 1")
     parser.add_argument("--method", metavar="NAME", help="of the merge that is looked at, default weighted_sum")
     parser.add_argument(
-        "--compare", nargs="*", metavar="NAME", help="methods to compare, or all; by default the quick ones"
+        "--compare", nargs="*", metavar="NAME", help="methods to compare, or all; by default those that take no seconds"
     )
     parser.add_argument("--html", metavar="REPORT", help="write one self-contained page")
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
@@ -89,10 +89,10 @@ def _with_method(recipe: Recipe, method: str | None) -> Recipe:
     return recipe if method is None else replace(recipe, method=method)
 
 
-def _compared(names: list[str] | None) -> list[str]:
-    """Return the methods to compare: by default those that cost nothing, since Gram matrices tell them."""
+def _compared(names: list[str] | None) -> list[str] | None:
+    """Return the methods to compare; None for all but those that work number by number and take seconds each."""
     if names is None:
-        return [name for name, method in METHODS.items() if method.space == "scalar"]
+        return None
     return list(METHODS) if names == ["all"] else [get_method(name).name for name in names]
 
 

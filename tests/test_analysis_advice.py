@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 
@@ -199,6 +200,24 @@ def test_one_file_is_the_other_resized(folder, two):
     assert analyze([large, two]).pairs[0].relation == "unrelated"
 
 
+def test_a_near_duplicate(folder, one):
+    """Fine-tuned a little further in other factors: one file is enough, at the ratio that both have together."""
+    noise = _lora(21)
+    later = _turned({k: 1.1 * v + 0.2 * noise[k] if "lora_up" in k else v for k, v in _lora(1).items()}, 4)
+    other = write(folder / "later.safetensors", later)
+    recipe = _recipe([one, other], [0.5, 0.5])
+    report = analyze(recipe)
+    pair = report.pairs[0]
+    assert pair.relation == "near-duplicate"
+    assert 0.95 < pair.whole.cosine < 0.999
+    assert pair.scale == pytest.approx(1.1, rel=0.02)
+    (advice,) = report.advice
+    after = _applied(recipe, advice)
+    assert [source.path for source in after.sources] == [one]
+    assert after.sources[0].ratio == pytest.approx(0.5 + 0.5 * pair.scale, abs=0.01)
+    assert "almost one LoRA" in advice.reason
+
+
 def test_the_same_start_is_no_relation(folder):
     """Two runs of one seed: the down projections began alike, what was learned is another thing."""
     first, second = _lora(7), _lora(8)
@@ -377,6 +396,11 @@ def test_starting_points_by_role(one, two):
     assert found["start-roles-style-character"].apply["ratios"] == [0.7, 0.5]
     blocks = found["start-roles-style-character-blocks"].apply["blocks"]
     assert blocks == ["STYLE", "CHARACTER"]
+    for index in (0, 1):
+        for role, ratio in (("style", 0.7), ("character", 0.5), ("concept", 0.4)):
+            wanted = [None, None]
+            wanted[index] = ratio
+            assert found[f"start-role-{index}-{role}"].apply == {"ratios": wanted}
     for item in found.values():
         analyze(apply_changes(roles("style", "character"), item.apply))
     assert "start-roles-concept-style" in {item.id for item in starting_points(roles("concept", "style"))}
@@ -430,7 +454,8 @@ def test_every_real_file_and_pair(loras):
         assert report.sources[0].whole.norm > 0
         assert report.stage == "advice"
     assert len(families["SD1"]) >= 7
-    for path in families["SD1"][1:]:
-        report = analyze([families["SD1"][0], path])
-        assert report.pairs[0].relation in RELATIONS
+    for pair in itertools.combinations(families["SD1"], 2):
+        report = analyze(pair)
+        assert report.pairs[0].relation == "unrelated"  # seven authors, seven subjects
+        assert abs(report.pairs[0].whole.excess) <= max(0.01, 5 * report.pairs[0].whole.error)
         assert np.isfinite(report.recipe.whole.norm)

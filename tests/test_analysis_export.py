@@ -23,6 +23,8 @@ EVIL_META = {
     "modelspec.trigger_phrase": "</td><script>alert(3)</script>",
     "ss_optimizer": "javascript:alert(4)",
     "ss_unet_lr": "/home/someone/secret/lr.txt",
+    "ss_lr_scheduler": "cosine, as in D:\\Some One\\secret\\notes.txt",
+    "ss_network_module": "networks.lora from ~/secret/tools/x.py",
 }
 
 
@@ -83,6 +85,25 @@ def test_no_place_on_a_disk_leaves(pair, tmp_path):
         assert str(tmp_path) not in out
         assert "someone" not in out
         assert "secret" not in out
+
+
+@pytest.mark.parametrize(
+    "line", ["https://example.org/a/b", "N/A", "1/2 and 3/4", "512 × 768", "a: b", "cosine/linear", "<lora:x:1>"]
+)
+def test_what_is_no_place_stays(line):
+    from lib_merge.analysis.training import _short
+
+    assert _short(line) == line
+
+
+def test_every_block_and_tensor_is_in_the_page(pair):
+    report = analyze(pair)
+    page, short = to_html(report), to_html(report, tensors=False)
+    for source in report.sources:
+        assert all(text(tensor.key) in page for tensor in source.tensors)
+        assert not any(f"<td>{text(tensor.key)}</td>" in short for tensor in source.tensors)
+        for block in source.blocks:
+            assert f"<td>{block}</td>" in short
 
 
 def test_the_page_fetches_nothing_and_has_its_plots(pair):
