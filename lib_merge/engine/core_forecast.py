@@ -6,7 +6,7 @@ With τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ and orthonormal P, Q, every figure of th
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,7 +62,7 @@ def _right(core: Tensor) -> Tensor:
     return right[:count].T
 
 
-def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray) -> Seen:
+def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray, names: Callable[[], list[str]]) -> Seen:
     """Return the figures of a core method at one module.
 
     Args:
@@ -70,9 +70,10 @@ def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray) 
         target: the module.
         shared: the space of its weighted sources.
         asked: Float64[source], wᵢ, none of them 0.
+        names: () -> what random masks are keyed by, per source; see `hashed` and `named`.
     """
     space = shared.space
-    merged = _merged(node, target, space).double()
+    merged = _merged(node, target, space, names).double()
     inside = merged @ space.rows().double().T if node.method.rows else merged  # Float64[a b]
     pull = np.array([float((inside * core).sum()) for core in space.cores]) / asked
     talk = np.array([float(((inside - core) @ v).square().sum()) for core, v in zip(space.cores, shared.right)])
@@ -89,10 +90,19 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
     return torch.where(values > ROUNDING * values[0], values, 0.0).sqrt().numpy()
 
 
-def _merged(node: Node, target: Target, space: CoreSpace) -> Tensor:
+def hashed(node: Node) -> list[str]:
+    """Return the identities by which the merge itself will draw: hashes of whole files."""
+    return [child.identity for child in node.children]
+
+
+def named(node: Node) -> list[str]:
+    """Return other identities that need no reading, for a line of a table: any draw is as likely as the merge's own."""
+    return [f"{leaf.label}#{place}" for place, leaf in enumerate(node.leaves())]
+
+
+def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], list[str]]) -> Tensor:
     def uniform(source: int, count: int) -> Tensor:
-        # identities are hashes of whole files, so they are asked for only by methods that draw
-        seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
+        seed = MaskSeed(node.recipe.seed, target.name, names())
         return torch.rand(count, generator=seed.generator(source), dtype=torch.float64)
 
     roles = tuple(source.role for source in node.recipe.sources)

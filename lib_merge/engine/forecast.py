@@ -26,7 +26,7 @@ from lib_merge.analysis.stack import low_rank, stack
 from lib_merge.analysis.weights import Given
 from lib_merge.compress import compress
 from lib_merge.deltas import Delta, LowRank, inner
-from lib_merge.engine.core_forecast import Common, Seen, common, fits, look_in_core
+from lib_merge.engine.core_forecast import Common, Seen, common, fits, hashed, look_in_core, named
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.job import Job, pick_device
 from lib_merge.engine.plan import Node, Planner, Target
@@ -65,6 +65,7 @@ class Forecaster:
         device = pick_device(self._job.device)
         node = self._plan(recipe)
         evaluator = Evaluator(device, Clock())
+        line = len(modules) <= SHARED and len(modules) < len(bench.modules)
 
         def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
             for _ in in_order(work, items, device, self._job.cancelled):
@@ -80,7 +81,7 @@ class Forecaster:
                 found = common(evaluator.children(node, target), asked.tolist())
                 if len(modules) <= SHARED:
                     self._common[place] = found
-            return look_in_core(node, target, found, asked)
+            return look_in_core(node, target, found, asked, lambda: named(node) if line else hashed(node))
 
         with exact_numerics(device):
             survey(node, evaluator, each)
@@ -91,7 +92,7 @@ class Forecaster:
         """Return the tree of a recipe; another method over the same sources needs no new one."""
         recipe.check()
         if self._planned is None or self._planned[0] != recipe.sources:
-            node = Planner(self._open, drop_unsupported=True).build(recipe)
+            node = Planner(self.open_file, drop_unsupported=True).build(recipe)
             self._planned, self._common = (recipe.sources, node), {}
             return node
         node, method = self._planned[1], recipe.declared()
@@ -99,7 +100,8 @@ class Forecaster:
         known = replace(recipe, sources=node.recipe.sources, family=node.family)
         return replace(node, recipe=known, method=method, settings=settings, policy=recipe.policy())
 
-    def _open(self, path: Path) -> LoraFile:
+    def open_file(self, path: Path) -> LoraFile:
+        """Return a file opened once; the analysis around the forecast takes its files from here, too."""
         if path not in self._files:
             self._files[path] = self._job.open_file(path)
         return self._files[path]
@@ -137,7 +139,7 @@ def analyze_with_engine(given: Given, *, job: Job | None = None, **options: Any)
             forecast=forecast,
             progress=job.progress,
             cancelled=job.cancelled,
-            open_file=job.open_file,
+            open_file=forecast.open_file,
             **options,
         )
 
@@ -156,7 +158,7 @@ def analyze_steps_with_engine(
             forecast=forecast,
             progress=job.progress,
             cancelled=job.cancelled,
-            open_file=job.open_file,
+            open_file=forecast.open_file,
             **options,
         )
 
