@@ -158,7 +158,10 @@
                 report.methods.length ? this.fold("Other methods on the same LoRAs", () => this.methods()) : null,
                 complete ? this.whole() : null,
             ];
+            const inside = this.content.contains(document.activeElement);
             space.keepFocus(() => this.content.replaceChildren(...parts.filter(Boolean)));
+            /* an advice that was carried out takes its button with it; the keyboard stays in the panel */
+            if (inside && !this.content.contains(document.activeElement)) this.go.focus({ preventScroll: true });
         }
 
         fold(title, make) {
