@@ -297,7 +297,7 @@
         curve() {
             const { recipe } = this.report;
             const [least, most] = recipe.rank;
-            const cut = `${least === most ? `rank ${most}` : `rank ${least} to ${most}`}: ${share(1 - recipe.error ** 2, 1)} kept`;
+            const cut = `${least === most ? `rank ${most}` : `rank ${least} to ${most}`}: ${share(1 - recipe.error ** 2, 1)} kept, ${space.megabytes(recipe.bytes)}`;
             const points = recipe.curve.map((point) => ({ x: point.rank, y: point.energy, ...point }));
             const tell = (point) => `rank ${point.rank}: ${share(point.energy, 2)} of the energy kept, relative error ${share(point.error, 1)}, ${space.megabytes(point.bytes)}`;
             const pick = (point) => {
