@@ -140,12 +140,19 @@ def _smaller(known: Evidence) -> Iterator[Advice]:
     text, size, error = best
     yield Advice(
         "rank",
-        f"Save at {text if ':' in text else f'rank {text}'}",
+        _shown(text),
         f"{KEEP:.0%} of the energy fits into {size / 1e6:.1f} MB instead of {outcome.bytes / 1e6:.1f} MB "
         f"(relative error {percent(error, 1)}).",
         {"bytes": size, "before": outcome.bytes, "error": error},
         {"rank": text},
     )
+
+
+def _shown(policy: str) -> str:
+    kind, _, value = policy.rpartition(":")
+    if kind == "budget":
+        return f"Save within {value.removesuffix('MB')} MB"
+    return f"Keep {float(value):.0%} of every module" if kind else f"Save at rank {value}"
 
 
 def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
