@@ -145,7 +145,7 @@
     space.fixed = (value, digits) => (value === null || value === undefined ? "–" : (Math.round(value * 10 ** digits) / 10 ** digits + 0).toFixed(digits));
     space.share = (value, digits = 0) => (value === null || value === undefined ? "–" : `${(100 * value).toFixed(digits)} %`);
     space.figures = (head, rows, label) =>
-        el("div", { class: "lm-scroll" }, el("table", { class: "lm-figures", "aria-label": label },
+        el("div", { class: "lm-scroll" }, el("table", { class: "lm-numbers", "aria-label": label },
             el("thead", {}, el("tr", {}, ...head.map(([title, why]) => el("th", { scope: "col", title: why }, title)))),
             el("tbody", {}, ...rows.map((row) => el("tr", {}, ...row.map((cell) => (cell instanceof Node && cell.tagName === "TD" ? cell : el("td", {}, cell))))))));
 })();
