@@ -130,10 +130,10 @@ class Understanding:
     def op_report_make(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Start to make the report of a merge that has none, from its recipe and the sources as they are today."""
         entry = self.history.get(str(request.get("entry")))
-        recipe = self._found(entry)
+        recipe = self._recipe_of(entry)
         return self.jobs.start("report", lambda task: self._report(entry.id, recipe, task)).to_json()
 
-    def _found(self, entry: Entry) -> Recipe:
+    def _recipe_of(self, entry: Entry) -> Recipe:
         recipe = from_json(entry.recipe, "the entry")
         state = from_recipe(recipe, self._desk.locate, lambda blocks: self._desk.expand(blocks, recipe.family))
         gone = [row["name"] for row in state["sources"] if not row["key"]]
