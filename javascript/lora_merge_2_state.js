@@ -30,12 +30,13 @@
                 prune: 0,
                 precision: this.settings.precision,
                 seed: 0,
+                family: "",
                 output: { template: this.settings.template, folder: this.settings.folder, overwrite: false, triggers: null, notes: "", based_on: "" },
             };
         }
 
         row(id, fields) {
-            return { id, key: "", name: "", ratio: 0.5, te: null, on: true, group: "", role: "", blocks: {}, ...fields };
+            return { id, key: "", name: "", ratio: 0.5, te: null, on: true, group: "", role: "", blocks: {}, elements: "", ...fields };
         }
 
         load() {

@@ -4,7 +4,7 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
-    const STAGES = { survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
+    const STAGES = { queue: "waiting for the generation to finish", survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
 
     class Output {
         constructor(app) {
@@ -19,6 +19,7 @@
             this.stop = button("Cancel", () => this.cancel(), { hidden: true });
             this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
             this.stage = el("div", { class: "lm-dim", "aria-live": "polite" });
+            this.details = new space.Details(app);
             this.result = el("section", { class: "lm-card lm-result", hidden: true, "aria-label": "Saved" });
             this.plan = el("section", { class: "lm-card", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
             this.save = el(
@@ -27,11 +28,14 @@
                 el("h3", {}, "Save as"),
                 this.name,
                 el("div", { class: "lm-fields" },
-                    el("label", { title: "{sources} {method} {weights} {rank} and {n}, which counts up by itself" }, el("span", {}, "Name"), text("template", "Name of the merge")),
-                    el("label", { title: "Below the LoRA folder; made if it is not there" }, el("span", {}, "Folder"), text("folder", "Sub-folder")),
-                    el("label", { title: "Written beside the file: the WebUI adds them to the prompt with the card" }, el("span", {}, "Trigger words"), text("triggers", "Trigger words")),
-                    el("label", {}, el("span", {}, "Notes"), text("notes", "Notes", { rows: 1 }, "textarea")),
-                    el("label", { class: "lm-line" }, this.overwrite, "Overwrite")),
+                    el("label", { class: "lm-double", title: "{sources} {method} {weights} {rank} and {n}, which counts up by itself" }, el("span", {}, "Name"), text("template", "Name of the merge")),
+                    el("label", { title: "Below the LoRA folder; made if it is not there" }, el("span", {}, "Folder"), text("folder", "Sub-folder", { placeholder: "the LoRA folder itself" })),
+                    el("label", { class: "lm-line lm-check" }, this.overwrite, "Overwrite"),
+                    el("label", { class: "lm-double", title: "Written beside the file: the WebUI adds them to the prompt with the card" }, el("span", {}, "Trigger words"), text("triggers", "Trigger words")),
+                    el("label", { class: "lm-double" }, el("span", {}, "Notes"), text("notes", "Notes", { rows: 2 }, "textarea")),
+                    this.details.based_on,
+                    this.details.preview),
+                this.details.changes,
                 el("div", { class: "lm-line" },
                     this.go, this.stop,
                     app.known.can_generate ? button("Preview", () => this.app.pictures.preview(), { title: "Stack and merge side by side, with the settings of txt2img; nothing is saved" }) : null,
@@ -41,7 +45,11 @@
                 this.stage,
             );
             this.box = el("div", { class: "lm-side" }, this.plan, this.save, this.result);
-            this.ask = space.later(() => this.preview(), 250);
+            const preview = space.later(() => this.preview(), 200);
+            this.ask = () => {
+                this.due = true;
+                preview();
+            };
             app.state.listen((what, origin) => (this.update(origin), this.ask()));
             this.update();
             this.ask();
@@ -69,7 +77,9 @@
 
         async preview() {
             const turn = (this.turn = (this.turn || 0) + 1);
+            this.due = false;
             if (!this.app.state.used().length) {
+                this.details.show([]);
                 this.facts.replaceChildren(this.fact("info", "Pick two LoRAs, set how strong each should be, press Merge."));
                 this.name.textContent = "";
                 this.go.disabled = true;
@@ -92,10 +102,12 @@
             const method = this.app.method();
             const rank = plan.rank[0] === plan.rank[1] ? `rank ${plan.rank[1]}` : `rank ${plan.rank[0]} to ${plan.rank[1]}`;
             const exact = plan.policy === "lossless";
+            const { encoders } = plan;
+            const count = this.app.state.used().length;
             const facts = [
-                this.fact("good", `${plan.family} · ${plan.modules} modules · ${this.app.state.used().length} LoRAs`),
-                this.fact(exact ? "good" : "info", exact ? "exact: nothing is cut" : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
-                this.fact("info", `${exact ? rank : plan.estimate ? "at most" : "about"} `, el("b", {}, space.megabytes(plan.bytes))),
+                this.fact("good", `${plan.family} · ${count} ${count === 1 ? "LoRA" : "LoRAs"} · ${plan.modules} modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} · ${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`),
+                this.fact(exact ? "good" : "info", exact ? `exact: nothing is cut · ${rank}` : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
+                this.fact("info", plan.estimate ? "at most " : "about ", el("b", {}, space.megabytes(plan.bytes)), ` as ${this.data.precision === "float" ? "float32" : this.data.precision}`),
             ];
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
@@ -105,19 +117,29 @@
             this.name.replaceChildren(el("bdi", {}, `${plan.folder && plan.folder !== "." ? `${plan.folder}/` : ""}${plan.name}`));
             if (this.data.output.triggers === null && this.triggers !== document.activeElement) this.triggers.value = plan.triggers;
             this.planned = plan;
+            this.details.show(plan.changes || []);
             this.go.disabled = this.job !== null || (plan.exists && !this.data.output.overwrite);
         }
 
         async merge(state) {
             if (this.job !== null) return null;
-            const asked = state || this.data;
+            const asked = state || this.details.filled(this.data);
             if (asked.output.overwrite && this.planned && this.planned.exists && !window.confirm(`Replace ${this.planned.name}?`)) return null;
             const reply = await this.app.ask("merge", { state: asked });
-            return reply ? this.follow(reply, (result) => this.saved(result)) : null;
+            if (!reply) return null;
+            const result = await this.follow(reply, (done) => this.saved(done));
+            /* what is changed from here on is developed from this merge */
+            if (result && !state && result.entry) {
+                this.details.develop(result.entry, result.output.replace(/\.safetensors$/, ""));
+                this.details.set(null);
+                this.app.state.changed("value");
+            }
+            return result;
         }
 
         async follow(started, then) {
             this.job = started.job;
+            this.stopping = false;
             this.go.disabled = true;
             this.stop.hidden = this.bar.hidden = false;
             let now = started;
@@ -139,14 +161,23 @@
         }
 
         progress(now) {
-            if (now.total) this.bar.value = now.done / now.total;
+            const total = now.what === "merge" || now.what === "verify" ? now.share : now.total ? now.done / now.total : 0;
+            if (now.state === "running" && now.stage !== "queue" && total) this.bar.value = total;
             else this.bar.removeAttribute("value");
-            const left = now.done > 5 && now.seconds > 1 ? ` · about ${Math.ceil((now.seconds * (now.total - now.done)) / now.done)} s left in this step` : "";
-            this.stage.textContent = now.state === "waiting" ? "waiting for the one before …" : `${STAGES[now.stage] || now.stage || "starting"}${now.total ? ` · ${now.done} of ${now.total} modules` : ""}${left}`;
+            const left = now.left === null || now.left === undefined ? "" : ` · ${this.time(now.left)} left`;
+            const count = now.total ? ` · ${now.done} of ${now.total} modules` : "";
+            this.stage.textContent = this.stopping ? "cancelling …" : now.state === "waiting" ? "waiting for the one before …" : `${STAGES[now.stage] || now.stage || "starting"}${count}${left}`;
+        }
+
+        time(seconds) {
+            return seconds >= 90 ? `about ${Math.round(seconds / 60)} min` : `about ${Math.max(1, Math.ceil(seconds))} s`;
         }
 
         async cancel() {
-            if (this.job !== null) await this.app.ask("cancel", { job: this.job });
+            if (this.job === null) return;
+            this.stopping = true;
+            this.stage.textContent = "cancelling …";
+            await this.app.ask("cancel", { job: this.job });
         }
 
         async sweep() {

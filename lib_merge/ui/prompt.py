@@ -27,7 +27,7 @@ _PNG = b"\x89PNG\r\n\x1a\n"
 class PromptSources:
     """What a prompt holds.
 
-    sources  {name, ratio, te_ratio, blocks, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
+    sources  {name, ratio, te_ratio, blocks, elements, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
     rest     the prompt without its tags
     notes    sentences on what cannot be baked
     """
@@ -69,7 +69,7 @@ def _source(body: str) -> dict[str, Any] | None:
     te = _number(named.get("te", plain[0] if plain else "1"), notes)
     second = plain[1] if len(plain) > 1 and _is_number(plain[1]) else None
     unet = _number(named.get("unet", second if second is not None else str(te)), notes)
-    blocks = named.get("lbw")
+    blocks = named.get("lbw", named.get("w"))
     if blocks is None:
         blocks = next(
             (word for word in plain[1:] if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))),
@@ -82,15 +82,15 @@ def _source(body: str) -> dict[str, Any] | None:
         ("stop", "stop"),
         ("step", "step range"),
         ("dyn", "dynamic rank"),
-        ("lbwe", "element rules"),
     ):
         if key in named:
-            notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and is left out")
+            notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and was left out")
     return {
         "name": name.strip(),
         "ratio": unet,
         "te_ratio": None if te == unet else te,
         "blocks": blocks,
+        "elements": named.get("lbwe"),
         "notes": notes,
     }
 
