@@ -78,6 +78,14 @@
 
     space.megabytes = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
     space.percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
+    /* local time; today's without the date */
+    space.when = (text) => {
+        const time = new Date(text);
+        if (Number.isNaN(time.getTime())) return "";
+        const two = (value) => String(value).padStart(2, "0");
+        const day = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
+        return `${time.toDateString() === new Date().toDateString() ? "today" : day} ${two(time.getHours())}:${two(time.getMinutes())}`;
+    };
     space.number = (value) => String(Math.round(value * 1000) / 1000);
     space.colours = ["#0ea5e9", "#ec4899", "#f59e0b", "#10b981", "#8b5cf6", "#ef4444", "#14b8a6", "#a3a30b"];
     space.colour = (index) => space.colours[index % space.colours.length];

@@ -20,7 +20,7 @@
                 role: "combobox",
                 "aria-expanded": "true",
                 "aria-controls": "lora_merge_picker_list",
-                oninput: () => this.filter(),
+                oninput: () => this.filter(false),
                 onkeydown: (event) => this.key(event),
             });
             this.folders = space.select([["", "All folders"]], "", (value) => ((this.folder = value), this.filter()), {
@@ -87,7 +87,10 @@
             return this.lower;
         }
 
-        filter() {
+        /* `still`: more of the list has come; what is chosen stays in sight */
+        filter(still) {
+            const before = still && this.shown[this.active];
+            const top = this.list.scrollTop;
             const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
             const { family } = this;
             const texts = this.texts();
@@ -104,8 +107,8 @@
                 if (words.every((word) => texts.get(item).includes(word))) places.set(item, (fits(item) ? 0 : 10) + (typed ? near(item) : 0));
             }
             this.shown = [...places.keys()].sort((a, b) => places.get(a) - places.get(b));
-            this.active = 0;
-            this.list.scrollTop = 0;
+            this.active = before ? Math.max(0, this.shown.findIndex((item) => item.key === before.key)) : 0;
+            this.list.scrollTop = still ? top : 0;
             const { done, total } = this.app.scan;
             this.count.textContent = `${this.shown.length} of ${this.app.items.length} LoRAs` + (done < total ? ` · reading headers, ${done} of ${total}` : "") + (family ? ` · ${family} first, as the other sources` : "");
             this.draw();

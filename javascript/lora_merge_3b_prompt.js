@@ -57,7 +57,7 @@
             this.app.state.data.output.triggers = null;
             this.app.state.changed("rows");
             const count = `${reply.rows.length} ${reply.rows.length === 1 ? "source was" : "sources were"} read`;
-            if (reply.notes.length) this.app.say(`${count}; ${reply.notes.join("; ")}.`, true);
+            if (reply.notes.length) this.app.say(`${count}; what could not be taken over is listed below the prompt.`);
             else {
                 this.box.hidden = true;
                 this.app.say(`${count}. Ctrl+Z takes it back.`);

@@ -45,7 +45,7 @@
             const reply = await this.app.ask("history", {});
             if (!reply) return;
             const chosen = this.output.based_on || "";
-            const options = reply.entries.filter((entry) => entry.status !== "broken").slice(0, 60).map((entry) => [entry.id, `${entry.name} · ${(entry.time || "").slice(0, 16).replace("T", " ")}`]);
+            const options = reply.entries.filter((entry) => entry.status !== "broken").slice(0, 60).map((entry) => [entry.id, `${entry.name} · ${space.when(entry.time)}`]);
             const now = JSON.stringify([chosen, options]);
             if (now === this.listed) return;
             this.listed = now;
@@ -64,7 +64,8 @@
         }
 
         show(lines) {
-            this.changes.replaceChildren(...lines.slice(0, 12).map((line) => el("li", { class: "lm-info" }, line)));
+            const name = this.output.based_on_name || "the merge it is based on";
+            this.changes.replaceChildren(...(lines.length ? [el("li", { class: "lm-plain-line" }, "Since ", el("bdi", {}, name), ":")] : []), ...lines.slice(0, 12).map((line) => el("li", { class: "lm-info" }, line)));
         }
 
         /* ------------------------------------------------------------ preview picture */

@@ -18,10 +18,10 @@
             this.go = button("Merge", () => this.merge(), { class: "lm-button lm-primary lm-big", title: "Ctrl+Enter" });
             this.stop = button("Cancel", () => this.cancel(), { hidden: true });
             this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
-            this.stage = el("div", { class: "lm-dim", "aria-live": "polite" });
+            this.stage = el("div", { class: "lm-dim lm-stage", "aria-live": "polite" });
             this.details = new space.Details(app);
             this.result = el("section", { class: "lm-card lm-result", hidden: true, "aria-label": "Saved" });
-            this.plan = el("section", { class: "lm-card", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
+            this.plan = el("section", { class: "lm-card lm-outlook", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
             this.save = el(
                 "section",
                 { class: "lm-card", "aria-label": "Save as" },
@@ -35,7 +35,6 @@
                     el("label", { class: "lm-double" }, el("span", {}, "Notes"), text("notes", "Notes", { rows: 2 }, "textarea")),
                     this.details.based_on,
                     this.details.preview),
-                this.details.changes,
                 el("div", { class: "lm-line" },
                     this.go, this.stop,
                     app.known.can_generate ? button("Preview", () => this.app.pictures.preview(), { title: "Stack and merge side by side, with the settings of txt2img; nothing is saved" }) : null,
@@ -43,6 +42,7 @@
                     button("Sweep", () => this.sweep(), { title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0" })),
                 this.bar,
                 this.stage,
+                this.details.changes,
             );
             this.box = el("div", { class: "lm-side" }, this.plan, this.save, this.result);
             const preview = space.later(() => this.preview(), 200);
@@ -111,7 +111,8 @@
             ];
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
-            if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
+            if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
+            else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
             else if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
             this.facts.replaceChildren(...facts);
             this.name.replaceChildren(el("bdi", {}, `${plan.folder && plan.folder !== "." ? `${plan.folder}/` : ""}${plan.name}`));
@@ -194,6 +195,7 @@
 
         saved(result) {
             const use = this.app.known.can_generate;
+            this.last = result.output;
             this.result.hidden = false;
             this.result.replaceChildren(
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),

@@ -55,7 +55,7 @@
             const proof = report.relative_error === undefined ? "" : report.energy_kept < 0.995 ? `keeps ${space.percent(report.energy_kept, 1)}` : space.percent(report.relative_error, 3);
             const verdict = space.verdictCell(this.app, entry, () => line);
             const line = el("tr", {},
-                el("td", {}, (entry.time || "").slice(0, 16).replace("T", " ")),
+                el("td", {}, space.when(entry.time)),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
                 el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
                 el("td", {}, this.app.title(entry.method)),

@@ -6,11 +6,11 @@
     const { el } = space;
 
     class App {
-        constructor(root, known, items) {
+        constructor(root, known, library) {
             this.root = root;
             this.known = known;
-            this.items = items;
-            this.scan = { done: 0, total: 0 };
+            this.items = [];
+            this.take(library);
             this.looked = {};
             this.titles = Object.fromEntries(known.methods.map((method) => [method.name, method]));
             this.state = new space.State(known.settings);
@@ -108,21 +108,33 @@
             return groups.map((group) => ({ label: group, options: this.known.methods.filter((method) => method.group === group).map((method) => [method.name, method.title]) }));
         }
 
-        async refreshLibrary(look) {
-            const reply = await this.ask("library", { refresh: Boolean(look) });
-            if (!reply) return;
-            const changed = JSON.stringify(reply.items) !== JSON.stringify(this.items);
+        /* the list, or what changed of it; returns the keys that are not as they were */
+        take(reply) {
+            const fill = (item) => ({ alias: item.name, folder: "", family: "", candidates: item.family ? [item.family] : [], kinds: [], rank: [0, 0], te: false, tags: [], preview: "", problem: "", ...item, blocks: item.blocks ? item.blocks.split(" ") : [] });
             this.scan = { done: reply.done, total: reply.total };
-            if (changed) {
-                this.items = reply.items;
-                if (this.sources.picker.box.hidden) {
-                    this.sources.render();
+            this.since = reply.since;
+            const touched = new Set([...reply.items.map((item) => item.key), ...reply.gone]);
+            if (touched.size || reply.full) this.items = [...(reply.full ? [] : this.items.filter((item) => !touched.has(item.key))), ...reply.items.map(fill)];
+            return touched;
+        }
+
+        async refreshLibrary(look) {
+            clearTimeout(this.again);
+            const reply = await this.ask("library", { refresh: Boolean(look), since: this.since || "" });
+            if (!reply) return;
+            const touched = this.take(reply);
+            const { picker } = this.sources;
+            if (!picker.box.hidden) picker.filter(true);
+            /* rows are drawn anew only where one of them is concerned: nobody is typing into a row that is being read */
+            if (this.state.data.sources.some((row) => touched.has(row.key))) {
+                for (const key of touched) delete this.looked[key];
+                space.keepFocus(() => {
+                    if (picker.box.hidden) this.sources.render();
                     this.grid.render();
-                    this.output.ask();
-                }
+                });
+                this.output.ask();
             }
-            if (!this.sources.picker.box.hidden) this.sources.picker.filter();
-            if (reply.done < reply.total) setTimeout(() => this.refreshLibrary(false), 400);
+            if (reply.done < reply.total) this.again = setTimeout(() => this.refreshLibrary(false), 500);
         }
 
         async open(which) {
@@ -173,9 +185,8 @@
         root.replaceChildren(el("p", { class: "lm-dim" }, "Reading your LoRAs …"));
         try {
             const known = await space.bridge.ask("init", {});
-            const library = await space.bridge.ask("library", {});
-            space.app = new App(root, known, library.items);
-            space.app.scan = { done: library.done, total: library.total };
+            const library = await space.bridge.ask("library", { since: "" });
+            space.app = new App(root, known, library);
             if (library.done < library.total) space.app.refreshLibrary(false);
         } catch (error) {
             root.replaceChildren(el("p", { class: "lm-bad" }, `The Merge tab could not start: ${error.message}`));

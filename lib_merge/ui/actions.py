@@ -95,10 +95,12 @@ class Actions(Keeping, Reopening, Recipes, Judging):
         }
 
     def op_library(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return every LoRA; `refresh` looks at the folders again."""
+        """Return every LoRA, or with `since` what changed; `refresh` looks at the folders again."""
         if request.get("refresh"):
             self.library.refresh()
         done, total = self.library.scanning
+        if "since" in request:
+            return {**self.library.changes(str(request["since"])), "done": done, "total": total}
         return {"items": [item.to_json() for item in self.library.items()], "done": done, "total": total}
 
     def op_look(self, request: Mapping[str, Any]) -> dict[str, Any]:

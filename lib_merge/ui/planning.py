@@ -39,7 +39,7 @@ def plan(desk: Actions, state: Mapping[str, Any]) -> dict[str, Any]:
         sources = [Named(letter, leaf) for letter, leaf in zip(letters_of(state), node.leaves())]
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
         told = [note for note in node.notes if "more than once" not in note]  # the cautions say it with letters
-        notes = [*cautions(sources), *told, *_left_out(planner)]
+        notes = [*_missing(state), *cautions(sources), *told, *_left_out(planner)]
         encoders = _encoders(sources)
         sizes = _sizes(node)
     finally:
@@ -95,6 +95,13 @@ def _sizes(node: Node) -> dict[str, Any]:
         "rank": [min(ranks, default=0), max(ranks, default=0)],
         "bytes": size,
     }
+
+
+def _missing(state: Mapping[str, Any]) -> list[str]:
+    """Return a sentence for every row that is on and whose LoRA is gone: it is not merged, and nobody may overlook that."""
+    rows = enumerate(state.get("sources") or [])
+    gone = [(index, row) for index, row in rows if row.get("on", True) and row.get("name") and not row.get("key")]
+    return [f"{chr(ord('A') + index % 26)} ({str(row['name'])[:80]}) is missing: the merge is without it" for index, row in gone]
 
 
 def _left_out(planner: Planner) -> list[str]:

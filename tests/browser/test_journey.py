@@ -188,7 +188,9 @@ def test_a_prompt_becomes_rows_and_rows_a_prompt(tab):
     assert [row["name"] for row in rows] == ["sample-mira-character", "sample-ink-style", "gone"]
     assert rows[0]["ratio"] == 0.8
     assert (rows[1]["ratio"], rows[1]["te"]) == (0.6, [0.3])
-    assert "gone" in tab.page.locator(".lm-message").inner_text()
+    assert "gone" in tab.page.locator(".lm-drop .lm-warn").inner_text()
+    tab.quiet()
+    assert "C (gone) is missing" in tab.page.locator(".lm-outlook").inner_text()
     tab.page.get_by_label("Remove C").click()
     tab.page.get_by_role("button", name="Copy as prompt").click()
     tab.page.wait_for_function("() => document.querySelector('.lm-message').textContent.includes('<lora:')")
