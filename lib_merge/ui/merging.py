@@ -18,7 +18,7 @@ from lib_merge.files.names import check_output_name
 from lib_merge.history import Entry
 from lib_merge.recipe import Recipe, loads, with_paths
 from lib_merge.ui.jobs import Task
-from lib_merge.ui.naming import sub_folder
+from lib_merge.ui.naming import check_plain_name, sub_folder
 from lib_merge.ui.pictures import keep_preview
 from lib_merge.ui.planning import target_of
 from lib_merge.ui.running import compute
@@ -86,6 +86,7 @@ def start_again(desk: Actions, entry: Entry, recipe: Recipe, name: str) -> dict[
     root = desk.host.lora_folders()[0]
     own = entry.key.partition("/")[2]
     stem = name.strip().removesuffix(".safetensors") or entry.name
+    check_plain_name(stem)
     target = sub_folder(root, str(PurePosixPath(own).parent)) / f"{stem}.safetensors"
     check_output_name(target)
     same = stem == entry.name

@@ -9,16 +9,17 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.blockspec import parse_elements, resolve_blocks
+from lib_merge.blockspec import resolve_blocks
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.history import History
 from lib_merge.presets import PresetStore
 from lib_merge.recipe import Recipe, Source, from_json, loads
 from lib_merge.ui import merging
 from lib_merge.ui.host import Host
+from lib_merge.ui.infotext import infotext
 from lib_merge.ui.library import Item, Library
 from lib_merge.ui.locating import Locator
-from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
+from lib_merge.ui.prompt import read_prompt, write_prompt
 from lib_merge.ui.state import from_recipe, unshown
 
 if TYPE_CHECKING:
@@ -96,7 +97,7 @@ class Reopening:
         text = str(request.get("text") or "")
         if request.get("image"):
             try:
-                text = png_text(base64.b64decode(str(request["image"]).rpartition(",")[2], validate=True))
+                text = infotext(base64.b64decode(str(request["image"]).rpartition(",")[2], validate=True))
             except (binascii.Error, ValueError) as error:
                 message = "that picture cannot be read."
                 raise RecipeError(message) from error
@@ -132,13 +133,13 @@ class Reopening:
             return {}
 
     def _elements(self, source: Mapping[str, Any], item: Item | None, notes: list[str]) -> str:
-        """Return the element rules of `lbwe=`: rules as they are, or those of a preset of ours."""
+        """Return the element rules that `lbwe=` names."""
         text = source.get("elements")
         if not text:
             return ""
         try:
             preset = self.presets.get(text, (item.family if item else "") or "SD1")
-            rules = preset.elements if preset is not None else parse_elements(text) if ":" in text else ()
+            rules = preset.elements if preset is not None else ()
         except MergeError:
             rules = ()
         if not rules:
