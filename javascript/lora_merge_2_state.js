@@ -69,6 +69,14 @@
             space.keepFocus(() => this.listeners.forEach((work) => work(what, origin)));
         }
 
+        /* a change that is one step to undo, however soon it follows another */
+        once(work, what = "value") {
+            this.remember();
+            work();
+            this.changed(what);
+            this.remember();
+        }
+
         remember() {
             const now = JSON.stringify(this.data);
             if (now === this.before) return;

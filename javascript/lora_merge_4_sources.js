@@ -203,8 +203,7 @@
 
         spread(share) {
             const rows = this.data.sources.filter((row) => row.on && (row.key || !this.app.state.used().length));
-            rows.forEach((row, index) => (row.ratio = Math.round(share(rows.length, index) * 1000) / 1000));
-            this.app.state.changed("value");
+            this.app.state.once(() => rows.forEach((row, index) => (row.ratio = Math.round(share(rows.length, index) * 1000) / 1000)));
         }
 
         lead() {
@@ -215,15 +214,13 @@
             const rows = this.app.state.used();
             const sum = rows.reduce((total, row) => total + row.ratio, 0);
             if (!sum) return this.app.say("The ratios add up to 0, so they cannot be scaled to 1.");
-            for (const row of rows) row.ratio = Math.round((row.ratio / sum) * 1000) / 1000;
-            return this.app.state.changed("value");
+            return this.app.state.once(() => rows.forEach((row) => (row.ratio = Math.round((row.ratio / sum) * 1000) / 1000)));
         }
 
         setAll() {
             const value = this.every.valueAsNumber;
             if (!Number.isFinite(value)) return void this.every.focus();
-            for (const row of this.data.sources) row.ratio = value;
-            return this.app.state.changed("value");
+            return this.app.state.once(() => this.data.sources.forEach((row) => (row.ratio = value)));
         }
     }
 

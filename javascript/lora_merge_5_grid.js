@@ -174,9 +174,11 @@
             return found.length ? found : [cell];
         }
 
-        change(cells, make) {
-            for (const cell of cells) this.set(cell.lmRow, cell.lmBlock, round(make(this.weight(cell.lmRow, cell.lmBlock))));
-            this.app.state.changed("value");
+        change(cells, make, once) {
+            const work = () => cells.forEach((cell) => this.set(cell.lmRow, cell.lmBlock, round(make(this.weight(cell.lmRow, cell.lmBlock)))));
+            if (once) return this.app.state.once(work);
+            work();
+            return this.app.state.changed("value");
         }
 
         /* ------------------------------------------------------------ mouse */
@@ -234,8 +236,8 @@
                 const to = from + (event.key === "ArrowRight" ? 1 : -1);
                 if (to >= 0 && to < this.columns.length) this.focus(line, to, event.shiftKey);
             } else if (adjust && !cell.lmAbsent) this.change(this.chosen(cell), (value) => value + adjust);
-            else if (event.key === "Home" && !cell.lmAbsent) this.change(this.chosen(cell), () => 0);
-            else if (event.key === "End" && !cell.lmAbsent) this.change(this.chosen(cell), () => 1);
+            else if (event.key === "Home" && !cell.lmAbsent) this.change(this.chosen(cell), () => 0, true);
+            else if (event.key === "End" && !cell.lmAbsent) this.change(this.chosen(cell), () => 1, true);
             else if ((event.key === "Enter" || /^[-.\d]$/.test(event.key)) && !cell.lmAbsent) this.edit(cell, event.key === "Enter" ? "" : event.key);
             else return;
             event.preventDefault();
@@ -251,7 +253,7 @@
                 over = true;
                 const value = Number.parseFloat(field.value.replace(",", "."));
                 field.remove();
-                if (keep && Number.isFinite(value)) this.change(cells, () => value);
+                if (keep && Number.isFinite(value)) this.change(cells, () => value, true);
                 else this.paint(cell);
                 if (keep !== "blur") cell.focus();
             };

@@ -77,8 +77,7 @@
 
         paste(row) {
             if (!this.clipboard) return void this.app.say("Nothing is copied yet: Ctrl+C in a row copies it.");
-            row.blocks = { ...this.clipboard };
-            return this.app.state.changed("value");
+            return this.app.state.once(() => (row.blocks = { ...this.clipboard }));
         }
 
         apply(row, what) {
@@ -87,13 +86,13 @@
             if (what === "=copy") return void this.copy(row);
             if (what === "=paste") return void this.paste(row);
             if (what === "=save") return void this.app.below.savePreset(row);
-            if (what === "=1" || what === "=0") row.blocks = all(Number(what[1]));
-            else if (what === "=c") row.blocks = this.complement(row.blocks);
+            const { state } = this.app;
+            if (what === "=1" || what === "=0") state.once(() => (row.blocks = all(Number(what[1]))));
+            else if (what === "=c") state.once(() => (row.blocks = this.complement(row.blocks)));
             else if (what[0] === ">") {
                 const other = this.grid.rows().find((found) => String(found.id) === what.slice(1));
-                if (other) other.blocks = this.complement(row.blocks);
-            } else return void this.preset(row, what);
-            this.app.state.changed("value");
+                if (other) state.once(() => (other.blocks = this.complement(row.blocks)));
+            } else this.preset(row, what);
         }
 
         async preset(row, what) {
@@ -107,14 +106,15 @@
                 if (!reply) return;
                 weights = reply.weights;
             }
-            row.blocks = this.tidy(weights);
             const rules = preset.elements || "";
             const redraw = rules !== (row.elements || "");
-            row.elements = rules;
             const other = both && this.following(row);
-            if (other) other.blocks = this.complement(row.blocks);
+            this.app.state.once(() => {
+                row.blocks = this.tidy(weights);
+                row.elements = rules;
+                if (other) other.blocks = this.complement(row.blocks);
+            }, redraw ? "rows" : "value");
             this.app.say(`${preset.name} is set for ${this.letter(row)}${other ? `, its complement for ${this.letter(other)}` : ""}.`);
-            this.app.state.changed(redraw ? "rows" : "value");
         }
 
         complement(weights) {
@@ -136,9 +136,8 @@
         async read(row, field) {
             const reply = await this.app.ask("blocks", { text: field.value, family: this.app.family() });
             if (reply) {
-                row.blocks = this.tidy(reply.weights);
                 field.blur();
-                this.app.state.changed("value");
+                this.app.state.once(() => (row.blocks = this.tidy(reply.weights)));
             }
             field.classList.toggle("lm-wrong", !reply);
         }

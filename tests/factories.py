@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import numpy as np
@@ -46,6 +47,15 @@ def write(path: Path, tensors, metadata=None) -> Path:
 
 def write_lora(path: Path, seed=0, metadata=None, **kw) -> Path:
     return write(path, lora_tensors(seed, **kw), metadata)
+
+
+def exif_comment(text: str, encoding: str = "utf-16-be") -> bytes:
+    """EXIF with a prompt as the user comment, as the WebUIs write it into JPEG and WebP: "UNICODE", then UTF-16."""
+    comment = b"UNICODE\0" + text.encode(encoding)
+    start = struct.pack(">2sHI", b"MM", 42, 8)
+    first = struct.pack(">HHHIII", 1, 0x8769, 4, 1, 26, 0)
+    second = struct.pack(">HHHIII", 1, 0x9286, 7, len(comment), 44, 0)
+    return b"Exif\0\0" + start + first + second + comment + b"rest of the file's own"
 
 
 def dense_of(path) -> dict[str, np.ndarray]:

@@ -17,7 +17,7 @@ from lib_merge.ui import locating
 from lib_merge.ui.infotext import infotext
 from lib_merge.ui.prompt import read_prompt
 from lib_merge.ui.state import from_recipe, to_recipe, unshown
-from tests.factories import dense_of, relative, write_lora
+from tests.factories import dense_of, exif_comment, relative, write_lora
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 
 
@@ -183,21 +183,13 @@ def test_what_tags_cannot_say_is_said(desk):  # noqa: F811
     assert len(reply["notes"]) == 2
 
 
-def _exif(text, order):
-    """A picture's EXIF as the WebUIs write it: the prompt as the user comment, "UNICODE" and UTF-16."""
-    image = pytest.importorskip("PIL.Image")
-    exif = image.Exif()
-    exif.get_ifd(0x8769)[0x9286] = b"UNICODE\0" + text.encode(order)
-    return exif
-
-
 @pytest.mark.parametrize("kind", ["JPEG", "WEBP"])
 @pytest.mark.parametrize("order", ["utf-16-be", "utf-16-le"])
 def test_the_prompt_of_a_jpeg_and_a_webp_is_read(desk, kind, order):  # noqa: F811
     image = pytest.importorskip("PIL.Image")
     text = "ein Mädchen, 桜 <lora:a:0.25>\nNegative prompt: <lora:b:1>\nSteps: 20, Sampler: Euler"
     file = io.BytesIO()
-    image.new("RGB", (16, 16)).save(file, kind, exif=_exif(text, order))
+    image.new("RGB", (16, 16)).save(file, kind, exif=exif_comment(text, order))
     assert infotext(file.getvalue()) == text
     data = f"data:image/{kind.lower()};base64,{base64.b64encode(file.getvalue()).decode()}"
     [row] = desk.handle_dict({"op": "prompt", "image": data})["rows"]
