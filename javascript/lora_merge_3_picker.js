@@ -68,6 +68,8 @@
             const at = this.shown.findIndex((item) => item.key === current);
             if (at >= 0) this.go(at);
             this.search.focus({ preventScroll: true });
+            /* files that came since are there without a press on ⟳ */
+            this.app.refreshLibrary(true);
             this.box.scrollIntoView({ block: "nearest" });
         }
 

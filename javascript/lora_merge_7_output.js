@@ -4,6 +4,7 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
+    const JOB = "lora-merge-job";
     const STAGES = { queue: "waiting for the generation to finish", survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
 
     class Output {
@@ -138,9 +139,23 @@
             return result;
         }
 
+        /* after a reload of the page: a merge that was running goes on, and is shown again */
+        async resume() {
+            const job = Number(sessionStorage.getItem(JOB));
+            sessionStorage.removeItem(JOB);
+            if (!job) return;
+            try {
+                const now = await space.bridge.ask("job", { job });
+                if (now.what === "merge") await this.follow(now, (result) => this.saved(result));
+            } catch {
+                /* the program was restarted since: that merge is gone, and nothing of it was written */
+            }
+        }
+
         async follow(started, then) {
             this.job = started.job;
             this.stopping = false;
+            sessionStorage.setItem(JOB, String(started.job));
             this.go.disabled = true;
             this.stop.hidden = this.bar.hidden = false;
             let now = started;
@@ -152,6 +167,7 @@
                 now = reply;
             }
             this.job = null;
+            sessionStorage.removeItem(JOB);
             this.stop.hidden = this.bar.hidden = true;
             this.stage.textContent = now.state === "cancelled" ? "Cancelled; nothing was written." : "";
             this.ask();
@@ -207,6 +223,7 @@
                     use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,
                     use ? button("Compare in txt2img", () => this.app.pictures.compare(result.alias)) : null,
                     button("Copy tag", () => this.copy(result), { title: result.prompt }),
+                    button("Open recipe", () => this.app.open({ key: result.key }), { title: "Put what made this file into the tab" }),
                     button("Merge it further", () => this.app.addSource(result.key)),
                     button("Verify", () => this.app.verify(result.key))),
             );

@@ -31,7 +31,8 @@
             root.addEventListener("keydown", (event) => this.key(event));
             this.state.listen(() => ((this.compared = null), this.tellScripts()));
             this.tellScripts();
-            for (const warning of known.warnings) this.say(warning, true);
+            if (known.warnings.length) this.say(known.warnings.join(" "), true);
+            this.output.resume();
         }
 
         key(event) {

@@ -74,6 +74,8 @@ def test_a_text_encoder_in_only_one_is_said(host):  # noqa: F811
 def test_the_same_file_and_a_copy_of_it_are_said(host):  # noqa: F811
     shutil.copy(host.folder / "a.safetensors", host.folder / "copy.safetensors")
     assert _notes(host, "a.safetensors", "a.safetensors") == ["A and B are the same file: their ratios add up"]
+    three = _notes(host, "a.safetensors", "sub/b.safetensors", "a.safetensors", "a.safetensors")
+    assert three == ["A, C and D are the same file: their ratios add up"]
     [note] = _notes(host, "a.safetensors", "copy.safetensors")
     assert note == "A (a) and B (copy) are copies of the same file: their ratios add up"
     # of the same size and layout, and yet another LoRA

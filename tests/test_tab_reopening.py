@@ -294,3 +294,22 @@ def test_only_what_changed_in_the_list_is_sent(desk, host):  # noqa: F811
 def test_a_recipe_that_is_none_is_refused(desk):  # noqa: F811
     with pytest.raises(RecipeError, match="no recipe in it"):
         desk.op_open({"key": "0/a.safetensors"})
+
+
+def test_presets_of_a_neighbour_are_found_and_imported_with_a_line_each(desk, host):  # noqa: F811
+    scripts = host.base / "extensions" / "sd-webui-lora-block-weight" / "scripts"
+    scripts.mkdir(parents=True)
+    lines = "MINE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nSHORT:1,0\n# a remark\n"
+    (scripts / "lbwpresets.txt").write_text(lines, encoding="utf-8")
+    (scripts / "elempresets.txt").write_text("NOATTN:IN05-OUT05:attn:0\n", encoding="utf-8")
+    found = desk.handle_dict({"op": "preset_find"})["found"]
+    assert len(found) == 2
+    replies = [desk.handle_dict({"op": "preset_import", "found": item["id"], "family": "SD1"}) for item in found]
+    assert sum(reply["count"] for reply in replies) == 2
+    outcomes = [line["outcome"] for reply in replies for line in reply["lines"]]
+    assert outcomes.count("read") == 2
+    assert outcomes.count("refused") == 1
+    own = {item["name"]: item for item in replies[-1]["presets"]["SD1"] if item["own"]}
+    assert own["MINE"]["weights"]["IN01"] == 0
+    assert own["NOATTN"]["elements"] == "IN05-OUT05:attn:0.0"
+    assert not desk.handle_dict({"op": "preset_import", "found": "9"})["ok"]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from lib_merge.adapters.blocks import encoder_of
 from lib_merge.adapters.source import LoraFile
@@ -41,18 +42,27 @@ def cautions(sources: Sequence[Named]) -> list[str]:
     Args:
         sources: opened and settled, in the tab's order.
     """
-    once = list({source.file.path: source for source in reversed(sources)}.values())[::-1]
+    first: dict[Path, Named] = {}
+    for source in sources:
+        first.setdefault(source.file.path, source)
+    once = list(first.values())
     return [*_same_file(sources), *_mixed(once), *_encoders(once), *_apart(once)]
 
 
 def _same_file(sources: Sequence[Named]) -> list[str]:
-    """Name copies: the same path twice, or two files whose size, header and edges are alike."""
-    found = []
-    for index, one in enumerate(sources):
-        for other in sources[:index]:
-            if one.file.path == other.file.path:
-                found.append(f"{other.letter} and {one.letter} are the same file: their ratios add up")
-            elif _alike(one.file, other.file):
+    """Name copies: the same path more than once, or two files whose size, header and edges are alike."""
+    rows: dict[Path, list[Named]] = {}
+    for source in sources:
+        rows.setdefault(source.file.path, []).append(source)
+    found = [
+        f"{_and([one.letter for one in same])} are the same file: their ratios add up"
+        for same in rows.values()
+        if len(same) > 1
+    ]
+    once = [same[0] for same in rows.values()]
+    for index, one in enumerate(once):
+        for other in once[:index]:
+            if _alike(one.file, other.file):
                 found.append(f"{other.label} and {one.label} are copies of the same file: their ratios add up")
     return found
 

@@ -195,6 +195,50 @@ def test_what_is_set_up_survives_a_restart_of_the_program(tab, app):
     assert "exact" in tab.page.locator(".lm-facts").nth(1).inner_text()
 
 
+def test_a_merge_goes_on_over_a_reload_of_the_page(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Merge method").select_option("ties")
+    tab.page.get_by_label("Name of the merge").fill("over-reload")
+    tab.planned()
+    tab.page.locator(".lm-side .lm-big").click()
+    tab.page.wait_for_selector("progress:not([hidden])")
+    tab.open()
+    tab.page.wait_for_function("() => window.loraMerge.app.output.job !== null")
+    tab.page.get_by_role("button", name="Cancel").click()
+    tab.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
+    assert "Cancelled" in tab.page.locator(".lm-side").inner_text()
+    assert not list(app.folder.rglob("over-reload*"))
+
+
+def test_new_files_are_in_the_picker_without_being_asked_for(tab, app):
+    _pair(tab)
+    source = _file(app, "sample-neon-concept.safetensors")
+    added = source.with_name("came-later.safetensors")
+    added.write_bytes(source.read_bytes())
+    try:
+        tab.page.locator(".lm-row .lm-name").first.click()
+        tab.page.keyboard.type("came-later")
+        tab.page.locator(".lm-pick", has_text="came-later").wait_for()
+    finally:
+        added.unlink()
+
+
+def test_a_broken_presets_file_is_named_and_kept(tab, app):
+    tab.quiet()
+    file = app.folder.parent / "data" / "presets.json"
+    kept = file.read_bytes() if file.exists() else None
+    app.stop()
+    file.write_text('{"presets": [', encoding="utf-8")
+    app.start()
+    tab.errors.clear()
+    tab.open()
+    assert "presets" in tab.page.locator(".lm-message.lm-bad").inner_text()
+    aside = [path for path in file.parent.iterdir() if path.name.startswith("presets") and path != file]
+    assert any(path.read_text(encoding="utf-8") == '{"presets": [' for path in aside)
+    if kept is not None:
+        file.write_bytes(kept)
+
+
 def test_progress_says_what_it_waits_for_and_how_long_it_takes(tab):
     def shown(**now):
         state = {"what": "merge", "state": "running", "stage": "merge", "done": 3, "total": 9, "share": 0.3, "left": None}

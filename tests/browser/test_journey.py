@@ -21,6 +21,7 @@ def _pair(tab):
     tab.open()
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
+    tab.quiet()
 
 
 def test_a_first_merge_in_five_clicks(tab, app):
@@ -70,7 +71,6 @@ def test_blocks_by_keyboard(tab):
     tab.page.keyboard.press("Shift+ArrowRight")
     tab.page.keyboard.press("Home")
     assert {"IN02": 0, "IN04": 0}.items() <= tab.state()["sources"][0]["blocks"].items()
-    tab.page.wait_for_timeout(500)
     tab.page.keyboard.press("Control+z")
     assert tab.state()["sources"][0]["blocks"].get("IN04") is None
     tab.page.keyboard.press("Control+y")
