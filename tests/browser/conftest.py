@@ -170,10 +170,19 @@ class Tab:
 
     def merge(self):
         self.planned()
-        self.page.locator(".lm-side .lm-big").click()
-        self.page.wait_for_selector(".lm-result:not([hidden])", timeout=60000)
-        self.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
+        self.saves(lambda: self.page.locator(".lm-side .lm-big").click())
         return self.page.locator(".lm-result").inner_text()
+
+    def saves(self, work):
+        """Do something that saves a LoRA and wait for the new result: the card of a merge before is no answer."""
+        self.page.evaluate("() => (window.before = document.querySelector('.lm-result').firstChild)")
+        work()
+        self.page.wait_for_function(
+            "() => { const card = document.querySelector('.lm-result');"
+            " return !card.hidden && card.firstChild !== window.before && window.loraMerge.app.output.job === null; }",
+            timeout=60000,
+        )
+        self.quiet()
 
     def shot(self, label):
         import gradio
