@@ -52,6 +52,10 @@
             if (!reply) return;
             /* what could not be taken over stays to be read, beside the rows it is about */
             this.notes.replaceChildren(...reply.notes.map((note) => el("li", { class: "lm-warn" }, note)));
+            if (reply.state) {
+                this.box.hidden = !reply.notes.length;
+                return void this.app.use(reply.state, {}, reply.notes);
+            }
             if (!reply.rows.length) return void this.app.say(["No LoRA tags were found in it.", ...reply.notes].join(" "), true);
             this.app.state.data.sources = reply.rows.map((row) => this.app.state.row(this.app.state.data.next++, row));
             this.app.state.data.output.triggers = null;

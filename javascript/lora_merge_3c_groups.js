@@ -69,8 +69,7 @@
         compare(letter) {
             this.app.compareOnly(this.state(letter));
             this.app.say(`The comparison in txt2img now shows group ${letter} alone, until something is changed here.`);
-            if (typeof this.app.output.compare === "function") this.app.output.compare();
-            else if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
+            this.app.pictures.compare();
         }
 
         collapse(letter) {

@@ -17,7 +17,7 @@
             this.overwrite = el("input", { type: "checkbox", onchange: () => this.set("overwrite", this.overwrite.checked) });
             this.name = el("output", { class: "lm-output-name" });
             this.go = button("Merge", () => this.merge(), { class: "lm-button lm-primary lm-big", title: "Ctrl+Enter" });
-            this.stop = button("Cancel", () => this.cancel(), { hidden: true });
+            this.stop = button("Cancel", () => this.cancel(), { hidden: true, class: "lm-button lm-small" });
             this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
             this.stage = el("div", { class: "lm-dim lm-stage", "aria-live": "polite" });
             this.details = new space.Details(app);
@@ -37,12 +37,12 @@
                     this.details.based_on,
                     this.details.preview),
                 el("div", { class: "lm-line" },
-                    this.go, this.stop,
+                    this.go,
                     app.known.can_generate ? button("Preview", () => this.app.pictures.preview(), { title: "Stack and merge side by side, with the settings of txt2img; nothing is saved" }) : null,
                     app.known.can_generate ? button("Compare in txt2img", () => this.app.pictures.compare(), { title: "Sources, stack and merge in one grid" }) : null,
                     button("Sweep", () => this.sweep(), { title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0" })),
                 this.bar,
-                this.stage,
+                el("div", { class: "lm-progress" }, this.stage, this.stop),
                 this.details.changes,
             );
             this.box = el("div", { class: "lm-side" }, this.plan, this.save, this.result);

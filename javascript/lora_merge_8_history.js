@@ -73,10 +73,9 @@
 
         /* one more line below an entry; the same button takes it away again */
         below(line, what, ...content) {
-            const open = line.nextElementSibling;
-            if (open && open.classList.contains("lm-detail")) {
-                open.remove();
-                if (open.dataset.what === what) return null;
+            for (let next = line.nextElementSibling; next && /lm-detail|lm-judge/.test(next.className); next = line.nextElementSibling) {
+                next.remove();
+                if (next.dataset.what === what) return null;
             }
             const more = el("tr", { class: "lm-detail", "data-what": what }, el("td", { colspan: 7 }, ...content));
             line.after(more);

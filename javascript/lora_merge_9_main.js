@@ -67,13 +67,13 @@
             }
         }
 
-        /* over the page, so that nothing moves; what went wrong stays until it is dismissed */
+        /* over the page, so that nothing moves; what went wrong or asks for something stays until it is dismissed */
         say(text, bad) {
             clearTimeout(this.silence);
             const close = () => this.message.replaceChildren();
             this.message.replaceChildren(el("span", {}, text), space.button("✕", close, { class: "lm-button lm-small", "aria-label": "Dismiss" }));
             this.message.classList.toggle("lm-bad", Boolean(bad));
-            if (!bad) this.silence = setTimeout(close, 12000);
+            if (!bad && typeof text === "string") this.silence = setTimeout(close, 12000);
         }
 
         item(key) {

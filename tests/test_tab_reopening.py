@@ -196,6 +196,15 @@ def test_the_prompt_of_a_jpeg_and_a_webp_is_read(desk, kind, order):  # noqa: F8
     assert (row["name"], row["ratio"]) == ("a", 0.25)
 
 
+def test_a_picture_of_a_live_merge_brings_its_whole_recipe(desk, host):  # noqa: F811
+    inner = Recipe((Source(name="a.safetensors", ratio=0.3), Source(name="gone.safetensors")), "ties", {"trim_fraction": 0.4})
+    text = f"a cat\nSteps: 4, Merge recipe: {json.dumps(json.dumps(inner.to_json()))}, Version: x"
+    reply = desk.handle_dict({"op": "prompt", "text": text})
+    assert (reply["state"]["method"], reply["state"]["knobs"]["ties"]["trim_fraction"]) == ("ties", 0.4)
+    assert [row["key"] for row in reply["state"]["sources"]] == ["0/a.safetensors", ""]
+    assert reply["notes"] == ["gone is not in the LoRA folders any more"]
+
+
 def test_a_picture_without_parameters_is_said_so(desk):  # noqa: F811
     image = pytest.importorskip("PIL.Image")
     file = io.BytesIO()

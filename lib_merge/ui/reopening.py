@@ -19,7 +19,7 @@ from lib_merge.ui.host import Host
 from lib_merge.ui.infotext import infotext
 from lib_merge.ui.library import Item, Library
 from lib_merge.ui.locating import Locator
-from lib_merge.ui.prompt import read_prompt, write_prompt
+from lib_merge.ui.prompt import read_prompt, recipes_of, write_prompt
 from lib_merge.ui.state import from_recipe, unshown
 
 if TYPE_CHECKING:
@@ -76,8 +76,8 @@ class Reopening:
 
     # ---------------------------------------------------------------- block weights and prompts
 
-    def expand(self, blocks: Any, family: str | None) -> dict[str, float]:  # noqa: ANN401
-        """Return block weights of any form as {block: weight}; R and U are drawn here, and stay what they were drawn."""
+    def expand(self, blocks: Any, family: str | None, draw: random.Random | None = None) -> dict[str, float]:  # noqa: ANN401
+        """Return block weights of any form as {block: weight}; `draw` draws R and U, always alike where there is none."""
         if not blocks:
             return {}
         if isinstance(blocks, Mapping):
@@ -85,12 +85,12 @@ class Reopening:
         known = family or {12: "SDXL", 20: "SDXL", 61: "Flux"}.get(
             len(blocks) if isinstance(blocks, list) else 0, "SD1"
         )
-        return resolve_blocks(blocks, known, BLOCKS[known], random.Random(), "the source", store=self.presets)[0]
+        return resolve_blocks(blocks, known, BLOCKS[known], draw or random.Random(0), "the source", store=self.presets)[0]
 
     def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return {block: weight} of a list, preset or notation typed beside a row."""
         family = str(request.get("family") or "SD1")
-        return {"weights": self.expand(str(request.get("text") or "").strip(), family)}
+        return {"weights": self.expand(str(request.get("text") or "").strip(), family, random.Random())}
 
     def op_prompt(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return rows from a prompt or from a generated picture's text."""
@@ -104,6 +104,10 @@ class Reopening:
             if not text:
                 message = "that picture carries no generation parameters; it was saved without them or lost them on its way."
                 raise RecipeError(message)
+        carried = recipes_of(text)
+        if carried:  # a picture of a live merge holds the whole recipe, which says more than tags
+            notes = [*self.locator.missing(carried[0]), *unshown(carried[0])]
+            return {"rows": [], "state": self.state_of(carried[0]), "notes": notes}
         found = read_prompt(text)
         notes = list(found.notes)
         return {"rows": [self._row(source, notes) for source in found.sources], "notes": notes}
@@ -127,7 +131,7 @@ class Reopening:
 
     def _weights(self, source: Mapping[str, Any], item: Item | None, notes: list[str]) -> dict[str, float]:
         try:
-            return self.expand(source.get("blocks"), item.family if item else None)
+            return self.expand(source.get("blocks"), item.family if item else None, random.Random())
         except MergeError as error:  # one bad argument must not cost the other rows
             notes.append(f"{source['name']}: its block weights were not taken over, since {error}")
             return {}
