@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from lib_merge.ui.actions import Actions
 from tests.factories import NAMES, lora_tensors, write, write_lora
-from tests.test_tab_server import PAIR, _state, desk, host  # noqa: F401 - fixtures
+from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 
 UNET = tuple(name for name in NAMES if name.startswith("lora_unet"))
 
@@ -123,6 +123,18 @@ def test_what_weighs_nothing_is_counted(desk):  # noqa: F811
     assert part["emptied"] > 0
     assert part["modules"] + part["emptied"] == full["modules"]
     assert part["bytes"] < full["bytes"]
+
+
+def test_ranks_and_size_are_those_of_the_file_where_a_source_is_silent_in_some_blocks(desk, host):  # noqa: F811
+    write(host.folder / "wide.safetensors", lora_tensors(3, rank=12))
+    desk.library.refresh(wait=True)
+    state = _state(("0/a.safetensors", 1, {}), ("0/wide.safetensors", 1, {"blocks": {"IN04": 0, "M00": 0}}))
+    plan = desk.handle_dict({"op": "plan", "state": state})["plan"]
+    done = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))["result"]
+    assert plan["rank"] == [done["rank"]["min"], done["rank"]["max"]] == [4, 16]
+    with (host.folder / "out.safetensors").open("rb") as file:
+        data = (host.folder / "out.safetensors").stat().st_size - 8 - int.from_bytes(file.read(8), "little")
+    assert plan["bytes"] == pytest.approx(data, rel=0.02)
 
 
 @pytest.mark.slow

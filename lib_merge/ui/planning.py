@@ -11,7 +11,7 @@ from lib_merge import metadata
 from lib_merge.adapters.blocks import encoder_of
 from lib_merge.engine.fillers import fillers
 from lib_merge.engine.job import Job
-from lib_merge.engine.plan import Node, Planner
+from lib_merge.engine.plan import Child, Node, Planner
 from lib_merge.errors import RecipeError
 from lib_merge.history import differences
 from lib_merge.recipe import Recipe
@@ -76,12 +76,19 @@ def _sizes(node: Node) -> dict[str, Any]:
     """Return modules, ranks and bytes of the result; what weighs 0 in every source is counted as emptied."""
     ranks, numbers, emptied = [], 0, 0
     for item in [*node.targets.values(), *fillers(node)]:
-        if item.name in node.targets and not any(node.weights(item)):
-            emptied += 1
-            continue
+        stacked = item.stacked
+        if item.name in node.targets:
+            weights = node.weights(item)
+            if not any(weights):
+                emptied += 1
+                continue
+            stacked = sum(_rank_at(child, item.name) for child, weight in zip(node.children, weights) if weight)
+            if not stacked and item.stacked:  # only sources that weigh nothing here have the module
+                emptied += 1
+                continue
         if not item.columns:
             continue
-        rank = min(max(1, item.stacked), item.out, item.columns)
+        rank = min(max(1, stacked), item.out, item.columns)
         if node.policy.kind == "rank":
             rank = min(rank, int(node.policy.value))
         ranks.append(rank)
@@ -102,6 +109,15 @@ def _missing(state: Mapping[str, Any]) -> list[str]:
     rows = enumerate(state.get("sources") or [])
     gone = [(index, row) for index, row in rows if row.get("on", True) and row.get("name") and not row.get("key")]
     return [f"{chr(ord('A') + index % 26)} ({str(row['name'])[:80]}) is missing: the merge is without it" for index, row in gone]
+
+
+def _rank_at(child: Child, name: str) -> int:
+    """Return the ranks that a source, or a group, brings to one module."""
+    if isinstance(child, Node):
+        target = child.targets.get(name)
+        return target.stacked if target is not None else 0
+    part = child.parts.get(name)
+    return part.rank if part is not None else 0
 
 
 def _left_out(planner: Planner) -> list[str]:
