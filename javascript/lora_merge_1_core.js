@@ -21,6 +21,10 @@
 
     space.page = () => (typeof gradioApp === "function" ? gradioApp() : document);
 
+    /* what people read; direction marks in a name would turn the rest of the sentence round */
+    const READ = new Set(["title", "aria-label", "placeholder", "label"]);
+    space.plain = (text) => text.replace(/[\u061c\u200e\u200f\u202a-\u202e\u2066-\u2069]/g, "");
+
     /* el("button", {class: "x", onclick: f, "aria-label": "…"}, "text", child) */
     space.el = (tag, attributes, ...children) => {
         const node = document.createElement(tag);
@@ -29,9 +33,10 @@
             if (name.startsWith("on")) node.addEventListener(name.slice(2), value);
             else if (name === "value" || name === "checked" || name === "disabled" || name === "selected") node[name] = value;
             else if (name === "style") node.style.cssText = value;
-            else node.setAttribute(name, value === true ? "" : String(value));
+            else node.setAttribute(name, value === true ? "" : READ.has(name) ? space.plain(String(value)) : String(value));
         }
-        node.append(...children.flat().filter((child) => child !== null && child !== undefined && child !== false));
+        const shown = children.flat().filter((child) => child !== null && child !== undefined && child !== false);
+        node.append(...shown.map((child) => (typeof child === "object" ? child : space.plain(String(child)))));
         return node;
     };
 
@@ -57,8 +62,30 @@
         node.value = value;
     };
 
+    /* a slider that shows how far it is from 0, or from its lower end */
+    space.range = (attributes) => {
+        const node = space.el("input", { type: "range", ...attributes });
+        const place = (value) => `${(100 * (value - attributes.min)) / (attributes.max - attributes.min)}%`;
+        node.mark = () => {
+            const zero = Math.max(attributes.min, Math.min(attributes.max, 0));
+            node.style.setProperty("--lm-from", place(Math.min(zero, Number(node.value))));
+            node.style.setProperty("--lm-to", place(Math.max(zero, Number(node.value))));
+        };
+        node.addEventListener("input", node.mark);
+        node.mark();
+        return node;
+    };
+
     space.megabytes = (bytes) => (bytes >= 1e9 ? `${(bytes / 1e9).toFixed(2)} GB` : `${(bytes / 1e6).toFixed(bytes < 1e7 ? 1 : 0)} MB`);
     space.percent = (value, digits = 2) => `${(100 * value).toFixed(digits)} %`;
+    /* local time; today's without the date */
+    space.when = (text) => {
+        const time = new Date(text);
+        if (Number.isNaN(time.getTime())) return "";
+        const two = (value) => String(value).padStart(2, "0");
+        const day = `${time.getFullYear()}-${two(time.getMonth() + 1)}-${two(time.getDate())}`;
+        return `${time.toDateString() === new Date().toDateString() ? "today" : day} ${two(time.getHours())}:${two(time.getMinutes())}`;
+    };
     space.number = (value) => String(Math.round(value * 1000) / 1000);
     /* Okabe and Ito: told apart by colour-blind people too */
     space.colours = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999"];

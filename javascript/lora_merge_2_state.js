@@ -30,12 +30,13 @@
                 prune: 0,
                 precision: this.settings.precision,
                 seed: 0,
+                family: "",
                 output: { template: this.settings.template, folder: this.settings.folder, overwrite: false, triggers: null, notes: "", based_on: "" },
             };
         }
 
         row(id, fields) {
-            return { id, key: "", name: "", ratio: 0.5, te: null, on: true, group: "", role: "", blocks: {}, ...fields };
+            return { id, key: "", name: "", ratio: 0.5, te: null, on: true, group: "", role: "", blocks: {}, elements: "", ...fields };
         }
 
         load() {
@@ -66,6 +67,14 @@
             if (what === "rows") this.remember();
             else this.note();
             space.keepFocus(() => this.listeners.forEach((work) => work(what, origin)));
+        }
+
+        /* a change that is one step to undo, however soon it follows another */
+        once(work, what = "value") {
+            this.remember();
+            work();
+            this.changed(what);
+            this.remember();
         }
 
         remember() {

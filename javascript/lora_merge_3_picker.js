@@ -5,6 +5,7 @@
     const space = (window.loraMerge = window.loraMerge || {});
     const { el } = space;
     const HEIGHT = 46;
+    const COLLATOR = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
     class Picker {
         constructor(app) {
@@ -19,7 +20,7 @@
                 role: "combobox",
                 "aria-expanded": "true",
                 "aria-controls": "lora_merge_picker_list",
-                oninput: () => this.filter(),
+                oninput: () => this.filter(false),
                 onkeydown: (event) => this.key(event),
             });
             this.folders = space.select([["", "All folders"]], "", (value) => ((this.folder = value), this.filter()), {
@@ -30,55 +31,88 @@
             this.list = el("div", { class: "lm-picker-list", id: "lora_merge_picker_list", role: "listbox", tabindex: -1, onscroll: () => this.draw() }, this.canvas);
             this.box = el(
                 "div",
-                { class: "lm-picker", role: "dialog", "aria-label": "Pick a LoRA", hidden: true, onkeydown: (event) => event.key === "Escape" && this.close() },
+                {
+                    class: "lm-picker", role: "dialog", "aria-label": "Pick a LoRA", hidden: true,
+                    onkeydown: (event) => event.key === "Escape" && (this.close(), event.stopPropagation()),
+                    onfocusout: (event) => event.relatedTarget && !this.box.contains(event.relatedTarget) && this.close(true),
+                },
                 el(
                     "div",
                     { class: "lm-line" },
                     this.search,
                     this.folders,
                     space.button("⟳", () => app.refreshLibrary(true), { title: "Look at the folders again", "aria-label": "Refresh the list" }),
-                    space.button("✕", () => this.close(), { title: "Close", "aria-label": "Close" }),
+                    space.button("✕", () => this.close(), { title: "Close (Escape)", "aria-label": "Close" }),
                 ),
-                this.count,
                 this.list,
+                this.count,
             );
+            document.addEventListener("pointerdown", (event) => !this.box.hidden && !this.box.contains(event.target) && event.target !== this.anchor && this.close(true));
         }
 
-        open(row, anchor) {
-            this.row = row;
+        /* over the page, below the button it belongs to, so that nothing moves; `choose` is called with the item */
+        open(anchor, place, choose, { current, family }) {
+            const again = !this.box.hidden && this.anchor === anchor;
+            this.close(true);
+            if (again) return;
             this.anchor = anchor;
+            this.chosen = choose;
+            this.family = family;
+            place.append(this.box);
             this.box.hidden = false;
-            anchor.closest(".lm-row").after(this.box);
             const folders = [...new Set(this.app.items.map((item) => item.folder))].sort();
-            space.fill(this.folders, [["", "All folders"], ...folders.filter(Boolean).map((name) => [name, name])], this.folder);
+            space.fill(this.folders, [["", "All folders"], ...folders.filter(Boolean).map((name) => [name, name])], folders.includes(this.folder) ? this.folder : "");
+            this.folder = this.folders.value;
             this.search.value = "";
             this.filter();
-            this.search.focus();
+            const at = this.shown.findIndex((item) => item.key === current);
+            if (at >= 0) this.go(at);
+            this.search.focus({ preventScroll: true });
+            /* files that came since are there without a press on ⟳ */
+            this.app.refreshLibrary(true);
+            this.box.scrollIntoView({ block: "nearest" });
         }
 
-        close() {
+        close(quiet) {
             if (this.box.hidden) return;
             this.box.hidden = true;
-            if (this.anchor && this.anchor.isConnected) this.anchor.focus();
+            if (!quiet && this.anchor && this.anchor.isConnected) this.anchor.focus({ preventScroll: true });
         }
 
-        filter() {
+        /* looked up once per list, so that typing stays quick among thousands */
+        texts() {
+            if (this.read !== this.app.items) {
+                this.read = this.app.items;
+                this.lower = new Map(this.read.map((item) => [item, `${item.folder}/${item.name} ${item.alias} ${item.family} ${(item.kinds || []).join(" ")} ${(item.tags || []).join(" ")}`.toLowerCase()]));
+                this.order = [...this.read].sort((a, b) => COLLATOR.compare(a.name, b.name));
+            }
+            return this.lower;
+        }
+
+        /* `still`: more of the list has come; what is chosen stays in sight */
+        filter(still) {
+            const before = still && this.shown[this.active];
+            const top = this.list.scrollTop;
             const words = this.search.value.toLowerCase().split(/\s+/).filter(Boolean);
-            const family = this.app.family();
-            const fits = (item) => !family || item.family === family || (item.candidates || []).includes(family);
-            this.shown = this.app.items.filter((item) => {
-                if (this.folder && item.folder !== this.folder && !item.folder.startsWith(`${this.folder}/`)) return false;
-                const text = `${item.folder}/${item.name} ${item.alias} ${item.family} ${(item.tags || []).join(" ")}`.toLowerCase();
-                return words.every((word) => text.includes(word));
-            });
-            /* those that can be merged with what is there come first, then those whose name begins with what was typed */
+            const { family } = this;
+            const texts = this.texts();
             const typed = this.search.value.trim().toLowerCase();
-            const near = (item) => (typed ? [item.name, item.alias].map((name) => (name.toLowerCase() === typed ? 0 : name.toLowerCase().startsWith(typed) ? 1 : name.toLowerCase().includes(typed) ? 2 : 3)).sort()[0] : 0);
-            this.shown.sort((a, b) => Number(fits(b)) - Number(fits(a)) || near(a) - near(b) || a.name.localeCompare(b.name));
-            this.active = 0;
-            this.list.scrollTop = 0;
+            const near = (item) => {
+                const names = [item.name.toLowerCase(), item.alias.toLowerCase()];
+                return names.includes(typed) ? 0 : names.some((name) => name.startsWith(typed)) ? 1 : names.some((name) => name.includes(typed)) ? 2 : 3;
+            };
+            const fits = (item) => !item.problem && (!family || item.family === family || (item.candidates || []).includes(family));
+            /* those that can be merged with what is there come first, then those whose name begins with what was typed */
+            const places = new Map();
+            for (const item of this.order) {
+                if (this.folder && item.folder !== this.folder && !item.folder.startsWith(`${this.folder}/`)) continue;
+                if (words.every((word) => texts.get(item).includes(word))) places.set(item, (fits(item) ? 0 : 10) + (typed ? near(item) : 0));
+            }
+            this.shown = [...places.keys()].sort((a, b) => places.get(a) - places.get(b));
+            this.active = before ? Math.max(0, this.shown.findIndex((item) => item.key === before.key)) : 0;
+            this.list.scrollTop = still ? top : 0;
             const { done, total } = this.app.scan;
-            this.count.textContent = `${this.shown.length} of ${this.app.items.length} LoRAs` + (done < total ? ` · reading headers ${done} of ${total}` : "");
+            this.count.textContent = `${this.shown.length} of ${this.app.items.length} LoRAs` + (done < total ? ` · reading headers, ${done} of ${total}` : "") + (family ? ` · ${family} first, as the other sources` : "");
             this.draw();
         }
 
@@ -86,7 +120,7 @@
             const first = Math.max(0, Math.floor(this.list.scrollTop / HEIGHT) - 2);
             const last = Math.min(this.shown.length, first + Math.ceil((this.list.clientHeight || 320) / HEIGHT) + 5);
             this.canvas.style.height = `${this.shown.length * HEIGHT}px`;
-            const family = this.app.family();
+            const { family } = this;
             this.canvas.replaceChildren(
                 ...this.shown.slice(first, last).map((item, offset) => {
                     const index = first + offset;
@@ -107,18 +141,22 @@
                     );
                 }),
             );
-            this.search.setAttribute("aria-activedescendant", `lora_merge_pick_${this.active}`);
+            if (!this.shown.length) this.canvas.replaceChildren(el("p", { class: "lm-dim lm-none" }, this.app.items.length ? "No LoRA fits. Fewer letters, or another folder?" : "There are no LoRAs in the LoRA folders yet; ⟳ looks again."));
+            this.search.setAttribute("aria-activedescendant", this.shown.length ? `lora_merge_pick_${this.active}` : "");
+        }
+
+        go(index) {
+            this.active = Math.max(0, Math.min(this.shown.length - 1, index));
+            const top = this.active * HEIGHT;
+            if (top < this.list.scrollTop) this.list.scrollTop = top;
+            if (top + HEIGHT > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + HEIGHT - this.list.clientHeight;
+            this.draw();
         }
 
         key(event) {
             const step = { ArrowDown: 1, ArrowUp: -1, PageDown: 6, PageUp: -6 }[event.key];
-            if (step) {
-                this.active = Math.max(0, Math.min(this.shown.length - 1, this.active + step));
-                const top = this.active * HEIGHT;
-                if (top < this.list.scrollTop) this.list.scrollTop = top;
-                if (top + HEIGHT > this.list.scrollTop + this.list.clientHeight) this.list.scrollTop = top + HEIGHT - this.list.clientHeight;
-                this.draw();
-            } else if (event.key === "Enter" && this.shown[this.active]) this.choose(this.shown[this.active]);
+            if (step) this.go(this.active + step);
+            else if (event.key === "Enter" && this.shown[this.active]) this.choose(this.shown[this.active]);
             else if (event.key === "Escape") this.close();
             else return;
             event.preventDefault();
@@ -126,12 +164,8 @@
         }
 
         choose(item) {
-            this.row.key = item.key;
-            this.row.name = item.name;
-            this.app.state.data.output.triggers = null;
-            this.app.state.changed("rows");
             this.close();
-            this.app.sources.focus(this.row);
+            this.chosen(item);
         }
     }
 

@@ -4,15 +4,17 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
-    const LETTERS = ["A", "B", "C", "D"];
+    const small = "lm-button lm-small";
 
     class Sources {
         constructor(app) {
             this.app = app;
             this.rows = el("div", { class: "lm-rows" });
-            this.sum = el("span", { class: "lm-sum", title: "Sum of the ratios", "aria-live": "polite" });
-            this.levels = el("div", { class: "lm-levels" });
-            this.prompt = this.promptFold();
+            this.sum = el("output", { class: "lm-sum", title: "Sum of the ratios of all sources that are on; 1 is usual for a weighted sum" });
+            this.every = el("input", { type: "number", step: 0.05, value: 1, class: "lm-number", "aria-label": "One ratio for all" });
+            this.prompt = new space.PromptReader(app);
+            this.groups = new space.Groups(app);
+            this.base = el("div", { class: "lm-line", hidden: true });
             this.box = el(
                 "section",
                 { class: "lm-card", "aria-label": "Sources" },
@@ -21,18 +23,26 @@
                     { class: "lm-line" },
                     el("h3", {}, "Sources"),
                     el("span", { class: "lm-grow" }),
-                    button("+ Add source", () => this.add(), { class: "lm-button lm-small lm-primary" }),
-                    button("From prompt or image…", () => this.togglePrompt(), { class: "lm-button lm-small" }),
-                    button("Equal", () => this.spread((n) => 1 / n), { class: "lm-button lm-small", title: "The same share for all, 1 in all" }),
-                    button("Normalise to 1", () => this.normalise(), { class: "lm-button lm-small", title: "Keep the proportions, make the sum 1" }),
-                    button("0.7 / 0.3", () => this.lead(), { class: "lm-button lm-small", title: "The first leads" }),
-                    button("Set all…", () => this.setAll(), { class: "lm-button lm-small", title: "One ratio for all" }),
-                    button("Copy as prompt", () => this.copyPrompt(), { class: "lm-button lm-small", title: "The sources as <lora:…> tags" }),
+                    button("+ Add source", () => this.add(), { class: `${small} lm-primary` }),
+                    button("From prompt or image…", () => this.prompt.toggle(), { class: small }),
+                    button("Copy as prompt", () => this.prompt.copy(), { class: small, title: "The sources as <lora:…> tags" }),
+                ),
+                this.prompt.box,
+                this.rows,
+                el(
+                    "div",
+                    { class: "lm-line lm-ratios" },
+                    el("span", { class: "lm-dim" }, "Ratios"),
+                    button("Equal", () => this.spread((n) => 1 / n), { class: small, title: "The same share for all, 1 in all" }),
+                    button("0.7 / 0.3", () => this.lead(), { class: small, title: "The first leads" }),
+                    button("Normalise to 1", () => this.normalise(), { class: small, title: "Keep the proportions, make the sum 1" }),
+                    button("Set all to", () => this.setAll(), { class: small, title: "The same ratio for every source" }),
+                    this.every,
+                    el("span", { class: "lm-grow" }),
                     this.sum,
                 ),
-                this.prompt,
-                this.rows,
-                this.levels,
+                this.base,
+                this.groups.box,
             );
             this.picker = new space.Picker(app);
             app.state.listen((what, origin) => (what === "rows" ? this.render() : this.update(origin)));
@@ -44,52 +54,74 @@
         }
 
         render() {
-            this.picker.close();
+            this.picker.close(true);
             this.views = this.data.sources.map((row, index) => this.view(row, index));
             this.rows.replaceChildren(...this.views.map((view) => view.box));
-            this.renderLevels();
+            if (!this.views.length) this.rows.replaceChildren(el("p", { class: "lm-dim" }, "No sources. Add one, or read them from a prompt."));
+            this.groups.render();
+            this.renderBase();
             this.update();
         }
 
         view(row, index) {
             const item = this.app.item(row.key);
-            const colour = space.colour(index);
             const letter = space.letter(index);
-            const name = item ? item.name : row.name ? `${row.name} (missing)` : "Pick a LoRA …";
             const change = (value, origin) => {
                 const number = Number.parseFloat(value);
                 if (!Number.isFinite(number)) return;
                 row.ratio = number;
                 this.app.state.changed("value", origin);
             };
-            const slider = el("input", { type: "range", min: -2, max: 2, step: 0.05, value: row.ratio, "aria-label": `Ratio of ${letter}`, oninput: () => change(slider.value, slider) });
+            const slider = space.range({ min: -2, max: 2, step: 0.05, value: row.ratio, "aria-label": `Ratio of ${letter}`, title: "−2 to 2; any other number goes into the field", oninput: () => change(slider.value, slider) });
             const box = el("input", { type: "number", step: 0.05, value: row.ratio, class: "lm-number", "aria-label": `Ratio of ${letter}, exact`, oninput: () => change(box.value, box) });
-            const pick = button(el("bdi", {}, name), () => this.picker.open(row, pick), { class: `lm-button lm-name${item || !row.name ? "" : " lm-missing"}`, title: item ? `${item.folder}/${item.name}` : name, "aria-haspopup": "dialog" });
-            const roles = this.app.method().roles;
             const fold = this.encoders(row, item, letter);
-            const view = { row, slider, box, fold };
+            const view = { row, slider, box };
             view.box = el(
                 "div",
-                { class: `lm-row${row.on ? "" : " lm-off"}`, style: `--lm-colour:${colour}` },
-                el("div", { class: "lm-line" },
-                    el("input", { type: "checkbox", checked: row.on, "aria-label": `Use ${letter}`, title: "On or off", onchange: (event) => ((row.on = event.target.checked), this.app.state.changed("rows")) }),
-                    el("span", { class: "lm-letter", "aria-hidden": "true" }, letter),
-                    pick,
-                    slider,
-                    box,
-                    el("span", { class: "lm-grow" }),
-                    roles.length ? space.select([["", "role –"], ...roles.map((role) => [role, role])], row.role, (value) => ((row.role = value), this.app.state.changed("value")), { "aria-label": `Role of ${letter}`, title: "What this LoRA is for" }) : null,
-                    space.select([["", "no group"], ...LETTERS.map((group) => [group, `group ${group}`])], row.group, (value) => ((row.group = value), this.app.state.changed("rows")), { "aria-label": `Group of ${letter}`, title: "Sources of one group are merged first" }),
-                    button("TE", () => (fold.hidden = !fold.hidden), { title: "Text-encoder ratio", "aria-label": `Text-encoder ratio of ${letter}`, class: `lm-button lm-small${row.te ? " lm-set" : ""}` }),
-                    button("↑", () => this.app.state.move(row, -1), { "aria-label": `Move ${letter} up`, class: "lm-button lm-small", disabled: index === 0 }),
-                    button("↓", () => this.app.state.move(row, 1), { "aria-label": `Move ${letter} down`, class: "lm-button lm-small", disabled: index === this.data.sources.length - 1 }),
-                    button("✕", () => this.app.state.remove(row), { "aria-label": `Remove ${letter}`, class: "lm-button lm-small" }),
-                ),
-                item ? space.badges(item) : null,
+                { class: `lm-row${row.on ? "" : " lm-off"}`, style: `--lm-colour:${space.colour(index)}` },
+                el("input", { type: "checkbox", checked: row.on, "aria-label": `Use ${letter}`, title: "On or off", onchange: (event) => ((row.on = event.target.checked), this.app.state.changed("rows")) }),
+                el("span", { class: "lm-letter", "aria-hidden": "true" }, letter),
+                this.name(row, item, letter),
+                slider,
+                box,
+                el("div", { class: "lm-row-tools" }, ...this.tools(row, index, letter, fold)),
+                el("div", { class: "lm-row-facts" }, item ? space.badges(item) : el("span", { class: "lm-dim" }, row.name ? "not in the LoRA folders" : ""), this.elements(row, letter)),
                 fold,
                 item && item.problem ? el("div", { class: "lm-problem" }, item.problem) : null,
             );
             return view;
+        }
+
+        name(row, item, letter) {
+            const text = item ? item.name : row.name ? `${row.name} (missing)` : "Pick a LoRA …";
+            const picture = item && item.preview ? el("img", { src: item.preview, alt: "", class: "lm-thumb" }) : null;
+            const pick = button([picture, el("bdi", {}, text)], () => this.pick(row), {
+                class: `lm-button lm-name${item || !row.name ? "" : " lm-missing"}`,
+                title: item ? `${item.folder ? `${item.folder}/` : ""}${item.name}` : text,
+                "aria-haspopup": "dialog",
+                "aria-label": `${letter}: ${text}`,
+            });
+            return pick;
+        }
+
+        tools(row, index, letter, fold) {
+            const { roles } = this.app.method();
+            const change = (field, what) => (value) => ((row[field] = value), this.app.state.changed(what));
+            const te = button("TE", () => ((fold.hidden = !fold.hidden), te.setAttribute("aria-expanded", String(!fold.hidden))), { title: "Ratio for the text encoder", "aria-label": `Text-encoder ratio of ${letter}`, "aria-expanded": String(!fold.hidden), class: `${small}${row.te ? " lm-set" : ""}` });
+            return [
+                roles.length ? space.select([["", "role –"], ...roles.map((role) => [role, role])], row.role, change("role", "value"), { "aria-label": `Role of ${letter}`, title: "What this LoRA is for" }) : null,
+                space.select([["", "no group"], ...space.GROUPS.map((group) => [group, `group ${group}`])], row.group, change("group", "rows"), { "aria-label": `Group of ${letter}`, title: "Sources of one group are merged first, by a method of their own" }),
+                te,
+                button("↑", () => this.move(row, -1), { "aria-label": `Move ${letter} up`, title: "Move up", class: small, disabled: index === 0 }),
+                button("↓", () => this.move(row, 1), { "aria-label": `Move ${letter} down`, title: "Move down", class: small, disabled: index === this.data.sources.length - 1 }),
+                button("✕", () => this.app.state.remove(row), { "aria-label": `Remove ${letter}`, title: "Remove", class: small }),
+            ];
+        }
+
+        elements(row, letter) {
+            if (!row.elements) return null;
+            const drop = () => ((row.elements = ""), this.app.state.changed("rows"));
+            return el("span", { class: "lm-badge lm-rules", title: `Element rules, which replace block weights: ${row.elements}` }, el("bdi", {}, `rules ${row.elements.length > 40 ? `${row.elements.slice(0, 40)}…` : row.elements} `), button("✕", drop, { class: "lm-plain", "aria-label": `Drop the element rules of ${letter}` }));
         }
 
         encoders(row, item, letter) {
@@ -110,54 +142,68 @@
                     });
                     return el("label", {}, `${name} `, field);
                 }),
-                el("span", { class: "lm-dim" }, "replaces the ratio for the text encoder; empty = the same"),
+                el("span", { class: "lm-dim" }, item && !item.te ? "this LoRA has no text encoder" : "replaces the ratio for the text encoder; empty = the same"),
             );
             return box;
+        }
+
+        /* a text encoder alone fits several base models: then, and only then, it is asked for */
+        renderBase() {
+            const items = this.app.state.used().map((row) => this.app.item(row.key)).filter(Boolean);
+            const open = items.length > 0 && items.every((item) => !item.family && (item.candidates || []).length > 1);
+            this.base.hidden = !open;
+            if (!open) return void (this.data.family = "");
+            const choices = [["", "choose …"], ...items[0].candidates.map((name) => [name, name])];
+            const choose = space.select(choices, this.data.family || "", (value) => ((this.data.family = value), this.app.state.changed("rows")), { "aria-label": "Base model" });
+            this.base.replaceChildren(el("label", {}, "Base model ", choose), el("span", { class: "lm-dim" }, "these files fit several"));
+            return undefined;
         }
 
         update(origin) {
             for (const view of this.views) {
                 if (view.slider !== origin) view.slider.value = view.row.ratio;
+                view.slider.mark();
                 if (view.box !== origin) view.box.value = space.number(view.row.ratio);
             }
             const sum = this.app.state.used().reduce((total, row) => total + row.ratio, 0);
             this.sum.textContent = `Σ ${sum.toFixed(2)}`;
         }
 
-        renderLevels() {
-            const used = LETTERS.filter((letter) => this.data.sources.some((row) => row.group === letter));
-            this.levels.replaceChildren(
-                ...used.map((letter) => {
-                    const group = (this.data.groups[letter] = this.data.groups[letter] || { method: "weighted_sum", ratio: 1 });
-                    const ratio = el("input", { type: "number", step: 0.05, value: group.ratio, class: "lm-number", "aria-label": `Ratio of group ${letter}`, oninput: () => ((group.ratio = Number.parseFloat(ratio.value)), this.app.state.changed("value", ratio)) });
-                    return el("div", { class: "lm-line lm-level" },
-                        el("b", {}, `Group ${letter}`), "is merged first, by",
-                        space.select(this.app.methodOptions(), group.method, (value) => ((group.method = value), this.app.state.changed("value")), { "aria-label": `Method of group ${letter}` }),
-                        el("label", {}, "ratio ", ratio));
-                }),
-            );
-        }
-
         add() {
-            const empty = this.data.sources.find((row) => !row.key);
-            const row = empty || this.app.state.add({ ratio: 0.5 });
-            this.open(row);
+            const row = this.data.sources.find((found) => !found.key) || this.app.state.add({ ratio: 0.5 });
+            this.pick(row);
         }
 
-        open(row) {
+        pick(row) {
             const view = this.views.find((found) => found.row === row);
-            if (view) this.picker.open(row, view.box.querySelector(".lm-name"));
+            if (!view) return;
+            const choose = (item) => {
+                row.key = item.key;
+                row.name = item.name;
+                this.app.state.data.output.triggers = null;
+                this.app.state.changed("rows");
+                this.focus(row, ".lm-name");
+            };
+            this.picker.open(view.box.querySelector(".lm-name"), view.box, choose, { current: row.key, family: this.app.family(row) });
         }
 
-        focus(row) {
+        focus(row, selector) {
             const view = this.views.find((found) => found.row === row);
-            if (view) view.box.querySelector(".lm-name").focus();
+            const node = view && view.box.querySelector(selector);
+            if (node) node.focus({ preventScroll: true });
+        }
+
+        /* the focus goes with the row, so that pressing again moves it further */
+        move(row, step) {
+            this.app.state.move(row, step);
+            const to = this.data.sources.indexOf(row);
+            const end = step < 0 ? to === 0 : to === this.data.sources.length - 1;
+            this.focus(row, `[aria-label="Move ${space.letter(to)} ${(step < 0) !== end ? "up" : "down"}"]`);
         }
 
         spread(share) {
             const rows = this.data.sources.filter((row) => row.on && (row.key || !this.app.state.used().length));
-            rows.forEach((row, index) => (row.ratio = Math.round(share(rows.length, index) * 1000) / 1000));
-            this.app.state.changed("value");
+            this.app.state.once(() => rows.forEach((row, index) => (row.ratio = Math.round(share(rows.length, index) * 1000) / 1000)));
         }
 
         lead() {
@@ -168,58 +214,13 @@
             const rows = this.app.state.used();
             const sum = rows.reduce((total, row) => total + row.ratio, 0);
             if (!sum) return this.app.say("The ratios add up to 0, so they cannot be scaled to 1.");
-            for (const row of rows) row.ratio = Math.round((row.ratio / sum) * 1000) / 1000;
-            return this.app.state.changed("value");
+            return this.app.state.once(() => rows.forEach((row) => (row.ratio = Math.round((row.ratio / sum) * 1000) / 1000)));
         }
 
         setAll() {
-            const first = this.data.sources[0] ? this.data.sources[0].ratio : 1;
-            for (const row of this.data.sources) row.ratio = first;
-            this.app.state.changed("value");
-            this.app.say(`All ratios are ${first} now, like the first.`);
-        }
-
-        async copyPrompt() {
-            const reply = await this.app.ask("prompt_write", { state: this.data });
-            if (!reply) return;
-            try {
-                await navigator.clipboard.writeText(reply.text);
-                this.app.say(`Copied: ${reply.text}`);
-            } catch {
-                this.app.say(reply.text);
-            }
-        }
-
-        promptFold() {
-            this.text = el("textarea", { rows: 2, placeholder: "Paste a prompt with <lora:…> tags, or drop a generated picture here", "aria-label": "Prompt with LoRA tags" });
-            const file = el("input", { type: "file", accept: "image/png,image/jpeg,image/webp", "aria-label": "A generated picture", onchange: () => file.files[0] && this.readImage(file.files[0]) });
-            const box = el("div", { class: "lm-fold", hidden: true, ondragover: (event) => event.preventDefault(), ondrop: (event) => {
-                event.preventDefault();
-                if (event.dataTransfer.files[0]) this.readImage(event.dataTransfer.files[0]);
-            } }, this.text, el("div", { class: "lm-line" }, button("Read", () => this.readPrompt({ text: this.text.value }), { class: "lm-button lm-primary" }), file));
-            return box;
-        }
-
-        togglePrompt() {
-            this.prompt.hidden = !this.prompt.hidden;
-            if (!this.prompt.hidden) this.text.focus();
-        }
-
-        readImage(file) {
-            if (file.size > 24e6) return this.app.say("That picture is larger than 24 MB.");
-            const reader = new FileReader();
-            reader.onload = () => this.readPrompt({ image: reader.result });
-            return reader.readAsDataURL(file);
-        }
-
-        async readPrompt(fields) {
-            const reply = await this.app.ask("prompt", fields);
-            if (!reply) return;
-            if (!reply.rows.length) return void this.app.say(["No LoRA tags were found in it.", ...reply.notes].join(" "));
-            this.data.sources = reply.rows.map((row) => this.app.state.row(this.data.next++, row));
-            this.prompt.hidden = true;
-            this.app.state.changed("rows");
-            if (reply.notes.length) this.app.say(reply.notes.join("; "));
+            const value = this.every.valueAsNumber;
+            if (!Number.isFinite(value)) return void this.every.focus();
+            return this.app.state.once(() => this.data.sources.forEach((row) => (row.ratio = value)));
         }
     }
 

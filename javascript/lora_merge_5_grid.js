@@ -11,21 +11,20 @@
         constructor(app) {
             this.app = app;
             this.at = null;
-            this.clipboard = null;
-            this.note = el("span", { class: "lm-dim" });
+            this.lists = new space.Lists(app, this);
+            this.note = el("span", { class: "lm-dim lm-reading", "aria-live": "polite" });
             this.table = el("div", { class: "lm-grid", role: "grid", "aria-label": "Block weights", "aria-describedby": "lora_merge_grid_help" });
-            this.texts = el("div", { class: "lm-lists" });
             this.box = el(
                 "section",
                 { class: "lm-card", "aria-label": "Block weights" },
-                el("div", { class: "lm-line" },
+                el("div", { class: "lm-line lm-still" },
                     el("h3", {}, "Block weights"),
-                    el("span", { class: "lm-dim", id: "lora_merge_grid_help" }, "drag paints · ↑↓ adjust · ←→ move, with Shift select · type or double-click for a number"),
                     el("span", { class: "lm-grow" }), this.note,
-                    button("↶", () => app.state.undo(), { title: "Undo (Ctrl+Z)", "aria-label": "Undo" }),
-                    button("↷", () => app.state.redo(), { title: "Redo (Ctrl+Y)", "aria-label": "Redo" })),
+                    button("↶", () => app.state.undo(), { title: "Undo (Ctrl+Z)", "aria-label": "Undo", class: "lm-button lm-small" }),
+                    button("↷", () => app.state.redo(), { title: "Redo (Ctrl+Y)", "aria-label": "Redo", class: "lm-button lm-small" })),
+                el("p", { class: "lm-dim lm-help", id: "lora_merge_grid_help" }, "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · digits or double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is how much of the LoRA sits there."),
                 this.table,
-                this.texts,
+                this.lists.box,
             );
             this.table.addEventListener("pointerdown", (event) => this.grab(event));
             this.table.addEventListener("keydown", (event) => this.key(event));
@@ -54,13 +53,13 @@
             this.box.classList.toggle("lm-empty", !rows.length || !blocks.length);
             if (!rows.length || !blocks.length) {
                 this.table.replaceChildren(el("p", { class: "lm-dim" }, rows.length ? "The blocks show as soon as the header is read." : "Pick a LoRA to see its blocks."));
-                this.texts.replaceChildren();
+                this.lists.render([]);
                 return;
             }
             const wide = blocks.length > 30;
-            this.table.style.gridTemplateColumns = `auto repeat(${blocks.length}, minmax(${wide ? 20 : 26}px, 1fr))`;
+            this.table.style.gridTemplateColumns = `auto repeat(${blocks.length}, minmax(${wide ? 19 : 21}px, 1fr))`;
             this.table.classList.toggle("lm-wide", wide);
-            const head = el("div", { role: "row", class: "lm-contents" }, el("span", { role: "columnheader", class: "lm-corner" }), ...blocks.map((block) => el("span", { role: "columnheader", class: "lm-column", title: this.hint(block) }, block)));
+            const head = el("div", { role: "row", class: "lm-contents" }, el("span", { role: "columnheader", class: "lm-corner" }), ...blocks.map((block) => this.heading(block)));
             const lines = rows.map((row, line) => {
                 const index = this.app.state.data.sources.indexOf(row);
                 const present = new Set(this.app.item(row.key).blocks || blocks);
@@ -74,33 +73,20 @@
                 return el("div", { role: "row", class: "lm-contents" }, el("span", { role: "rowheader", class: "lm-letter", style: `--lm-colour:${space.colour(index)}` }, space.letter(index)), ...cells);
             });
             this.table.replaceChildren(head, ...lines);
-            this.renderTexts(rows);
+            this.lists.render(rows);
             this.update();
             this.measure();
+        }
+
+        /* IN over 04, so that narrow columns stay readable */
+        heading(block) {
+            const [, side, number] = /^(.*?)(\d\d)?$/.exec(block);
+            return el("span", { role: "columnheader", class: "lm-column", title: this.hint(block), "aria-label": block }, el("span", {}, side), el("b", {}, number || ""));
         }
 
         hint(block) {
             const hints = this.app.known.hints;
             return `${block}: ${hints[block] || hints[block.replace(/\d+$/, "")] || "a part of the model"}`;
-        }
-
-        renderTexts(rows) {
-            const family = this.app.family();
-            this.fields = rows.map((row) => {
-                const index = this.app.state.data.sources.indexOf(row);
-                const letter = space.letter(index);
-                const field = el("input", { type: "text", class: "lm-list", "aria-label": `Block weights of ${letter} as a list`, title: "A list of 12, 17, 20, 26 or 61 values, a preset's name, or OUT00-OUT05=0.5,M00=1", onchange: () => this.read(row, field) });
-                const presets = this.app.known.presets[family] || [];
-                const choose = space.select(
-                    [["", "Preset …"],
-                        { label: "This row", options: [["=1", "all 1"], ["=0", "all 0"], ["=c", "complement (1 − x)"], ["=copy", "copy"], ["=paste", "paste"]] },
-                        { label: "Shipped", options: presets.filter((item) => !item.own).map((item) => [item.name, item.hint ? `${item.name} – ${item.hint}` : item.name]) },
-                        ...(presets.some((item) => item.own) ? [{ label: "Yours", options: presets.filter((item) => item.own).map((item) => [item.name, item.name]) }] : []),
-                        ...(rows.length > 1 ? [{ label: "This row, and its complement to the next", options: presets.map((item) => [`+${item.name}`, item.name]) }] : [])],
-                    "", (value) => ((choose.value = ""), this.apply(row, value)), { "aria-label": `Preset for ${letter}` });
-                return { row, field, line: el("div", { class: "lm-line", style: `--lm-colour:${space.colour(index)}` }, el("span", { class: "lm-letter", "aria-hidden": "true" }, letter), choose, field) };
-            });
-            this.texts.replaceChildren(...this.fields.map((field) => field.line));
         }
 
         weight(row, block) {
@@ -116,15 +102,7 @@
         update() {
             if (!this.cells.length) return;
             for (const cells of this.cells) for (const cell of cells) this.paint(cell);
-            const table = this.app.known.families[this.app.family()];
-            const order = table && table.list.length ? table.list : this.columns;
-            for (const { row, field } of this.fields) {
-                if (field === document.activeElement) continue;
-                /* the short list when it says all there is to say, else the family's own */
-                const short = order.every((block) => true) && this.columns.every((block) => order.includes(block) || block === "OTHER" || this.weight(row, block) === 0 || !(this.app.item(row.key).blocks || []).includes(block));
-                const shown = short ? order : this.columns.filter((block) => block !== "OTHER");
-                field.value = shown.map((block) => space.number(this.weight(row, block))).join(",");
-            }
+            this.lists.update();
         }
 
         paint(cell) {
@@ -145,18 +123,19 @@
 
         async measure() {
             const keys = [...new Set(this.rows().map((row) => row.key))].filter((key) => !this.app.looked[key]);
-            if (!keys.length) return void (this.note.textContent = "");
-            this.note.textContent = "reading energies …";
+            clearTimeout(this.again);
+            this.reading = keys.length > 0;
+            this.note.textContent = keys.length ? "reading energies …" : "";
+            if (!keys.length) return;
             try {
                 const reply = await space.bridge.ask("look", { keys });
                 Object.assign(this.app.looked, reply.found);
                 this.update();
-                if (reply.reading) setTimeout(() => this.measure(), 400);
-                else this.note.textContent = "";
+                this.again = setTimeout(() => this.measure(), reply.reading ? 400 : 0);
             } catch {
+                this.reading = false;
                 this.note.textContent = "";
             }
-            return undefined;
         }
 
         /* ------------------------------------------------------------ selection */
@@ -195,9 +174,11 @@
             return found.length ? found : [cell];
         }
 
-        change(cells, make) {
-            for (const cell of cells) this.set(cell.lmRow, cell.lmBlock, round(make(this.weight(cell.lmRow, cell.lmBlock))));
-            this.app.state.changed("value");
+        change(cells, make, once) {
+            const work = () => cells.forEach((cell) => this.set(cell.lmRow, cell.lmBlock, round(make(this.weight(cell.lmRow, cell.lmBlock)))));
+            if (once) return this.app.state.once(work);
+            work();
+            return this.app.state.changed("value");
         }
 
         /* ------------------------------------------------------------ mouse */
@@ -245,16 +226,18 @@
             const { lmLine: line, lmColumn: column } = cell;
             const command = event.ctrlKey || event.metaKey;
             const adjust = { ArrowUp: STEP, ArrowDown: -STEP, PageUp: 0.25, PageDown: -0.25 }[event.key];
-            if (command && event.key.toLowerCase() === "c") this.copy(cell.lmRow);
-            else if (command && event.key.toLowerCase() === "v") this.paste(cell.lmRow);
+            if (command && event.key.toLowerCase() === "c") this.lists.copy(cell.lmRow);
+            else if (command && event.key.toLowerCase() === "v") this.lists.paste(cell.lmRow);
+            else if (command && event.key === "ArrowUp") this.focus(line - 1, column);
+            else if (command && event.key === "ArrowDown") this.focus(line + 1, column);
             else if (command) return;
             else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
                 const from = event.shiftKey && this.range ? this.range.column : column;
                 const to = from + (event.key === "ArrowRight" ? 1 : -1);
                 if (to >= 0 && to < this.columns.length) this.focus(line, to, event.shiftKey);
             } else if (adjust && !cell.lmAbsent) this.change(this.chosen(cell), (value) => value + adjust);
-            else if (event.key === "Home" && !cell.lmAbsent) this.change(this.chosen(cell), () => 0);
-            else if (event.key === "End" && !cell.lmAbsent) this.change(this.chosen(cell), () => 1);
+            else if (event.key === "Home" && !cell.lmAbsent) this.change(this.chosen(cell), () => 0, true);
+            else if (event.key === "End" && !cell.lmAbsent) this.change(this.chosen(cell), () => 1, true);
             else if ((event.key === "Enter" || /^[-.\d]$/.test(event.key)) && !cell.lmAbsent) this.edit(cell, event.key === "Enter" ? "" : event.key);
             else return;
             event.preventDefault();
@@ -270,7 +253,7 @@
                 over = true;
                 const value = Number.parseFloat(field.value.replace(",", "."));
                 field.remove();
-                if (keep && Number.isFinite(value)) this.change(cells, () => value);
+                if (keep && Number.isFinite(value)) this.change(cells, () => value, true);
                 else this.paint(cell);
                 if (keep !== "blur") cell.focus();
             };
@@ -283,63 +266,6 @@
             cell.replaceChildren(field);
             field.focus();
             if (!typed) field.select();
-        }
-
-        /* ------------------------------------------------------------ whole rows */
-
-        copy(row) {
-            this.clipboard = { ...row.blocks };
-            this.app.say("Copied this row's block weights.");
-        }
-
-        paste(row) {
-            if (!this.clipboard) return;
-            row.blocks = { ...this.clipboard };
-            this.app.state.changed("value");
-        }
-
-        apply(row, what) {
-            if (!what) return;
-            const all = (value) => Object.fromEntries(this.columns.filter((block) => block !== "OTHER" && value !== 1).map((block) => [block, value]));
-            if (what === "=copy") return void this.copy(row);
-            if (what === "=paste") return void this.paste(row);
-            if (what === "=1" || what === "=0") row.blocks = all(Number(what[1]));
-            else if (what === "=c") row.blocks = this.complement(row.blocks);
-            else {
-                const both = what.startsWith("+");
-                const preset = (this.app.known.presets[this.app.family()] || []).find((item) => item.name === (both ? what.slice(1) : what));
-                if (!preset) return;
-                row.blocks = this.tidy(preset.weights);
-                const rows = this.rows();
-                if (both && rows.length > 1) rows[(rows.indexOf(row) + 1) % rows.length].blocks = this.complement(row.blocks);
-                this.app.presetUsed(preset.name, row);
-            }
-            this.app.state.changed("value");
-        }
-
-        complement(weights) {
-            const found = {};
-            for (const block of this.columns) {
-                if (block === "OTHER") continue;
-                const value = round(1 - (weights[block] === undefined ? 1 : weights[block]));
-                if (value !== 1) found[block] = value;
-            }
-            return found;
-        }
-
-        tidy(weights) {
-            const found = {};
-            for (const [block, value] of Object.entries(weights)) if (Number.isFinite(Number(value)) && Number(value) !== 1) found[block] = Number(value);
-            return found;
-        }
-
-        async read(row, field) {
-            const reply = await this.app.ask("blocks", { text: field.value, family: this.app.family() });
-            if (reply) {
-                row.blocks = this.tidy(reply.weights);
-                field.blur();
-                this.app.state.changed("value");
-            }
         }
     }
 

@@ -10,9 +10,13 @@
         ["rank", "A rank"],
         ["energy", "Share of energy kept"],
         ["error", "Error allowed"],
-        ["budget", "File size (MB)"],
+        ["budget", "File size"],
     ];
+    space.RANKS = RANKS;
+    const UNITS = { rank: "ranks", energy: "of 1", error: "of 1", budget: "MB" };
     const START = { rank: 32, energy: 0.99, error: 0.05, budget: 50 };
+
+    space.RANK_START = START;
 
     class Method {
         constructor(app) {
@@ -21,6 +25,7 @@
             this.sentence = el("p", { class: "lm-dim" });
             this.knobs = el("div", { class: "lm-fields lm-knobs" });
             this.value = el("input", { type: "number", class: "lm-number", "aria-label": "Value of the rank policy", oninput: () => this.number("value") });
+            this.unit = el("span", { class: "lm-dim" });
             this.mode = space.select(RANKS, "auto", (value) => this.rank(value), { "aria-label": "Rank" });
             this.conv = el("input", { type: "number", min: 1, class: "lm-number", placeholder: "same", "aria-label": "Rank of convolutions", oninput: () => this.field("conv_rank", this.conv) });
             this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below", oninput: () => this.field("prune", this.prune) });
@@ -29,9 +34,9 @@
             this.box = el(
                 "section",
                 { class: "lm-card", "aria-label": "Method" },
-                el("div", { class: "lm-fields" },
-                    el("label", {}, el("span", {}, "Method"), this.choice),
-                    el("label", { title: "How many ranks are kept. Automatic: everything where the method is exact, the sum of the sources' ranks elsewhere" }, el("span", {}, "Rank"), el("span", { class: "lm-line" }, this.mode, this.value)),
+                el("div", { class: "lm-fields lm-settings" },
+                    el("label", { class: "lm-double" }, el("span", {}, "Method"), this.choice),
+                    el("label", { class: "lm-double", title: "How many ranks are kept. Automatic: everything where the method is exact, the sum of the sources' ranks elsewhere" }, el("span", {}, "Rank"), el("span", { class: "lm-line" }, this.mode, this.value, this.unit)),
                     el("label", { title: "Rank of 3×3 convolutions, where it differs" }, el("span", {}, "Conv rank"), this.conv),
                     el("label", { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" }, el("span", {}, "Prune"), this.prune),
                     el("label", {}, el("span", {}, "Precision"), this.precision),
@@ -74,32 +79,15 @@
             this.choice.value = method.name;
             this.sentence.replaceChildren(method.sentence, " ", el("a", { href: method.paper, target: "_blank", rel: "noopener noreferrer" }, "Paper ↗"));
             const given = (this.data.knobs[method.name] = this.data.knobs[method.name] || {});
-            this.knobs.replaceChildren(...method.knobs.map((knob) => this.knob(knob, given)));
+            this.knobs.replaceChildren(...method.knobs.map((knob) => space.knob(knob, given, "", (origin) => this.app.state.changed("value", origin))));
             this.update();
-        }
-
-        knob(knob, given) {
-            const value = given[knob.name] === undefined ? knob.default : given[knob.name];
-            const set = (next, origin) => {
-                given[knob.name] = next;
-                this.app.state.changed("value", origin);
-            };
-            const title = knob.name.replaceAll("_", " ");
-            let control;
-            if (knob.kind === "choice") control = space.select(knob.choices.map((choice) => [choice, choice]), value, set, { "aria-label": title });
-            else if (knob.kind === "switch") control = el("input", { type: "checkbox", checked: value, "aria-label": title, onchange: (event) => set(event.target.checked) });
-            else {
-                const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value, class: "lm-number", "aria-label": `${title}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), set(box.valueAsNumber, box)) });
-                const slider = el("input", { type: "range", min: knob.minimum, max: knob.maximum, step: knob.step, value, "aria-label": title, oninput: () => ((box.value = slider.value), set(Number(slider.value), slider)) });
-                control = el("span", { class: "lm-line" }, slider, box);
-            }
-            return el("label", { title: knob.help }, el("span", {}, title), control, el("small", { class: "lm-dim" }, knob.help));
         }
 
         update(origin) {
             const { rank } = this.data;
             this.mode.value = rank.mode;
-            this.value.hidden = START[rank.mode] === undefined;
+            this.value.hidden = this.unit.hidden = START[rank.mode] === undefined;
+            this.unit.textContent = UNITS[rank.mode] || "";
             this.value.step = rank.mode === "rank" ? 1 : rank.mode === "budget" ? 1 : 0.005;
             const show = (input, value) => {
                 if (input !== origin && input !== document.activeElement) input.value = value === null ? "" : value;
@@ -111,6 +99,26 @@
             this.precision.value = this.data.precision;
         }
     }
+
+    /* the control of one knob; `of` tells the knobs of groups from those of the merge */
+    space.knob = (knob, given, of, changed) => {
+        const value = given[knob.name] === undefined ? knob.default : given[knob.name];
+        const set = (next, origin) => {
+            given[knob.name] = next;
+            changed(origin);
+        };
+        const title = knob.name.replaceAll("_", " ");
+        const label = of ? `${title} ${of}` : title;
+        let control;
+        if (knob.kind === "choice") control = space.select(knob.choices.map((choice) => [choice, choice]), value, set, { "aria-label": label });
+        else if (knob.kind === "switch") control = el("input", { type: "checkbox", checked: value, "aria-label": label, onchange: (event) => set(event.target.checked) });
+        else {
+            const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value, class: "lm-number", "aria-label": `${label}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), slider.mark(), set(box.valueAsNumber, box)) });
+            const slider = space.range({ min: knob.minimum, max: knob.maximum, step: knob.step, value, "aria-label": label, oninput: () => ((box.value = slider.value), set(Number(slider.value), slider)) });
+            control = el("span", { class: "lm-line" }, slider, box);
+        }
+        return el("label", {}, el("span", {}, title), control, el("small", { class: "lm-dim" }, knob.help));
+    };
 
     space.Method = Method;
 })();

@@ -4,7 +4,8 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
-    const STAGES = { survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
+    const JOB = "lora-merge-job";
+    const STAGES = { queue: "waiting for the generation to finish", survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
 
     class Output {
         constructor(app) {
@@ -16,32 +17,40 @@
             this.overwrite = el("input", { type: "checkbox", onchange: () => this.set("overwrite", this.overwrite.checked) });
             this.name = el("output", { class: "lm-output-name" });
             this.go = button("Merge", () => this.merge(), { class: "lm-button lm-primary lm-big", title: "Ctrl+Enter" });
-            this.stop = button("Cancel", () => this.cancel(), { hidden: true });
+            this.stop = button("Cancel", () => this.cancel(), { hidden: true, class: "lm-button lm-small" });
             this.bar = el("progress", { max: 1, value: 0, hidden: true, "aria-label": "Progress" });
-            this.stage = el("div", { class: "lm-dim", "aria-live": "polite" });
+            this.stage = el("div", { class: "lm-dim lm-stage", "aria-live": "polite" });
+            this.details = new space.Details(app);
             this.result = el("section", { class: "lm-card lm-result", hidden: true, "aria-label": "Saved" });
-            this.plan = el("section", { class: "lm-card", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
+            this.plan = el("section", { class: "lm-card lm-outlook", "aria-label": "What will come out" }, el("h3", {}, "What will come out"), this.facts);
             this.save = el(
                 "section",
                 { class: "lm-card", "aria-label": "Save as" },
                 el("h3", {}, "Save as"),
                 this.name,
                 el("div", { class: "lm-fields" },
-                    el("label", { title: "{sources} {method} {weights} {rank} and {n}, which counts up by itself" }, el("span", {}, "Name"), text("template", "Name of the merge")),
-                    el("label", { title: "Below the LoRA folder; made if it is not there" }, el("span", {}, "Folder"), text("folder", "Sub-folder")),
-                    el("label", { title: "Written beside the file: the WebUI adds them to the prompt with the card" }, el("span", {}, "Trigger words"), text("triggers", "Trigger words")),
-                    el("label", {}, el("span", {}, "Notes"), text("notes", "Notes", { rows: 1 }, "textarea")),
-                    el("label", { class: "lm-line" }, this.overwrite, "Overwrite")),
+                    el("label", { class: "lm-double", title: "{sources} {method} {weights} {rank} and {n}, which counts up by itself" }, el("span", {}, "Name"), text("template", "Name of the merge")),
+                    el("label", { title: "Below the LoRA folder; made if it is not there" }, el("span", {}, "Folder"), text("folder", "Sub-folder", { placeholder: "the LoRA folder itself" })),
+                    el("label", { class: "lm-line lm-check" }, this.overwrite, "Overwrite"),
+                    el("label", { class: "lm-double", title: "Written beside the file: the WebUI adds them to the prompt with the card" }, el("span", {}, "Trigger words"), text("triggers", "Trigger words")),
+                    el("label", { class: "lm-double" }, el("span", {}, "Notes"), text("notes", "Notes", { rows: 2 }, "textarea")),
+                    this.details.based_on,
+                    this.details.preview),
                 el("div", { class: "lm-line" },
-                    this.go, this.stop,
+                    this.go,
                     app.known.can_generate ? button("Preview", () => this.app.pictures.preview(), { title: "Stack and merge side by side, with the settings of txt2img; nothing is saved" }) : null,
                     app.known.can_generate ? button("Compare in txt2img", () => this.app.pictures.compare(), { title: "Sources, stack and merge in one grid" }) : null,
                     button("Sweep", () => this.sweep(), { title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0" })),
                 this.bar,
-                this.stage,
+                el("div", { class: "lm-progress" }, this.stage, this.stop),
+                this.details.changes,
             );
             this.box = el("div", { class: "lm-side" }, this.plan, this.save, this.result);
-            this.ask = space.later(() => this.preview(), 250);
+            const preview = space.later(() => this.preview(), 200);
+            this.ask = () => {
+                this.due = true;
+                preview();
+            };
             app.state.listen((what, origin) => (this.update(origin), this.ask()));
             this.update();
             this.ask();
@@ -69,7 +78,9 @@
 
         async preview() {
             const turn = (this.turn = (this.turn || 0) + 1);
+            this.due = false;
             if (!this.app.state.used().length) {
+                this.details.show([]);
                 this.facts.replaceChildren(this.fact("info", "Pick two LoRAs, set how strong each should be, press Merge."));
                 this.name.textContent = "";
                 this.go.disabled = true;
@@ -92,32 +103,59 @@
             const method = this.app.method();
             const rank = plan.rank[0] === plan.rank[1] ? `rank ${plan.rank[1]}` : `rank ${plan.rank[0]} to ${plan.rank[1]}`;
             const exact = plan.policy === "lossless";
+            const { encoders } = plan;
+            const count = this.app.state.used().length;
             const facts = [
-                this.fact("good", `${plan.family} · ${plan.modules} modules · ${this.app.state.used().length} LoRAs`),
-                this.fact(exact ? "good" : "info", exact ? "exact: nothing is cut" : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
-                this.fact("info", `${exact ? rank : plan.estimate ? "at most" : "about"} `, el("b", {}, space.megabytes(plan.bytes))),
+                this.fact("good", `${plan.family} · ${count} ${count === 1 ? "LoRA" : "LoRAs"} · ${plan.modules} modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} · ${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`),
+                this.fact(exact ? "good" : "info", exact ? `exact: nothing is cut · ${rank}` : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
+                this.fact("info", plan.estimate ? "at most " : "about ", el("b", {}, space.megabytes(plan.bytes)), ` as ${this.data.precision === "float" ? "float32" : this.data.precision}`),
             ];
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
-            if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
+            if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
+            else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
             else if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
             this.facts.replaceChildren(...facts);
             this.name.replaceChildren(el("bdi", {}, `${plan.folder && plan.folder !== "." ? `${plan.folder}/` : ""}${plan.name}`));
             if (this.data.output.triggers === null && this.triggers !== document.activeElement) this.triggers.value = plan.triggers;
             this.planned = plan;
+            this.details.show(plan.changes || []);
             this.go.disabled = this.job !== null || (plan.exists && !this.data.output.overwrite);
         }
 
         async merge(state) {
             if (this.job !== null) return null;
-            const asked = state || this.data;
+            const asked = state || this.details.filled(this.data);
             if (asked.output.overwrite && this.planned && this.planned.exists && !window.confirm(`Replace ${this.planned.name}?`)) return null;
             const reply = await this.app.ask("merge", { state: asked });
-            return reply ? this.follow(reply, (result) => this.saved(result)) : null;
+            if (!reply) return null;
+            const result = await this.follow(reply, (done) => this.saved(done));
+            /* what is changed from here on is developed from this merge */
+            if (result && !state && result.entry) {
+                this.details.develop(result.entry, result.output.replace(/\.safetensors$/, ""));
+                this.details.set(null);
+                this.app.state.changed("value");
+            }
+            return result;
+        }
+
+        /* after a reload of the page: a merge that was running goes on, and is shown again */
+        async resume() {
+            const job = Number(sessionStorage.getItem(JOB));
+            sessionStorage.removeItem(JOB);
+            if (!job) return;
+            try {
+                const now = await space.bridge.ask("job", { job });
+                if (now.what === "merge") await this.follow(now, (result) => this.saved(result));
+            } catch {
+                /* the program was restarted since: that merge is gone, and nothing of it was written */
+            }
         }
 
         async follow(started, then) {
             this.job = started.job;
+            this.stopping = false;
+            sessionStorage.setItem(JOB, String(started.job));
             this.go.disabled = true;
             this.stop.hidden = this.bar.hidden = false;
             let now = started;
@@ -129,6 +167,7 @@
                 now = reply;
             }
             this.job = null;
+            sessionStorage.removeItem(JOB);
             this.stop.hidden = this.bar.hidden = true;
             this.stage.textContent = now.state === "cancelled" ? "Cancelled; nothing was written." : "";
             this.ask();
@@ -139,14 +178,23 @@
         }
 
         progress(now) {
-            if (now.total) this.bar.value = now.done / now.total;
+            const total = now.what === "merge" || now.what === "verify" ? now.share : now.total ? now.done / now.total : 0;
+            if (now.state === "running" && now.stage !== "queue" && total) this.bar.value = total;
             else this.bar.removeAttribute("value");
-            const left = now.done > 5 && now.seconds > 1 ? ` · about ${Math.ceil((now.seconds * (now.total - now.done)) / now.done)} s left in this step` : "";
-            this.stage.textContent = now.state === "waiting" ? "waiting for the one before …" : `${STAGES[now.stage] || now.stage || "starting"}${now.total ? ` · ${now.done} of ${now.total} modules` : ""}${left}`;
+            const left = now.left === null || now.left === undefined ? "" : ` · ${this.time(now.left)} left`;
+            const count = now.total ? ` · ${now.done} of ${now.total} modules` : "";
+            this.stage.textContent = this.stopping ? "cancelling …" : now.state === "waiting" ? "waiting for the one before …" : `${STAGES[now.stage] || now.stage || "starting"}${count}${left}`;
+        }
+
+        time(seconds) {
+            return seconds >= 90 ? `about ${Math.round(seconds / 60)} min` : `about ${Math.max(1, Math.ceil(seconds))} s`;
         }
 
         async cancel() {
-            if (this.job !== null) await this.app.ask("cancel", { job: this.job });
+            if (this.job === null) return;
+            this.stopping = true;
+            this.stage.textContent = "cancelling …";
+            await this.app.ask("cancel", { job: this.job });
         }
 
         async sweep() {
@@ -163,6 +211,7 @@
 
         saved(result) {
             const use = this.app.known.can_generate;
+            this.last = result.output;
             this.result.hidden = false;
             this.result.replaceChildren(
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
@@ -174,6 +223,7 @@
                     use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,
                     use ? button("Compare in txt2img", () => this.app.pictures.compare(result.alias)) : null,
                     button("Copy tag", () => this.copy(result), { title: result.prompt }),
+                    button("Open recipe", () => this.app.open({ key: result.key }), { title: "Put what made this file into the tab" }),
                     button("Merge it further", () => this.app.addSource(result.key)),
                     button("Verify", () => this.app.verify(result.key))),
             );

@@ -17,7 +17,14 @@
 
         show(name) {
             this.name = name;
-            this.list.replaceChildren(...this.tabs.map((tab) => button(tab, () => this.show(tab), { role: "tab", "aria-selected": tab === name, class: `lm-tab${tab === name ? " lm-active" : ""}` })));
+            const tabs = this.tabs.map((tab) => button(tab, () => this.show(tab), { role: "tab", "aria-selected": String(tab === name), tabindex: tab === name ? 0 : -1, class: `lm-tab${tab === name ? " lm-active" : ""}` }));
+            this.list.replaceChildren(...tabs);
+            this.list.onkeydown = (event) => {
+                const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
+                if (!step) return;
+                this.show(this.tabs[(this.tabs.indexOf(this.name) + step + this.tabs.length) % this.tabs.length]);
+                this.list.querySelector(".lm-active").focus();
+            };
             this[`draw${name}`]();
         }
 
@@ -30,39 +37,55 @@
         async drawHistory() {
             const reply = await this.app.ask("history", { search: this.search || "" });
             if (!reply || this.name !== "History") return;
-            const search = el("input", { type: "search", placeholder: "Search the history", value: this.search || "", "aria-label": "Search the history", onchange: () => ((this.search = search.value), this.drawHistory()) });
+            const typing = document.activeElement && document.activeElement.getAttribute("aria-label") === "Search the history";
+            const look = space.later(() => ((this.search = search.value), this.drawHistory()), 250);
+            const search = el("input", { type: "search", placeholder: "Search the history", value: this.search || "", "aria-label": "Search the history", oninput: look });
             const rows = reply.entries.map((entry) => this.entry(entry));
             this.panel.replaceChildren(
-                el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim" }, `${reply.entries.length} merges`)),
-                rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, "Every merge is written down here, with its recipe."),
+                el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim", "aria-live": "polite" }, `${reply.entries.length} ${reply.entries.length === 1 ? "merge" : "merges"}`)),
+                rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, this.search ? "No merge fits the search." : "Every merge is written down here, with its recipe and its proof."),
                 (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
             );
+            if (!typing) return;
+            search.focus({ preventScroll: true });
+            search.setSelectionRange(search.value.length, search.value.length);
         }
 
         entry(entry) {
             const report = entry.report || {};
             const proof = report.relative_error === undefined ? "" : report.energy_kept < 0.995 ? `keeps ${space.percent(report.energy_kept, 1)}` : space.percent(report.relative_error, 3);
-            const verdict = space.verdictCell(this.app, entry, () => row);
-            const row = el("tr", {},
-                el("td", {}, (entry.time || "").slice(0, 16).replace("T", " ")),
+            const verdict = space.verdictCell(this.app, entry, () => line);
+            const line = el("tr", {},
+                el("td", {}, space.when(entry.time)),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
                 el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
                 el("td", {}, this.app.title(entry.method)),
                 el("td", {}, proof),
                 el("td", {}, verdict),
                 el("td", { class: "lm-line" },
-                    button("Load", () => this.app.open({ entry: entry.id }), { class: "lm-button lm-small" }),
-                    button("Run again", () => this.again(entry), { class: "lm-button lm-small" }),
+                    button("Load", () => this.app.open({ entry: entry.id, name: entry.name }), { class: "lm-button lm-small", title: "Put its sources and settings into the tab" }),
+                    button("Run again…", () => this.again(entry, line), { class: "lm-button lm-small", title: "Merge it once more, without touching what is set up above" }),
                     button("Verify", () => this.app.verify(entry.key), { class: "lm-button lm-small" }),
-                    entry.based_on ? button("Changes", () => this.changes(entry), { class: "lm-button lm-small", title: "What changed from the merge it was developed from" }) : null,
+                    entry.based_on ? button("Changes", () => this.changes(entry, line), { class: "lm-button lm-small", title: "What changed from the merge it was developed from" }) : null,
                     button("Rename", () => this.renameMerge(entry), { class: "lm-button lm-small" }),
-                    button("✕", () => this.removeMerge(entry), { class: "lm-button lm-small", "aria-label": `Delete ${entry.name}` })));
-            return row;
+                    button("✕", () => this.removeMerge(entry), { class: "lm-button lm-small", title: "Into the trash folder", "aria-label": `Delete ${entry.name}` })));
+            return line;
         }
 
-        async changes(entry) {
+        /* one more line below an entry; the same button takes it away again */
+        below(line, what, ...content) {
+            for (let next = line.nextElementSibling; next && /lm-detail|lm-judge/.test(next.className); next = line.nextElementSibling) {
+                next.remove();
+                if (next.dataset.what === what) return null;
+            }
+            const more = el("tr", { class: "lm-detail", "data-what": what }, el("td", { colspan: 7 }, ...content));
+            line.after(more);
+            return more;
+        }
+
+        async changes(entry, line) {
             const reply = await this.app.ask("history_diff", { entry: entry.id, other: entry.based_on });
-            if (reply) this.app.say(reply.lines.join(" · "));
+            if (reply) this.below(line, "changes", el("b", {}, "Changed from the merge it was developed from"), el("ul", { class: "lm-facts" }, ...reply.lines.map((text) => el("li", { class: "lm-info" }, text))));
         }
 
         async renameMerge(entry) {
@@ -79,8 +102,18 @@
             this.drawHistory();
         }
 
-        async again(entry) {
-            if (await this.app.open({ entry: entry.id })) this.app.output.merge();
+        again(entry, line) {
+            const name = el("input", { type: "text", value: entry.name, "aria-label": "Name to run it under", onkeydown: (event) => event.key === "Enter" && run() });
+            const run = async () => {
+                const same = name.value.trim() === entry.name;
+                if (same && !window.confirm(`Replace ${entry.name} by a new run? The bytes are the same as long as its sources are.`)) return;
+                const started = await this.app.ask("again", { entry: entry.id, name: name.value });
+                if (!started) return;
+                const result = await this.app.output.follow(started, (done) => this.app.output.saved(done));
+                if (result) this.app.say(result.same_tensors ? `${result.output} holds the same tensors as ${entry.name} did.` : `${result.output} differs from what ${entry.name} was.`, !result.same_tensors);
+            };
+            const more = this.below(line, "again", el("div", { class: "lm-line" }, el("label", {}, "Name ", name), button("Run", run, { class: "lm-button lm-primary" }), el("span", { class: "lm-dim" }, "the same name gives the same file again, another name the same tensors")));
+            if (more) name.select();
         }
 
         /* ------------------------------------------------------------ presets */
@@ -88,11 +121,12 @@
         drawPresets() {
             const family = this.app.family() || "SD1";
             const rows = this.app.grid.rows();
-            const name = el("input", { type: "text", placeholder: "Name", maxlength: 80, "aria-label": "Name of the preset" });
+            const name = el("input", { type: "text", placeholder: "Name", maxlength: 80, "aria-label": "Name of the preset", onkeydown: (event) => event.key === "Enter" && save() });
             const which = space.select(rows.map((row) => [String(row.id), `row ${space.letter(this.app.state.data.sources.indexOf(row))}`]), rows[0] ? String(rows[0].id) : "", () => {}, { "aria-label": "Row to save" });
             const save = async () => {
                 const row = rows.find((found) => String(found.id) === which.value);
-                if (!row) return;
+                if (!row) return void this.app.say("Pick a LoRA first: a preset is saved from a row's block weights.");
+                if (!name.value.trim()) return void name.focus();
                 const weights = Object.fromEntries(this.app.grid.columns.map((block) => [block, this.app.grid.weight(row, block)]));
                 if (await this.presets("preset_save", { name: name.value, family, weights })) this.app.say(`Saved the preset ${name.value}.`);
             };
@@ -110,12 +144,20 @@
             );
         }
 
+        savePreset(row) {
+            this.show("Presets");
+            this.panel.querySelector('[aria-label="Row to save"]').value = String(row.id);
+            const name = this.panel.querySelector('[aria-label="Name of the preset"]');
+            name.scrollIntoView({ block: "nearest" });
+            name.focus();
+        }
+
         async presets(op, fields) {
             const reply = await this.app.ask(op, fields);
             if (!reply) return null;
             this.app.known.presets = reply.presets;
             this.app.grid.render();
-            this.drawPresets();
+            if (this.name === "Presets") this.drawPresets();
             return reply;
         }
 
@@ -141,30 +183,15 @@
             const reply = await this.presets("preset_import", fields);
             if (!reply) return;
             this.lines.replaceChildren(
-                el("p", {}, `${reply.count} presets were read.`),
+                el("p", {}, `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ${reply.lines.filter((line) => line.outcome === "refused").length} lines refused.`),
                 ...reply.notes.map((note) => el("p", { class: "lm-warn" }, note)),
                 el("ol", { class: "lm-report" }, ...reply.lines.filter((line) => line.outcome !== "skipped").slice(0, 300).map((line) => el("li", { value: line.number, class: line.outcome === "refused" ? "lm-bad" : "lm-good" }, line.says))),
             );
         }
 
-        /* ------------------------------------------------------------ tools */
-
         drawTools() {
-            const options = [["", "Pick a LoRA …"], ...this.app.items.slice(0, 2000).map((item) => [item.key, item.folder ? `${item.folder}/${item.name}` : item.name])];
-            const pick = space.select(options, "", () => {}, { "aria-label": "LoRA for the tools" });
-            const out = el("pre", { class: "lm-report", tabindex: 0 });
-            const chosen = (work) => () => (pick.value ? work(pick.value) : this.app.say("Pick a LoRA first."));
-            this.panel.replaceChildren(
-                el("div", { class: "lm-line" }, pick,
-                    button("Inspect", chosen(async (key) => {
-                        const reply = await this.app.ask("inspect", { key });
-                        if (reply) out.textContent = JSON.stringify(reply.found, null, 1);
-                    })),
-                    button("Resize or bake…", chosen((key) => this.app.single(key)), { title: "One source: choose a rank or block weights above and press Merge" }),
-                    button("Open its recipe", chosen((key) => this.app.open({ key })), { title: "Of a LoRA that was merged here" }),
-                    button("Verify", chosen((key) => this.app.verify(key)))),
-                out,
-            );
+            this.tools = this.tools || new space.Tools(this.app);
+            this.panel.replaceChildren(this.tools.box);
         }
     }
 

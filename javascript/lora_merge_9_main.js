@@ -6,11 +6,11 @@
     const { el } = space;
 
     class App {
-        constructor(root, known, items) {
+        constructor(root, known, library) {
             this.root = root;
             this.known = known;
-            this.items = items;
-            this.scan = { done: 0, total: 0 };
+            this.items = [];
+            this.take(library);
             this.looked = {};
             this.titles = Object.fromEntries(known.methods.map((method) => [method.name, method]));
             this.state = new space.State(known.settings);
@@ -29,9 +29,10 @@
                 this.below.box,
             );
             root.addEventListener("keydown", (event) => this.key(event));
-            this.state.listen(() => this.tellScripts());
+            this.state.listen(() => ((this.compared = null), this.tellScripts()));
             this.tellScripts();
-            for (const warning of known.warnings) this.say(warning, true);
+            if (known.warnings.length) this.say(known.warnings.join(" "), true);
+            this.output.resume();
         }
 
         key(event) {
@@ -46,8 +47,14 @@
 
         /* the scripts of txt2img and img2img read what is set up from a field of their own */
         tellScripts(more) {
-            const text = JSON.stringify({ ...this.state.data, ...more });
+            const text = JSON.stringify({ ...(this.compared || this.state.data), ...more });
             for (const tab of ["txt2img", "img2img"]) space.put(space.page().querySelector(`#lora_merge_setup_${tab} textarea, #lora_merge_setup_${tab} input`), text);
+        }
+
+        /* show a part of the merge to the comparison script, until something is changed */
+        compareOnly(state) {
+            this.compared = state;
+            this.tellScripts();
         }
 
         /* ask the server; a refusal is shown and answered with null */
@@ -60,9 +67,13 @@
             }
         }
 
+        /* over the page, so that nothing moves; what went wrong or asks for something stays until it is dismissed */
         say(text, bad) {
-            this.message.replaceChildren(text, space.button("✕", () => this.message.replaceChildren(), { class: "lm-button lm-small", "aria-label": "Dismiss" }));
+            clearTimeout(this.silence);
+            const close = () => this.message.replaceChildren();
+            this.message.replaceChildren(el("span", {}, text), space.button("✕", close, { class: "lm-button lm-small", "aria-label": "Dismiss" }));
             this.message.classList.toggle("lm-bad", Boolean(bad));
+            if (!bad && typeof text === "string") this.silence = setTimeout(close, 12000);
         }
 
         item(key) {
@@ -77,11 +88,12 @@
             return this.map;
         }
 
-        family() {
-            const items = this.state.data.sources.map((row) => this.item(row.key)).filter(Boolean);
+        /* of what is set up; `but` leaves one row out, as when another LoRA is chosen for it */
+        family(but) {
+            const items = this.state.data.sources.filter((row) => row !== but).map((row) => this.item(row.key)).filter(Boolean);
             const sure = items.find((item) => item.family);
             const first = items[0];
-            return sure ? sure.family : first && first.candidates ? first.candidates[0] || "" : "";
+            return sure ? sure.family : this.state.data.family || (first && first.candidates ? first.candidates[0] || "" : "");
         }
 
         method() {
@@ -97,35 +109,48 @@
             return groups.map((group) => ({ label: group, options: this.known.methods.filter((method) => method.group === group).map((method) => [method.name, method.title]) }));
         }
 
-        async refreshLibrary(look) {
-            const reply = await this.ask("library", { refresh: Boolean(look) });
-            if (!reply) return;
-            const changed = JSON.stringify(reply.items) !== JSON.stringify(this.items);
+        /* the list, or what changed of it; returns the keys that are not as they were */
+        take(reply) {
+            const fill = (item) => ({ alias: item.name, folder: "", family: "", candidates: item.family ? [item.family] : [], kinds: [], rank: [0, 0], te: false, tags: [], preview: "", problem: "", ...item, blocks: item.blocks ? item.blocks.split(" ") : [] });
             this.scan = { done: reply.done, total: reply.total };
-            if (changed) {
-                this.items = reply.items;
-                if (this.sources.picker.box.hidden) {
-                    this.sources.render();
+            this.since = reply.since;
+            const touched = new Set([...reply.items.map((item) => item.key), ...reply.gone]);
+            if (touched.size || reply.full) this.items = [...(reply.full ? [] : this.items.filter((item) => !touched.has(item.key))), ...reply.items.map(fill)];
+            return touched;
+        }
+
+        async refreshLibrary(look) {
+            clearTimeout(this.again);
+            const reply = await this.ask("library", { refresh: Boolean(look), since: this.since || "" });
+            if (!reply) return;
+            const touched = this.take(reply);
+            const { picker } = this.sources;
+            if (!picker.box.hidden) picker.filter(true);
+            /* rows are drawn anew only where one of them is concerned: nobody is typing into a row that is being read */
+            if (this.state.data.sources.some((row) => touched.has(row.key))) {
+                for (const key of touched) delete this.looked[key];
+                space.keepFocus(() => {
+                    if (picker.box.hidden) this.sources.render();
                     this.grid.render();
-                    this.output.ask();
-                }
+                });
+                this.output.ask();
             }
-            if (!this.sources.picker.box.hidden) this.sources.picker.filter();
-            if (reply.done < reply.total) setTimeout(() => this.refreshLibrary(false), 400);
+            if (reply.done < reply.total) this.again = setTimeout(() => this.refreshLibrary(false), 500);
         }
 
         async open(which) {
             const reply = await this.ask("open", which);
             if (!reply) return false;
-            return this.use(reply.state, which.entry);
+            return this.use(reply.state, which, reply.notes);
         }
 
-        /* bring a recipe's state into the tab */
-        use(state, entry) {
+        /* bring a recipe's state into the tab; `from` is the history's entry it comes from, `lacking` what differs from then */
+        use(state, from = {}, lacking) {
             const rows = state.sources.map((row) => this.state.row(this.state.data.next++, row));
             const gone = rows.filter((row) => !row.key).map((row) => row.name);
-            this.state.replace({ ...state, sources: rows, output: { ...this.state.data.output, triggers: null, based_on: entry || "" } });
-            this.say(gone.length ? `Opened, but not in the LoRA folders: ${gone.join(", ")}.` : "Opened; change what you like and merge again.", gone.length > 0);
+            const notes = lacking || gone.map((name) => `${name} is not in the LoRA folders`);
+            this.state.replace({ ...state, sources: rows, output: { ...this.state.data.output, triggers: null, based_on: from.entry || "", based_on_name: from.name || "" } });
+            this.say(notes.length ? `Opened, but ${notes.join("; ")}.` : "Opened; change what you like and merge again. Ctrl+Z takes it back.", notes.length > 0);
             return !gone.length;
         }
 
@@ -139,20 +164,10 @@
             } else this.state.add({ key, name: item ? item.name : "" });
         }
 
-        single(key) {
-            const item = this.item(key);
-            this.state.replace({ sources: [this.state.row(this.state.data.next++, { key, name: item ? item.name : "", ratio: 1 })], method: "weighted_sum", rank: { mode: "rank", value: 16 } });
-            this.say("One source: choose a rank or block weights and press Merge.");
-        }
-
         async verify(key) {
             const reply = await this.ask("verify", { key });
             if (!reply) return;
             await this.output.follow(reply, (result) => this.say(`Verified: asked = saved to ${space.percent(result.relative_error, 3)}.`));
-        }
-
-        presetUsed(name, row) {
-            this.say(`${name} is set for ${space.letter(this.state.data.sources.indexOf(row))}.`);
         }
 
         async afterSave() {
@@ -171,9 +186,8 @@
         root.replaceChildren(el("p", { class: "lm-dim" }, "Reading your LoRAs …"));
         try {
             const known = await space.bridge.ask("init", {});
-            const library = await space.bridge.ask("library", {});
-            space.app = new App(root, known, library.items);
-            space.app.scan = { done: library.done, total: library.total };
+            const library = await space.bridge.ask("library", { since: "" });
+            space.app = new App(root, known, library);
             if (library.done < library.total) space.app.refreshLibrary(false);
         } catch (error) {
             root.replaceChildren(el("p", { class: "lm-bad" }, `The Merge tab could not start: ${error.message}`));

@@ -202,18 +202,45 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
     found += [f"{name} was added at {source.get('ratio')}" for name, source in other.items() if name not in one]
     for name in one:
         if name in other:
-            for field_ in ("ratio", "te_ratio", "blocks", "role"):
-                if one[name].get(field_) != other[name].get(field_):
-                    found.append(
-                        f"{name}, {field_.replace('_', ' ')}: {one[name].get(field_)} → {other[name].get(field_)}"
-                    )
+            found += _changed(name, one[name], other[name])
     return found or ["nothing changed"]
+
+
+def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
+    """Return what changed of one source, or of a group and what it holds."""
+    found = []
+    for what, none in (("ratio", 1), ("te_ratio", "as the ratio"), ("role", "none")):
+        old, new = before.get(what), after.get(what)
+        if old != new:
+            title = what.replace("te_ratio", "text-encoder ratio")
+            found.append(f"{name}, {title}: {none if old is None else old} → {none if new is None else new}")
+    if before.get("blocks") != after.get("blocks"):
+        found.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
+    if before.get("elements") != after.get("elements"):
+        found.append(f"{name}, element rules: {len(before.get('elements') or ())} → {len(after.get('elements') or ())}")
+    old, new = before.get("recipe"), after.get("recipe")
+    if old != new and isinstance(old, Mapping) and isinstance(new, Mapping):
+        found += [f"{name}: {text}" for text in differences(old, new)]
+    return found
+
+
+def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
+    """Return the blocks whose weight changed, those that changed alike together; a block that is not named weighs 1."""
+    if not all(isinstance(value, (Mapping, type(None))) for value in (before, after)):
+        return f"{before} → {after}"
+    old, new = before or {}, after or {}
+    alike: dict[tuple[Any, Any], list[str]] = {}
+    for block in sorted(set(old) | set(new)):
+        pair = (old.get(block, 1), new.get(block, 1))
+        if pair[0] != pair[1]:
+            alike.setdefault(pair, []).append(block)
+    return "; ".join(f"{' '.join(blocks)} {one:g} → {two:g}" for (one, two), blocks in alike.items()) or "the same"
 
 
 def _sources(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     found: dict[str, Mapping[str, Any]] = {}
     for source in recipe.get("sources") or []:
-        name = str(source.get("name") or "group")
+        name = str(source.get("name") or "group").removesuffix(".safetensors")
         while name in found:
             name += " (again)"
         found[name] = source

@@ -19,10 +19,11 @@ from hypothesis import strategies as st
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.history import History, differences
 from lib_merge.ui.actions import Actions
+from lib_merge.ui.infotext import infotext
 from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.library import Library
 from lib_merge.ui.naming import fill_template, output_path, sub_folder
-from lib_merge.ui.prompt import png_text, read_prompt, write_prompt
+from lib_merge.ui.prompt import read_prompt, write_prompt
 from tests.factories import dense_of, relative, write_lora
 
 
@@ -400,7 +401,7 @@ def test_names_count_up_and_stay_possible(tmp_path):
     output_path(tmp_path, stem, overwrite=False).touch()
     assert output_path(tmp_path, stem, overwrite=False).name.endswith("_v2.safetensors")
     assert output_path(tmp_path, stem, overwrite=True).name.endswith("_v1.safetensors")
-    for bad in ("con", "a" * 300, "x?y"):
+    for bad in ("con", "a" * 300, "x?y", "../x", "/etc/x", "a/../../x", "..\\x", "sub/x"):
         with pytest.raises(OutputError):
             output_path(tmp_path, bad, overwrite=False)
     for bad in ("..", "/etc", "a/../..", "C:/x", "con"):
@@ -478,16 +479,23 @@ def test_a_pictures_text_is_found(kind, desk):
         "iTXt": b"parameters\0\1\0\0\0" + zlib.compress(text.encode()),
     }[kind]
     data = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", bytes(13)) + _chunk(kind.encode(), body) + _chunk(b"IEND", b"")
-    assert png_text(data) == text
+    assert infotext(data) == text
     image = "data:image/png;base64," + base64.b64encode(data).decode()
     assert desk.handle_dict({"op": "prompt", "image": image})["rows"][0]["ratio"] == 0.5
 
 
 @given(st.binary(max_size=200))
 def test_no_picture_brings_the_reader_down(data):
-    for start in (b"", b"\x89PNG\r\n\x1a\n", b"\xff\xd8"):
+    exif = b"Exif\0\0MM\0*\0\0\0\x08"
+    for start in (
+        b"",
+        b"\x89PNG\r\n\x1a\n",
+        b"\xff\xd8",
+        b"\xff\xd8\xff\xe1\x01\x00" + exif,
+        b"RIFF\0\0\0\0WEBPEXIF\xff\0\0\0" + exif,
+    ):
         with contextlib.suppress(MergeError):
-            png_text(start + data)
+            infotext(start + data)
 
 
 # -------------------------------------------------------------------------------------------- history

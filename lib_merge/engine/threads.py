@@ -87,7 +87,7 @@ def in_order(
         work: called once per item, in a worker.
         items: in the order wanted.
         device: workers are set up for it.
-        cancelled: asked between batches.
+        cancelled: asked before every item.
         most: at most this many workers; 1 where the work is copying, which two threads only hinder.
     Raises:
         Cancelled: `cancelled()` became true; running items end, waiting ones are dropped.
@@ -95,7 +95,11 @@ def in_order(
     workers = min(worker_count(device), most)
 
     def several(part: Sequence[Item]) -> list[Result]:
-        return [work(item) for item in part]
+        done: list[Result] = []
+        for item in part:
+            _go_on(cancelled)  # a batch of large dense modules takes seconds
+            done.append(work(item))
+        return done
 
     waiting: deque[Future[list[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="lora-merge", initializer=_prepare, initargs=(device,))
@@ -111,10 +115,14 @@ def in_order(
 
 
 def _checked(waiting: deque[Future[list[Result]]], cancelled: Callable[[], bool]) -> Iterator[Result]:
+    _go_on(cancelled)
+    yield from waiting.popleft().result()
+
+
+def _go_on(cancelled: Callable[[], bool]) -> None:
     if cancelled():
         message = "stopped by the user; nothing was written."
         raise Cancelled(message)
-    yield from waiting.popleft().result()
 
 
 def _prepare(device: torch.device) -> None:

@@ -83,11 +83,19 @@ def presets(store: PresetStore) -> dict[str, list[dict[str, Any]]]:
                 "own": name in own,
                 "hint": "" if name in own else preset_hint(name),
                 "weights": weights_of(name, family, store),
+                "elements": rules_of(name, family, store) if name in own else "",
             }
             for name in preset_names(family, store)
         ]
         for family in BLOCKS
     }
+
+
+def rules_of(name: str, family: str, store: PresetStore) -> str:
+    """Return a preset's element rules as text, "" where it has none."""
+    preset = store.get(name, family)
+    rules = preset.elements if preset is not None else ()
+    return ", ".join(f"{rule.blocks}:{rule.elements}:{rule.ratio!r}" for rule in rules)
 
 
 def weights_of(name: str, family: str, store: PresetStore) -> dict[str, float | str]:

@@ -6,7 +6,7 @@ import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -14,6 +14,11 @@ from lib_merge.errors import Cancelled, MergeError, RecipeError
 
 log = logging.getLogger("lib_merge")
 KEEP = 50
+# how the stages of a merge usually share its time; only their proportions matter
+SHARES: Mapping[str, tuple[tuple[str, float], ...]] = {
+    "merge": (("survey", 0.5), ("merge", 6.0), ("verify", 4.0)),
+    "verify": (("verify", 1.0),),
+}
 
 
 @dataclass(slots=True)
@@ -21,7 +26,8 @@ class Task:
     """One piece of work.
 
     state   waiting, running, done, failed or cancelled
-    stage   what it is at: survey, merge, verify, save, …
+    stage   what it is at: queue (the host is busy), survey, merge, verify, save, …
+    share   how much of the whole is done, 0 to 1; never goes back
     """
 
     id: int
@@ -35,14 +41,34 @@ class Task:
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
+    share: float = 0.0
+    working: float = 0.0
 
     def progress(self, stage: str, done: int, total: int) -> None:
         """Note how far it is; called from any thread."""
+        if stage != "queue" and not self.working:
+            self.working = time.monotonic()
         self.stage, self.done, self.total = stage, done, total
+        before, stages = 0.0, SHARES.get(self.what, ())
+        whole = sum(part for _, part in stages)
+        for name, part in stages:
+            if name == stage and total:
+                self.share = max(self.share, min(1.0, (before + part * done / total) / whole))
+            before += part
+        if not stages and total:
+            self.share = min(1.0, done / total)
+
+    def left(self) -> float | None:
+        """Return the seconds left, None while too little is done to tell."""
+        spent = time.monotonic() - self.working
+        if not self.working or self.share < 0.04 or spent < 0.4 or self.ended:
+            return None
+        return spent * (1.0 - self.share) / self.share
 
     def to_json(self) -> dict[str, Any]:
         """Return the state for the browser."""
         seconds = (self.ended or time.monotonic()) - self.started
+        left = self.left()
         return {
             "job": self.id,
             "what": self.what,
@@ -50,6 +76,8 @@ class Task:
             "stage": self.stage,
             "done": self.done,
             "total": self.total,
+            "share": round(self.share, 4),
+            "left": None if left is None else round(left, 1),
             "error": self.error,
             "seconds": round(seconds, 2),
             "result": self.result,

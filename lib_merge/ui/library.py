@@ -7,21 +7,16 @@ import logging
 import os
 import secrets
 import threading
-from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lib_merge import metadata
-from lib_merge.adapters.blocks import blocks_present, encoder_of
-from lib_merge.adapters.source import open_lora
-from lib_merge.errors import MergeError, RecipeError
+from lib_merge.errors import RecipeError
+from lib_merge.ui.headers import SUFFIXES, read_facts, walk
 
 log = logging.getLogger("lib_merge")
-SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 VERSION = 1
-MOST_TAGS = 20
 MOST_FILES = 100_000
 
 
@@ -56,6 +51,19 @@ class Item:
     def to_json(self) -> dict[str, Any]:
         """Return it for the browser."""
         return asdict(self)
+
+    def short(self) -> dict[str, Any]:
+        """Return it without what is empty or follows from the rest: thousands go over at once."""
+        found = {name: value for name in self.__slots__ if (value := getattr(self, name)) and name != "rank"}
+        if self.alias == self.name:
+            del found["alias"]
+        if self.candidates == (self.family,):
+            del found["candidates"]
+        if self.rank[1]:
+            found["rank"] = self.rank
+        found["mtime"] = round(self.mtime)
+        found["blocks"] = " ".join(self.blocks)
+        return found
 
 
 @dataclass(slots=True)
@@ -92,6 +100,8 @@ class Library:
         self._done = self._total = 0
         self._thread: threading.Thread | None = None
         self._again = False
+        self._epoch, self._count = secrets.token_hex(4), 0
+        self._changed: dict[str, int] = {}
 
     @property
     def scanning(self) -> tuple[int, int]:
@@ -103,6 +113,31 @@ class Library:
         with self._lock:
             found = list(self._items.values())
         return sorted(found, key=lambda item: (item.name.lower(), item.key))
+
+    def changes(self, since: str) -> dict[str, Any]:
+        """Return what is new, changed and gone since an answer before; everything where there was none.
+
+        Args:
+            since: the answer's own "since", "" for everything.
+        """
+        epoch, _, count = since.partition(":")
+        with self._lock:
+            full = epoch != self._epoch or not count.isdigit()
+            newer = [key for key, at in self._changed.items() if full or at > int(count)]
+            items = [self._items[key].short() for key in newer if key in self._items]
+            gone = [] if full else [key for key in newer if key not in self._items]
+            return {"items": items, "gone": gone, "full": full, "since": f"{self._epoch}:{self._count}"}
+
+    def _put(self, key: str, item: Item | None) -> None:
+        with self._lock:
+            if self._items.get(key) == item:
+                return
+            self._count += 1
+            self._changed[key] = self._count
+            if item is None:
+                del self._items[key]
+            else:
+                self._items[key] = item
 
     def refresh(self, *, wait: bool = False) -> None:
         """Look at the folders again, in a thread; `wait` for it to end."""
@@ -191,11 +226,10 @@ class Library:
                 fresh = True
             item = self._item(number, folder, path, known)
             present[item.key] = item
-            with self._lock:
-                self._items[item.key] = item
+            self._put(item.key, item)
             self._done += 1
-        with self._lock:
-            self._items = present
+        for key in [key for key in self._items if key not in present]:
+            self._put(key, None)
         if fresh or len(self._known) > len(present):
             kept = {str(path) for _, _, path in files}
             self._known = {name: known for name, known in self._known.items() if name in kept}
@@ -238,54 +272,3 @@ class Library:
             os.replace(temp, self._cache_file)
         except OSError as error:
             log.warning("the list of LoRAs could not be kept: %s", error)
-
-
-def walk(folder: Path) -> Iterator[Path]:
-    """Yield the LoRA files below a folder, links included, each real folder once."""
-    seen: set[str] = set()
-    for where, names, files in os.walk(folder, followlinks=True):
-        real = os.path.realpath(where)
-        names[:] = sorted(name for name in names if not name.startswith("."))
-        if real in seen:
-            names.clear()
-            continue
-        seen.add(real)
-        for name in sorted(files):
-            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
-                yield Path(where) / name
-
-
-def read_facts(path: Path) -> dict[str, Any]:
-    """Return what a header tells, JSON-ready; a file that cannot be merged has a `problem`."""
-    try:
-        with open_lora(path) as file:
-            family = file.family or ""
-            shown = file if file.family else file.settled(file.guess.candidates[0], drop_unsupported=True)
-            layouts = [module.layout for module in shown.modules.values()]
-            ranks = [layout.rank for layout in layouts if layout.rank]
-            first = shown.family or ""
-            return {
-                "family": family,
-                "candidates": list(file.guess.candidates),
-                "kinds": [kind for kind, _ in Counter(str(layout.kind) for layout in layouts).most_common(3)],
-                "rank": [min(ranks, default=0), max(ranks, default=0)],
-                "te": any(encoder_of(name, first) for name in shown.modules),
-                "blocks": list(blocks_present(shown.modules, first)),
-                "tags": _tags(file.metadata),
-                "has_recipe": metadata.recipe_of(file.metadata) is not None,
-                "problem": "",
-            }
-    except MergeError as error:
-        return {"problem": str(error)[:300]}
-    except OSError as error:
-        return {"problem": f"it cannot be read: {error.strerror or error}"}
-
-
-def _tags(header: Any) -> list[str]:  # noqa: ANN401
-    counts: Counter[str] = Counter()
-    for tags in metadata.read_tags(header).values():
-        if isinstance(tags, dict):
-            counts.update(
-                {str(tag).strip()[:80]: count for tag, count in tags.items() if isinstance(count, (int, float))}
-            )
-    return [tag for tag, _ in counts.most_common(MOST_TAGS)]

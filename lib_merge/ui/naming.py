@@ -49,9 +49,10 @@ def output_path(folder: Path, stem: str, *, overwrite: bool) -> Path:
     """Return the file to write: the first free version where the stem counts one, the stem itself elsewhere.
 
     Raises:
-        OutputError: a name that a system could not keep.
+        OutputError: a name that a system could not keep, or that leads into another folder.
     """
     stem = stem.removesuffix(".safetensors")
+    check_plain_name(stem)
     if "{n}" not in stem:
         path = folder / f"{stem}.safetensors"
         check_output_name(path)
@@ -64,6 +65,13 @@ def output_path(folder: Path, stem: str, *, overwrite: bool) -> Path:
     path = folder / f"{stem.replace('{n}', str(number))}.safetensors"
     check_output_name(path)
     return path
+
+
+def check_plain_name(stem: str) -> None:
+    """Raise `OutputError` for a name that would lead into another folder; folders are chosen beside it."""
+    if set(stem) & set("/\\"):
+        message = f"the name {stem[:60]!r} has a slash in it; choose the folder in its own field."
+        raise OutputError(message)
 
 
 def sub_folder(root: Path, name: str) -> Path:

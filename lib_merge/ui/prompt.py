@@ -4,14 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-import struct
-import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lib_merge.adapters.blocks import BLOCK_ORDERS
-from lib_merge.errors import MergeError, RecipeError
+from lib_merge.errors import MergeError
 from lib_merge.recipe import Recipe, loads
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
@@ -20,14 +18,13 @@ _LIST = re.compile(r"^[-+.\d]+(?:,[-+.\dRUXrux]+)+$")
 _IDENT = re.compile(r"^[A-Za-z][\w .-]*$")
 _RECIPE = re.compile(r'\bMerge recipe(?: \d+)?: ("(?:\\.|[^\\"])*")')
 TEXT_LIMIT = 1 << 20
-_PNG = b"\x89PNG\r\n\x1a\n"
 
 
 @dataclass(slots=True)
 class PromptSources:
     """What a prompt holds.
 
-    sources  {name, ratio, te_ratio, blocks, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
+    sources  {name, ratio, te_ratio, blocks, elements, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
     rest     the prompt without its tags
     notes    sentences on what cannot be baked
     """
@@ -69,7 +66,7 @@ def _source(body: str) -> dict[str, Any] | None:
     te = _number(named.get("te", plain[0] if plain else "1"), notes)
     second = plain[1] if len(plain) > 1 and _is_number(plain[1]) else None
     unet = _number(named.get("unet", second if second is not None else str(te)), notes)
-    blocks = named.get("lbw")
+    blocks = named.get("lbw", named.get("w"))
     if blocks is None:
         blocks = next(
             (word for word in plain[1:] if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))),
@@ -82,15 +79,15 @@ def _source(body: str) -> dict[str, Any] | None:
         ("stop", "stop"),
         ("step", "step range"),
         ("dyn", "dynamic rank"),
-        ("lbwe", "element rules"),
     ):
         if key in named:
-            notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and is left out")
+            notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and was left out")
     return {
         "name": name.strip(),
         "ratio": unet,
         "te_ratio": None if te == unet else te,
         "blocks": blocks,
+        "elements": named.get("lbwe"),
         "notes": notes,
     }
 
@@ -143,68 +140,3 @@ def _list(blocks: Mapping[str, float]) -> str:
         if named <= set(order) and (length > 17 or not unsaid or length == 17):
             return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in order)
     return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in BLOCK_ORDERS[26])
-
-
-def png_text(data: bytes) -> str:
-    """Return the generation parameters of a PNG, or of a JPEG's or WebP's EXIF comment; "" when there are none.
-
-    Raises:
-        RecipeError: not one of these, or damaged.
-    """
-    if data.startswith(_PNG):
-        return _png(data)
-    start = data.find(b"UNICODE\x00")
-    if start >= 0 and (data.startswith(b"\xff\xd8") or data[8:12] == b"WEBP"):
-        raw = data[start + 8 : start + 8 + TEXT_LIMIT]
-        for encoding in ("utf-16-be", "utf-16-le"):
-            text = raw[: len(raw) // 2 * 2].decode(encoding, "ignore").split("\x00")[0]
-            if "Steps:" in text or "<lora:" in text:
-                return text
-    if data.startswith(b"\xff\xd8") or data[8:12] == b"WEBP":
-        return ""
-    message = "that picture is not a PNG, JPEG or WebP."
-    raise RecipeError(message)
-
-
-def _png(data: bytes) -> str:
-    at = len(_PNG)
-    while at + 8 <= len(data):
-        size, kind = struct.unpack(">I4s", data[at : at + 8])
-        body = data[at + 8 : at + 8 + size]
-        if len(body) < size:
-            break
-        if kind in (b"tEXt", b"iTXt", b"zTXt"):
-            key, _, rest = body.partition(b"\x00")
-            if key == b"parameters":
-                return _chunk(kind, rest)
-        if kind == b"IEND":
-            return ""
-        at += 12 + size
-    message = "that PNG is damaged."
-    raise RecipeError(message)
-
-
-def _chunk(kind: bytes, rest: bytes) -> str:
-    if kind == b"tEXt":
-        return _decoded(rest)
-    if kind == b"zTXt":
-        return _decoded(_unpacked(rest[1:]))
-    packed = rest[:1] == b"\x01"
-    text = rest[2:].split(b"\x00", 2)[-1]
-    return _decoded(_unpacked(text) if packed else text)
-
-
-def _unpacked(data: bytes) -> bytes:
-    try:
-        return zlib.decompressobj().decompress(data, TEXT_LIMIT)
-    except zlib.error as error:
-        message = "that PNG's text is damaged."
-        raise RecipeError(message) from error
-
-
-def _decoded(data: bytes) -> str:
-    data = data[:TEXT_LIMIT]
-    try:
-        return data.decode("utf-8")
-    except UnicodeDecodeError:
-        return data.decode("latin-1")

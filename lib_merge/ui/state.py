@@ -11,6 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from lib_merge.blockspec import parse_elements
 from lib_merge.compress import parse_policy
 from lib_merge.errors import RecipeError
 from lib_merge.methods import METHODS, get_method
@@ -58,6 +59,15 @@ def to_recipe(state: Mapping[str, Any], find: Find) -> Recipe:
     return recipe
 
 
+def letters_of(state: Mapping[str, Any]) -> list[str]:
+    """Return the letters that the tab shows for the recipe's files, in the recipe's order: groups stand together."""
+    rows = [(index, row) for index, row in enumerate(state.get("sources") or []) if row.get("on", True) and row.get("key")]
+    groups = [str(row.get("group") or "") for _, row in rows]
+    first = {group: place for place, group in reversed(list(enumerate(groups))) if group}
+    order = sorted(range(len(rows)), key=lambda place: (first.get(groups[place], place), place))
+    return [chr(ord("A") + rows[place][0] % 26) for place in order]
+
+
 def knobs_of(state: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Return the settings of one method; those that other methods left in the state stay there."""
     known = {knob.name for knob in get_method(method).knobs}
@@ -103,6 +113,7 @@ def _source(row: Mapping[str, Any], find: Find, method: str) -> Source:
         ratio=_number(row.get("ratio", 1.0), f"the ratio of {path.stem}"),
         te_ratio=te if te is None or isinstance(te, tuple) else _number(te, "the text-encoder ratio"),
         blocks=blocks or None,
+        elements=parse_elements(str(row["elements"])) if row.get("elements") else (),
         role=(row.get("role") or None) if METHODS[method].roles else None,
         size=path.stat().st_size,
     )
@@ -160,7 +171,27 @@ def from_recipe(
         "prune": recipe.prune,
         "precision": recipe.precision,
         "seed": recipe.seed,
+        "family": recipe.family or "",
     }
+
+
+def unshown(recipe: Recipe) -> list[str]:
+    """Return a sentence for everything of a recipe that the tab has no control for, so that nothing goes unsaid."""
+    found = []
+    for source in recipe.sources:
+        inner = source.recipe
+        if inner is None:
+            continue
+        label = source.label
+        if any(item.recipe is not None for item in inner.sources):
+            found.append(f"{label} holds groups of its own, which the tab cannot show; they were left out")
+        if source.blocks or source.elements or source.te_ratio is not None:
+            found.append(f"{label} has block weights or a text-encoder ratio of its own; they were left out")
+        if inner.rank is not None or inner.conv_rank is not None or inner.prune:
+            found.append(f"{label} is cut to a rank of its own; that was left out")
+        if inner.seed:
+            found.append(f"{label} has the seed {inner.seed} of its own; it was left out")
+    return found
 
 
 def _rank(policy: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -181,6 +212,7 @@ def _row(
         "ratio": source.ratio,
         "te": None if te is None else list(te) if isinstance(te, tuple) else [te],
         "blocks": expand(source.blocks),
+        "elements": ", ".join(f"{rule.blocks}:{rule.elements}:{rule.ratio!r}" for rule in source.elements),
         "role": source.role or "",
         "group": letter,
         "on": True,

@@ -39,7 +39,8 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
     with gr.Blocks(analytics_enabled=False, theme=theme) as tab:
         # the JavaScript puts its page into this column; an HTML component would bring an id twice on gradio 3
         with gr.Column(elem_id="lora_merge_page"), gr.Row(elem_id="lora_merge_bridge"):
-            box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False)
+            # one line: a field that grows with its text would be measured anew at every answer
+            box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False, max_lines=1)
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = True
         sent = ask.click(

@@ -138,6 +138,12 @@ class Tab:
         self.page.keyboard.press("Enter")
         self.page.wait_for_selector(".lm-picker", state="hidden")
 
+    def preset(self, letter, value):
+        """Choose from a row's menu, which is filled when it gets the focus."""
+        menu = self.page.get_by_label(f"Preset for {letter}", exact=True)
+        menu.focus()
+        menu.select_option(value)
+
     def ratio(self, row, value):
         field = self.page.locator(".lm-row").nth(row).locator("input.lm-number").first
         field.fill(str(value))
@@ -149,18 +155,34 @@ class Tab:
     def state(self):
         return self.page.evaluate("() => window.loraMerge.app.state.data")
 
+    def quiet(self):
+        """Wait until nothing is asked for, nothing is due to be asked for, and every energy is read."""
+        self.page.wait_for_function(
+            "() => { const { app, bridge } = window.loraMerge;"
+            " return !bridge.current && !bridge.queue.length && !app.output.due && !app.grid.reading; }",
+            timeout=60000,
+        )
+
     def planned(self):
         """Wait until the plan fits what is set up now, and return the name it shows."""
-        self.page.wait_for_timeout(450)
-        self.page.wait_for_function("() => !window.loraMerge.bridge.current && !window.loraMerge.bridge.queue.length")
+        self.quiet()
         return self.page.locator(".lm-output-name").inner_text()
 
     def merge(self):
         self.planned()
-        self.page.locator(".lm-side .lm-big").click()
-        self.page.wait_for_selector(".lm-result:not([hidden])", timeout=60000)
-        self.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
+        self.saves(lambda: self.page.locator(".lm-side .lm-big").click())
         return self.page.locator(".lm-result").inner_text()
+
+    def saves(self, work):
+        """Do something that saves a LoRA and wait for the new result: the card of a merge before is no answer."""
+        self.page.evaluate("() => (window.before = document.querySelector('.lm-result').firstChild)")
+        work()
+        self.page.wait_for_function(
+            "() => { const card = document.querySelector('.lm-result');"
+            " return !card.hidden && card.firstChild !== window.before && window.loraMerge.app.output.job === null; }",
+            timeout=60000,
+        )
+        self.quiet()
 
     def shot(self, label):
         import gradio

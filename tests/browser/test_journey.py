@@ -21,6 +21,7 @@ def _pair(tab):
     tab.open()
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
+    tab.quiet()
 
 
 def test_a_first_merge_in_five_clicks(tab, app):
@@ -31,9 +32,9 @@ def test_a_first_merge_in_five_clicks(tab, app):
     assert "asked = saved to" in text
     assert "Saved" in text
     saved = next(path for path in app.folder.rglob("*weighted_sum*.safetensors"))
-    a, b = (dense_of(_file(app, f"{name}.safetensors")) for name in ("sample-ink-style", "sample-mira-character"))
+    a, b = (dense_of(_file(app, f"{name}.safetensors"), 3) for name in ("sample-ink-style", "sample-mira-character"))
     wanted = {n: 0.5 * a.get(n, 0) + 0.5 * b.get(n, 0) for n in set(a) | set(b)}
-    assert relative(dense_of(saved), wanted) <= 1e-3
+    assert relative(dense_of(saved, 3), wanted) <= 1e-3
     history = tab.page.locator(".lm-table tbody tr").first.inner_text()
     assert "Weighted sum" in history
 
@@ -70,7 +71,6 @@ def test_blocks_by_keyboard(tab):
     tab.page.keyboard.press("Shift+ArrowRight")
     tab.page.keyboard.press("Home")
     assert {"IN02": 0, "IN04": 0}.items() <= tab.state()["sources"][0]["blocks"].items()
-    tab.page.wait_for_timeout(500)
     tab.page.keyboard.press("Control+z")
     assert tab.state()["sources"][0]["blocks"].get("IN04") is None
     tab.page.keyboard.press("Control+y")
@@ -109,9 +109,9 @@ def test_a_list_beside_the_row_and_presets_that_survive_a_reload(tab, app):
     tab.page.wait_for_selector(".lm-presets li")
     tab.open()
     assert tab.state()["sources"][0]["blocks"]["IN01"] == 0  # the state came back, too
-    tab.page.get_by_label("Preset for B").select_option("my <b>look</b>")
+    tab.preset("B", "my <b>look</b>")
     assert tab.state()["sources"][1]["blocks"]["IN01"] == 0
-    tab.page.get_by_label("Preset for A").select_option("=c")
+    tab.preset("A", "=c")
     assert tab.state()["sources"][0]["blocks"].get("IN01", 1) == 1
     assert tab.state()["sources"][0]["blocks"]["OUT03"] == 0
     stored = json.loads((app.folder.parent / "data" / "presets.json").read_text(encoding="utf-8"))
@@ -122,11 +122,11 @@ def test_block_weights_reach_the_file(tab, app):
     _pair(tab)
     tab.ratio(0, 1)
     tab.ratio(1, 1)
-    tab.page.get_by_label("Preset for A").select_option("=0")
+    tab.preset("A", "=0")
     tab.page.get_by_label("Name of the merge").fill("baked")
     tab.merge()
-    b = dense_of(_file(app, "sample-mira-character.safetensors"))
-    found = dense_of(_file(app, "baked.safetensors"))
+    b = dense_of(_file(app, "sample-mira-character.safetensors"), 7)
+    found = dense_of(_file(app, "baked.safetensors"), 7)
     assert relative(found, b) <= 1e-3
 
 
@@ -188,7 +188,9 @@ def test_a_prompt_becomes_rows_and_rows_a_prompt(tab):
     assert [row["name"] for row in rows] == ["sample-mira-character", "sample-ink-style", "gone"]
     assert rows[0]["ratio"] == 0.8
     assert (rows[1]["ratio"], rows[1]["te"]) == (0.6, [0.3])
-    assert "gone" in tab.page.locator(".lm-message").inner_text()
+    assert "gone" in tab.page.locator(".lm-drop .lm-warn").inner_text()
+    tab.quiet()
+    assert "C (gone) is missing" in tab.page.locator(".lm-outlook").inner_text()
     tab.page.get_by_label("Remove C").click()
     tab.page.get_by_role("button", name="Copy as prompt").click()
     tab.page.wait_for_function("() => document.querySelector('.lm-message').textContent.includes('<lora:')")
@@ -204,7 +206,7 @@ def test_presets_of_another_tool(tab, tmp_path):
     tab.page.get_by_label("Preset file of another tool").set_input_files(str(file))
     tab.page.wait_for_selector(".lm-report li")
     assert tab.page.locator(".lm-report .lm-bad").count() == 1
-    tab.page.get_by_label("Preset for A").select_option("FACE")
+    tab.preset("A", "FACE")
     assert tab.state()["sources"][0]["blocks"]["IN01"] == 0
 
 
@@ -213,9 +215,11 @@ def test_a_hostile_file_stays_text(tab):
     tab.pick(0, "img src")
     tab.planned()
     tab.page.get_by_role("tab", name="Tools").click()
-    tab.page.get_by_label("LoRA for the tools").select_option(index=1)
-    tab.page.get_by_role("button", name="Inspect").click()
-    tab.page.wait_for_function("() => document.querySelector('.lm-panel pre').textContent.length > 50", timeout=60000)
+    tab.page.get_by_label("LoRA for the tools").click()
+    tab.page.keyboard.type("img src")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector(".lm-facts-table", timeout=60000)
+    tab.shot("inspected")
     tab.page.get_by_label("Name of the merge").fill("tamed")
     assert "Saved" in tab.merge()
     assert tab.page.evaluate("() => window.hacked") is None
@@ -229,7 +233,7 @@ def test_what_is_wrong_is_said_before_the_merge(tab):
     tab.page.keyboard.type("neon")
     tab.page.keyboard.press("Enter")
     tab.planned()
-    assert "slerp takes exactly 2 sources" in tab.page.locator(".lm-facts").inner_text()
+    assert "slerp takes exactly 2 sources" in tab.page.locator("[aria-label='What will come out']").inner_text()
     assert tab.page.locator(".lm-big").is_disabled()
 
 
@@ -241,9 +245,9 @@ def test_a_level_is_merged_first(tab, app):
     tab.page.get_by_label("Ratio of group A").fill("0.5")
     tab.page.get_by_label("Name of the merge").fill("level")
     tab.merge()
-    a, b = (dense_of(_file(app, f"{name}.safetensors")) for name in ("sample-ink-style", "sample-mira-character"))
+    a, b = (dense_of(_file(app, f"{name}.safetensors"), 7) for name in ("sample-ink-style", "sample-mira-character"))
     wanted = {n: 0.25 * a.get(n, 0) + 0.25 * b.get(n, 0) for n in set(a) | set(b)}
-    assert relative(dense_of(_file(app, "level.safetensors")), wanted) <= 1e-3
+    assert relative(dense_of(_file(app, "level.safetensors"), 7), wanted) <= 1e-3
 
 
 def test_the_page_is_light_and_sound(tab):

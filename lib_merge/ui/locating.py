@@ -1,0 +1,89 @@
+"""Where a recipe's sources are now: candidates by size, name and family from the list of LoRAs, and only those are hashed."""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+from collections.abc import Iterable
+from pathlib import Path
+
+from lib_merge.errors import RecipeError
+from lib_merge.recipe import Recipe, Source
+from lib_merge.ui.library import Item, Library
+
+log = logging.getLogger("lib_merge")
+
+
+class Locator:
+    """Finds the files of recipes; a hash is taken once per file and remembered while the file stays as it is."""
+
+    def __init__(self, library: Library) -> None:
+        """Look in `library`."""
+        self._library = library
+        self._hashes: dict[tuple[str, int, int], str] = {}
+
+    def locate(self, source: Source, family: str | None = None) -> str:
+        """Return the key of a recipe's source; "" when it is gone or has changed since."""
+        if source.path is not None:
+            return self._library.key_of(source.path)
+        fitting = self._candidates(source, family)
+        if not source.sha256:
+            named = [item for item in fitting if _file(item) == source.name]
+            best = named or (fitting if source.size and len(fitting) == 1 else [])
+            return best[0].key if best else ""
+        return next((item.key for item in fitting if self._hash(item) == source.sha256), "")
+
+    def missing(self, recipe: Recipe) -> list[str]:
+        """Return a sentence for every source that is not there as it was."""
+        found = []
+        for source in leaves_of(recipe):
+            if self.locate(source, recipe.family):
+                continue
+            same = [item for item in self._library.items() if _file(item) == source.name]
+            if same:
+                found.append(f"{source.label} has changed since: {same[0].key.partition('/')[2]} holds something else now")
+            else:
+                found.append(f"{source.label} is not in the LoRA folders any more")
+        return found
+
+    def _candidates(self, source: Source, family: str | None) -> list[Item]:
+        """Return what may be the source: of its size and family, its own name first."""
+        items = [item for item in self._library.items() if not source.size or item.size == source.size]
+        if not source.size:
+            items = [item for item in items if _file(item) == source.name]
+        if family:
+            items = [item for item in items if item.family in ("", family)]
+        return sorted(items, key=lambda item: _file(item) != source.name)
+
+    def _hash(self, item: Item) -> str:
+        try:
+            path = self._library.resolve(item.key)
+            state = path.stat()
+            stamp = (str(path), state.st_size, state.st_mtime_ns)
+            if stamp not in self._hashes:
+                self._hashes[stamp] = _sha256(path)
+            return self._hashes[stamp]
+        except (OSError, RecipeError) as error:
+            log.info("%s could not be hashed: %s", item.key, error)
+            return ""
+
+
+def leaves_of(recipe: Recipe) -> Iterable[Source]:
+    """Yield the files of a recipe, groups opened."""
+    for source in recipe.sources:
+        if source.recipe is not None:
+            yield from leaves_of(source.recipe)
+        else:
+            yield source
+
+
+def _file(item: Item) -> str:
+    return item.key.rpartition("/")[2]
+
+
+def _sha256(path: Path) -> str:
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while chunk := file.read(1 << 20):
+            digest.update(chunk)
+    return digest.hexdigest()

@@ -1,0 +1,242 @@
+"""What is around a merge: levels, tools, history, pictures, and what survives a restart."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+from safetensors import safe_open
+
+from tests.browser.hostile import EVIL
+from tests.browser.test_journey import _file, _pair
+from tests.factories import dense_of, exif_comment, relative
+
+pytestmark = pytest.mark.browser
+
+
+def test_a_level_is_saved_alone_and_takes_the_groups_place(tab, app):
+    _pair(tab)
+    for letter in "AB":
+        tab.page.get_by_label(f"Group of {letter}").select_option("A")
+    tab.page.get_by_label("Method of group A").select_option("core_ties")
+    tab.page.get_by_label("trim fraction of group A, exact").fill("0.4")
+    tab.page.get_by_label("Ratio of group A").fill("0.5")
+    tab.page.get_by_label("Name of the merge").fill("whole")
+    tab.merge()
+    tab.saves(lambda: tab.page.get_by_role("button", name="Save this level").click())
+    whole, level = (dense_of(_file(app, f"{name}.safetensors"), 7) for name in ("whole", "whole_level-A_v1"))
+    assert relative(whole, {name: 0.5 * value for name, value in level.items()}) <= 2e-3
+    with safe_open(_file(app, "whole_level-A_v1.safetensors"), "pt") as file:
+        recipe = json.loads(file.metadata()["merge_recipe"])
+    assert (recipe["method"], recipe["knobs"]["trim_fraction"]) == ("core_ties", 0.4)
+    tab.shot("level")
+    tab.page.get_by_role("button", name="Use the saved file instead").click()
+    [row] = tab.state()["sources"]
+    assert (row["name"], row["ratio"]) == ("whole_level-A_v1", 0.5)
+    tab.page.get_by_label("Name of the merge").fill("whole-again")
+    tab.merge()
+    assert relative(dense_of(_file(app, "whole-again.safetensors"), 7), whole) <= 2e-3
+
+
+def test_tools_resize_and_bake_without_touching_what_is_set_up(tab, app):
+    _pair(tab)
+    before = tab.state()["sources"]
+    tab.page.get_by_role("tab", name="Tools").click()
+    tab.page.get_by_label("LoRA for the tools").click()
+    tab.page.keyboard.type("sample-ink")
+    tab.page.keyboard.press("Enter")
+    tab.page.wait_for_selector(".lm-facts-table", timeout=60000)
+    assert "LoRA × 192" in tab.page.locator(".lm-facts-table").inner_text()
+    assert tab.page.locator(".lm-bar").count() > 10
+    tab.page.get_by_label("New rank", exact=True).select_option("rank")
+    tab.page.get_by_label("Value of the new rank").fill("4")
+    tab.page.get_by_label("Strength to bake in").fill("0.5")
+    tab.page.get_by_label("Block weights to bake in").fill("OUT03-OUT11=0")
+    assert tab.page.get_by_label("Name of the new LoRA").input_value() == "{sources}_r4_x0.5_baked_v{n}"
+    tab.saves(lambda: tab.page.get_by_role("button", name="Save as a new LoRA").click())
+    with safe_open(_file(app, "sample-ink-style_r4_x0.5_baked_v1.safetensors"), "pt") as file:
+        shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
+    assert {shape[0] for key, shape in shapes.items() if "lora_down" in key} == {4}
+    assert not any("up_blocks_1" in key for key in shapes)
+    assert tab.state()["sources"] == before
+    tab.page.get_by_label("Block weights to bake in").fill("nonsense")
+    tab.page.get_by_role("button", name="Save as a new LoRA").click()
+    tab.page.wait_for_selector(".lm-wrong")
+    assert "nonsense" in tab.page.locator(".lm-message.lm-bad").inner_text()
+
+
+def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Name of the merge").fill("step{n}")
+    tab.merge()
+    tab.ratio(0, 0.9)
+    tab.quiet()
+    assert "ratio: 0.5 → 0.9" in tab.page.locator(".lm-changes").inner_text()
+    tab.merge()
+    row = tab.page.locator(".lm-table tbody tr").filter(has_text="step2").first
+    row.get_by_role("button", name="Changes").click()
+    assert "0.5 → 0.9" in tab.page.locator(".lm-detail").inner_text()
+    setup = tab.state()["sources"]
+    row.get_by_role("button", name="Run again…").click()
+    tab.page.get_by_label("Name to run it under").fill("step-other")
+    tab.page.get_by_role("button", name="Run", exact=True).click()
+    tab.page.wait_for_function(
+        "() => document.querySelector('.lm-message').textContent.includes('same tensors')", timeout=60000
+    )
+    assert tab.state()["sources"] == setup
+    before = _file(app, "step2.safetensors").read_bytes()
+    tab.page.on("dialog", lambda dialog: dialog.accept())
+    row = tab.page.locator(".lm-table tbody tr").filter(has_text="step2").first
+    row.get_by_role("button", name="Run again…").click()
+    tab.page.get_by_role("button", name="Run", exact=True).click()
+    tab.page.wait_for_function(
+        "() => document.querySelector('.lm-message').textContent.startsWith('step2')", timeout=60000
+    )
+    assert _file(app, "step2.safetensors").read_bytes() == before
+    tab.page.get_by_label("Search the history").fill("step-other")
+    tab.page.wait_for_function("() => document.querySelectorAll('.lm-table tbody tr').length === 1")
+    tab.page.get_by_label("Delete step-other").click()
+    tab.page.wait_for_function("() => !document.querySelector('.lm-table tbody tr')")
+    assert not list(app.folder.rglob("step-other*"))
+    assert list((app.folder.parent / "data" / "trash").glob("*step-other.safetensors"))
+
+
+def test_a_dropped_picture_fills_the_rows_and_a_picture_becomes_the_card(tab, app, tmp_path):
+    image = pytest.importorskip("PIL.Image")
+    text = "a cat <lora:sample-neon-concept:0.7:stop=12>\nSteps: 20"
+    picture = tmp_path / "generated.jpg"
+    image.new("RGB", (900, 1200), "#336699").save(picture, exif=exif_comment(text))
+    _pair(tab)
+    tab.page.get_by_role("button", name="From prompt or image…").click()
+    tab.page.get_by_label("A generated picture").set_input_files(str(picture))
+    tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources.length === 1")
+    assert tab.state()["sources"][0]["ratio"] == 0.7
+    assert "stop (stop=12) cannot be baked" in tab.page.locator(".lm-drop .lm-warn").inner_text()
+    tab.page.get_by_label("A picture for the card").set_input_files(str(picture))
+    tab.page.wait_for_selector("img.lm-thumb[src^='data:']")
+    tab.page.get_by_label("Name of the merge").fill("with-card")
+    tab.merge()
+    saved = image.open(_file(app, "with-card.preview.png"))
+    assert saved.size == (576, 768)
+    assert max(abs(a - b) for a, b in zip(saved.convert("RGB").getpixel((5, 5)), (0x33, 0x66, 0x99))) < 5
+    tab.page.locator(".lm-row .lm-name").first.click()
+    tab.page.keyboard.type("with-card")
+    shown = tab.page.locator(".lm-pick img")
+    shown.wait_for()
+    tab.page.wait_for_function("() => document.querySelector('.lm-pick img').naturalWidth === 576")
+
+
+def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
+    _pair(tab)
+    tab.pick(0, "img src")
+    tab.pick(1, "img src")
+    tab.page.get_by_label("Trigger words").fill(EVIL)
+    tab.planned()
+    notes = tab.page.locator("[aria-label='What will come out']").inner_text()
+    assert "A and B are the same file" in notes
+    marks = "() => /[\\u202a-\\u202e\\u2066-\\u2069]/.test(document.querySelector('#lora_merge_root').innerText)"
+    assert not tab.page.evaluate(marks)
+    for name in ("History", "Presets", "Tools"):
+        tab.page.get_by_role("tab", name=name).click()
+        tab.quiet()
+        assert not tab.page.evaluate(marks)
+    tab.page.get_by_role("button", name="From prompt or image…").click()
+    tab.page.get_by_label("Prompt with LoRA tags").fill("<lora:<img src=x onerror=window.hacked=1>:1> <lora:\u202egnp:1>")
+    tab.page.get_by_role("button", name="Read", exact=True).click()
+    tab.quiet()
+    assert tab.page.evaluate("() => window.hacked") is None
+    assert tab.page.locator("#lora_merge_root img[src=x]").count() == 0
+
+
+def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
+    _pair(tab)
+    for name in ("neon", "ink", "mira", "img src", "neon", "ink"):
+        tab.page.get_by_role("button", name="+ Add source").click()
+        tab.page.keyboard.type(name)
+        tab.page.keyboard.press("Enter")
+    tab.page.get_by_label("Group of C").select_option("B")
+    tab.page.get_by_label("Preset for A", exact=True).focus()
+    tab.quiet()
+    assert tab.page.locator("#lora_merge_root *").count() <= 1200
+    for width in (1280, 800):
+        tab.page.set_viewport_size({"width": width, "height": 900})
+        wide = tab.page.evaluate(
+            "() => [...document.querySelectorAll('#lora_merge_root *')].filter((node) => !node.closest('.lm-grid, .lm-table')"
+            " && node.getBoundingClientRect().right > innerWidth).map((node) => node.className)"
+        )
+        assert wide == []
+        tab.shot(f"eight{width}")
+
+
+def test_what_is_set_up_survives_a_restart_of_the_program(tab, app):
+    _pair(tab)
+    tab.ratio(1, 0.35)
+    tab.cell(0, "OUT04").click()
+    tab.page.keyboard.press("Home")
+    before = tab.state()
+    app.stop()
+    app.start()
+    tab.errors.clear()  # the page of the program that was ended
+    tab.open()
+    tab.planned()
+    assert tab.state()["sources"] == before["sources"]
+    assert "exact" in tab.page.locator(".lm-facts").nth(1).inner_text()
+
+
+def test_a_merge_goes_on_over_a_reload_of_the_page(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Merge method").select_option("ties")
+    tab.page.get_by_label("Name of the merge").fill("over-reload")
+    tab.planned()
+    tab.page.locator(".lm-side .lm-big").click()
+    tab.page.wait_for_selector("progress:not([hidden])")
+    tab.open()
+    tab.page.wait_for_function("() => window.loraMerge.app.output.job !== null")
+    tab.page.get_by_role("button", name="Cancel").click()
+    tab.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
+    assert "Cancelled" in tab.page.locator(".lm-side").inner_text()
+    assert not list(app.folder.rglob("over-reload*"))
+
+
+def test_new_files_are_in_the_picker_without_being_asked_for(tab, app):
+    _pair(tab)
+    source = _file(app, "sample-neon-concept.safetensors")
+    added = source.with_name("came-later.safetensors")
+    added.write_bytes(source.read_bytes())
+    try:
+        tab.page.locator(".lm-row .lm-name").first.click()
+        tab.page.keyboard.type("came-later")
+        tab.page.locator(".lm-pick", has_text="came-later").wait_for()
+    finally:
+        added.unlink()
+
+
+def test_a_broken_presets_file_is_named_and_kept(tab, app):
+    tab.quiet()
+    file = app.folder.parent / "data" / "presets.json"
+    kept = file.read_bytes() if file.exists() else None
+    app.stop()
+    file.write_text('{"presets": [', encoding="utf-8")
+    app.start()
+    tab.errors.clear()
+    tab.open()
+    assert "presets" in tab.page.locator(".lm-message.lm-bad").inner_text()
+    aside = [path for path in file.parent.iterdir() if path.name.startswith("presets") and path != file]
+    assert any(path.read_text(encoding="utf-8") == '{"presets": [' for path in aside)
+    if kept is not None:
+        file.write_bytes(kept)
+
+
+def test_progress_says_what_it_waits_for_and_how_long_it_takes(tab):
+    def shown(**now):
+        state = {"what": "merge", "state": "running", "stage": "merge", "done": 3, "total": 9, "share": 0.3, "left": None}
+        return tab.page.evaluate(
+            "(now) => { const { output } = window.loraMerge.app; output.progress(now);"
+            " return [output.stage.textContent, output.bar.hasAttribute('value') ? output.bar.value : null]; }",
+            {**state, **now},
+        )
+
+    assert shown(stage="queue", total=0, done=0) == ["waiting for the generation to finish", None]
+    assert shown(state="waiting", stage="") == ["waiting for the one before …", None]
+    assert shown(left=12.2) == ["merging · 3 of 9 modules · about 13 s left", 0.3]
+    assert shown(stage="verify", left=300, share=0.5) == ["proving · 3 of 9 modules · about 5 min left", 0.5]
