@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_merge.adapters.families import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
 from lib_merge.adapters.kernels import kernel_of
-from lib_merge.adapters.module import Module, cut_rows, describe, needs_base
+from lib_merge.adapters.module import Module, check_numbers, cut_rows, describe, needs_base
 from lib_merge.adapters.peft_config import PeftConfig, find_config
 from lib_merge.adapters.placement import Placement, place, split_of
 from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
@@ -239,6 +239,7 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement) -> None:
     if layout is None:
         file.left_out[placed.name] = str(refused)
         return
+    check_numbers(raw.roles, file.file.tensors, file.name)
     file.modules[placed.name] = Module(placed.name, raw.roles, layout, raw.scale, placed.swap_halves)
     if placed.fused and placed.rows:
         file.fused_in[placed.name] = (placed.fused, placed.rows)
