@@ -115,7 +115,7 @@ class LoraFile:
             ModuleError: two keys land on one module, shapes do not fit.
             UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
         """
-        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=list(self.notes))
+        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
             _add_module(done, raw, place(raw, family))
