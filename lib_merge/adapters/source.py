@@ -115,6 +115,8 @@ class LoraFile:
             ModuleError: two keys land on one module, shapes do not fit.
             UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
         """
+        if family == self.family and not self.left_out:
+            return self  # opened as this family already, and nothing is refused: nothing would change
         done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:

@@ -131,8 +131,8 @@ def _hint(deltas: Sequence[Delta]) -> Tensor | None:
     return torch.cat(downs) if downs and sum(map(len, downs)) < downs[0].shape[1] // 4 else None
 
 
-def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float]) -> np.ndarray:
-    """Return Float64[source source], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩.
+def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float], dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """Return Float64[source source], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩, computed in `dtype`.
 
     Raises:
         NumericsError: a delta holds NaN or infinity.
@@ -142,7 +142,7 @@ def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float]) -> np.ndarray
     for i in range(count):
         for j in range(i, count):
             if weights[i] and weights[j]:
-                gram[i, j] = gram[j, i] = weights[i] * weights[j] * inner(deltas[i], deltas[j])
+                gram[i, j] = gram[j, i] = weights[i] * weights[j] * inner(deltas[i], deltas[j], dtype)
     if not np.isfinite(gram).all():
         message = "a delta holds NaN or infinity"
         raise NumericsError(message)
