@@ -12,15 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import api, cli_analyze
-from lib_merge.blockspec import parse_elements
+from lib_merge.cli_arguments import recipe_of
 from lib_merge.cli_text import inspect_text, method_rows, methods_text, report_text
-from lib_merge.compress import parse_policy
 from lib_merge.console import ProgressLine
 from lib_merge.engine.inspect import inspect_file
 from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job
-from lib_merge.errors import Cancelled, MergeError, RecipeError
-from lib_merge.recipe import PRECISIONS, Recipe, Source
+from lib_merge.errors import Cancelled, MergeError, OutputError
+from lib_merge.recipe import PRECISIONS, Recipe
 from lib_merge.samples import write_samples
 
 Arguments = argparse.Namespace
@@ -60,38 +59,7 @@ class _Interrupt:
 
 
 def _merge(arguments: Arguments, stop: _Interrupt) -> None:
-    count = len(arguments.models)
-    settings = [
-        _per_source("ratios", arguments.ratios, count, 1.0),
-        _per_source("blocks", arguments.blocks, count, None),
-        _per_source("te_ratios", arguments.te_ratios, count, None),
-        _per_source("roles", arguments.roles, count, None),
-        _per_source("elements", arguments.elements, count, None),
-    ]
-    sources = tuple(
-        Source(
-            path=Path(model),
-            name=Path(model).name,
-            ratio=ratio,
-            blocks=None if blocks in (None, "", "-") else blocks,
-            te_ratio=_te_ratio(te),
-            role=None if role in (None, "", "-") else role,
-            elements=parse_elements(rules) if rules and rules != "-" else (),
-        )
-        for model, ratio, blocks, te, role, rules in zip(arguments.models, *settings)
-    )
-    recipe = Recipe(
-        sources,
-        arguments.method,
-        _knobs(arguments.knob, arguments.method, count),
-        None if arguments.rank is None else parse_policy(arguments.rank),
-        arguments.conv_rank,
-        arguments.prune,
-        arguments.save_precision,
-        arguments.seed,
-        arguments.family,
-    )
-    _run(recipe, arguments, stop)
+    _run(recipe_of(arguments), arguments, stop)
 
 
 def _run(recipe: Recipe, arguments: Arguments, stop: _Interrupt) -> None:
@@ -147,7 +115,11 @@ def _methods(arguments: Arguments, _: _Interrupt) -> None:
 
 def _demo(arguments: Arguments, _: _Interrupt) -> None:
     folder = Path(arguments.folder)
-    folder.mkdir(parents=True, exist_ok=True)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {arguments.folder} cannot be made: {error.strerror or error}."
+        raise OutputError(message) from error
     for path in write_samples(folder):
         _out(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB")
 
@@ -158,51 +130,6 @@ def _out(text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
-
-
-def _per_source(name: str, values: list[Any] | None, count: int, default: Any) -> list[Any]:  # noqa: ANN401
-    if values is None:
-        return [default] * count
-    if len(values) != count:
-        message = f"--{name} has {len(values)} values for {count} models: give one for each."
-        raise RecipeError(message)
-    return values
-
-
-def _te_ratio(text: str | None) -> float | tuple[float, ...] | None:
-    if text in (None, "", "-"):
-        return None
-    try:
-        numbers = tuple(float(part) for part in str(text).split(","))
-    except ValueError as error:
-        message = f"text-encoder ratio {text!r} is not a number, nor two with a comma (TE1,TE2)."
-        raise RecipeError(message) from error
-    return numbers[0] if len(numbers) == 1 else numbers[:2]
-
-
-def _knobs(given: list[str] | None, method: str, count: int) -> dict[str, Any]:
-    """Read NAME=VALUE and NAME@2=VALUE (the second source's own value)."""
-    from lib_merge.methods import get_method
-
-    knobs: dict[str, Any] = {}
-    for text in given or ():
-        name, sign, value = text.partition("=")
-        name, at, number = name.strip().partition("@")
-        if not sign:
-            message = f"--knob {text!r} is not NAME=VALUE."
-            raise RecipeError(message)
-        knob = get_method(method).knob(name)
-        if not at:
-            knobs[name] = value.strip()
-            continue
-        if knob.scope != "source" or not number.isdigit() or not 1 <= int(number) <= count:
-            message = f"--knob {text!r}: {name} has one value for the whole merge, or there is no source {number}."
-            raise RecipeError(message)
-        values = knobs.get(name, knob.default)
-        values = list(values) if isinstance(values, (list, tuple)) else [values] * count
-        values[int(number) - 1] = value.strip()
-        knobs[name] = values
-    return knobs
 
 
 def _parser() -> argparse.ArgumentParser:

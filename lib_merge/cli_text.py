@@ -46,6 +46,8 @@ def inspect_text(item: dict[str, Any]) -> str:
     ]
     if item["tags"]:
         lines.append(f"  tags: {', '.join(item['tags'])}")
+    if item["broken"]:
+        lines.append(f"  broken: {len(item['broken'])} modules hold NaN or infinity, {item['broken'][0]} first")
     if item["left_out"]:
         lines.append(f"  cannot be merged: {item['left_out']}")
     if item["recipe"]:

@@ -7,7 +7,6 @@ versioned, holds file names instead of paths, and every named or random value in
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,6 +15,7 @@ from typing import Any, Union
 from lib_merge.compress import RankPolicy, parse_policy
 from lib_merge.errors import RecipeError
 from lib_merge.methods import Method, get_method
+from lib_merge.recipe_checks import check_number, check_roles, check_source
 
 FORMAT = "lora-merge-recipe"
 VERSION = 1
@@ -124,17 +124,19 @@ class Recipe:
             raise RecipeError(message)
         method.check_sources(len(self.sources))
         method.settings(self.knobs, len(self.sources))
-        _check_roles(method, [source.role for source in self.sources])
+        check_roles(method, [source.role for source in self.sources])
         self.policy()
         if self.precision not in PRECISIONS:
             message = f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}."
             raise RecipeError(message)
-        _finite("prune", self.prune, 0.0, 1.0)
+        check_number("prune", self.prune, 0.0, 1.0)
         if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
             message = f"conv_rank is {self.conv_rank}; it takes a whole number from 1."
             raise RecipeError(message)
         for source in self.sources:
-            _check_source(source, depth)
+            check_source(source)
+            if source.recipe is not None:
+                source.recipe.check(depth + 1)
 
     def leaves(self) -> list[Source]:
         """Return the sources that are files, those of groups too, in order."""
@@ -153,41 +155,12 @@ class Recipe:
         return json.dumps(self.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
 
-def _check_roles(method: Method, roles: Sequence[str | None]) -> None:
-    given = [role for role in roles if role]
-    if method.roles and sorted(given) != sorted(method.roles):
-        message = f"{method.name} needs the roles {' and '.join(method.roles)}, one source each."
-        raise RecipeError(message)
-    unknown = [role for role in given if method.roles and role not in method.roles]
-    if unknown:
-        message = f"{method.name} has no role {unknown[0]!r}."
-        raise RecipeError(message)
-
-
-def _check_source(source: Source, depth: int) -> None:
-    _finite(f"the ratio of {source.label}", source.ratio)
-    ratios = source.te_ratio if isinstance(source.te_ratio, tuple) else (source.te_ratio,)
-    for ratio in ratios:
-        if ratio is not None:
-            _finite(f"the text-encoder ratio of {source.label}", ratio)
-    for rule in source.elements:
-        _finite(f"an element rule of {source.label}", rule.ratio)
-    if source.recipe is not None:
-        source.recipe.check(depth + 1)
-
-
-def _finite(what: str, value: float, least: float = -1e4, most: float = 1e4) -> None:
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most):
-        message = f"{what} is {value!r}; it takes a number from {least:g} to {most:g}."
-        raise RecipeError(message)
-
-
 def _recipe_json(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.declared().settings(recipe.knobs, len(recipe.sources))
     return {
         "sources": [_source_json(source) for source in recipe.sources],
         "method": recipe.method,
-        "knobs": {name: list(value) if isinstance(value, tuple) else value for name, value in settings.items()},
+        "knobs": {name: _knob_json(value) for name, value in settings.items()},
         "rank": recipe.policy().text,
         "conv_rank": recipe.conv_rank,
         "prune": recipe.prune,
@@ -195,6 +168,13 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "family": recipe.family,
     }
+
+
+def _knob_json(value: object) -> object:
+    """A value per source is a list only where the sources differ in it."""
+    if not isinstance(value, tuple):
+        return value
+    return value[0] if len(set(value)) == 1 else list(value)
 
 
 def _source_json(source: Source) -> dict[str, Any]:
@@ -243,7 +223,7 @@ def from_json(data: object, where: str = "the recipe") -> Recipe:
         raise RecipeError(message)
     try:
         return _parse_recipe(data, 0)
-    except (TypeError, ValueError, KeyError, AttributeError, IndexError) as error:
+    except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
         message = f"{where} is damaged: {type(error).__name__} at {error}."
         raise RecipeError(message) from error
 

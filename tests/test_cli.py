@@ -112,7 +112,7 @@ BAD = {
     "output extension": (["merge", "--models", "{a}", "--save_to", "m.ckpt"], "must end in .safetensors"),
     "device": (
         ["merge", "--models", "{a}", "--save_to", "{m}", "--device", "quantum"],
-        "the device quantum is not available",
+        "the device 'quantum' is not available",
     ),
     "no recipe": (["verify", "{a}"], "there is no recipe in it"),
     "broken recipe": (["run", "{broken}"], "is not valid JSON"),

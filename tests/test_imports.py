@@ -13,7 +13,7 @@ PACKAGE = ROOT / "lib_merge"
 # layer -> number; a file may import its own layer and lower ones
 LAYERS = {
     "errors": 0, "files": 1, "deltas": 2, "adapters": 3, "methods": 4, "compress": 4, "recipe": 5, "presets": 5, "blockspec": 6,
-    "metadata": 6, "analysis": 6, "engine": 7, "history": 8, "samples": 8, "api": 8, "recipebook": 8, "console": 9, "cli_text": 9, "cli_analyze": 9, "cli": 10, "ui": 10, "webui": 11,
+    "metadata": 6, "analysis": 6, "engine": 7, "history": 8, "samples": 8, "api": 8, "recipebook": 8, "console": 9, "cli_text": 9, "cli_arguments": 9, "recipe_checks": 5, "cli_analyze": 9, "cli": 10, "ui": 10, "webui": 11,
     "__init__": 9, "__main__": 11,
 }  # fmt: skip
 ENGINE = {"torch", "numpy", "safetensors"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import os
 
 import pytest
 import torch
-from safetensors.torch import load_file
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 
 from lib_merge import merge, open_lora
 from lib_merge.adapters.cloneofsimo import cloneofsimo_text_order, cloneofsimo_unet_order
@@ -38,7 +40,11 @@ def _run(loader, adapters):
     names = []
     for number, (path, _) in enumerate(adapters):
         names.append(f"a{number}")
-        state = load_file(str(path))
+        if _header(path).get("lora_adapter_metadata"):  # alpha is in the header: theirs to read
+            loader.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=names[-1])
+            continue
+        # embeddings that ride along are the WebUIs' way; diffusers takes them as files of their own
+        state = {key: value for key, value in load_file(str(path)).items() if not key.startswith("bundle_emb.")}
         if not any(key.startswith(("unet.", "text_encoder.", "lora_")) for key in state):
             state = {
                 f"unet.{key}": value for key, value in state.items()
@@ -48,6 +54,11 @@ def _run(loader, adapters):
     found = sd15.outputs(loader.unet, loader.text_encoder)
     loader.unload_lora_weights()
     return found
+
+
+def _header(path):
+    with safe_open(str(path), "pt") as file:
+        return file.metadata() or {}
 
 
 def _distance(found, wanted, base):
@@ -80,6 +91,66 @@ def test_diffusers_sees_the_stack_and_our_merge_as_the_same(pair, precision, mod
     assert apart  # the LoRAs do change something
     # fp16 rounds every factor to 5e-4 at most; random models amplify that a little
     assert max(apart) <= (5e-3 if precision == "fp16" else 1e-3)
+
+
+def _with_header(loras, folder):
+    """The real PEFT file as diffusers saves one today: `unet.` names, its configuration in the header."""
+    config = json.loads((loras / "peft_sd15_r4_alpha16.adapter_config.json").read_text())
+    state = load_file(str(loras / "peft_sd15_r4_alpha16.safetensors"))
+    named = {key.replace("base_model.model.", "unet."): value for key, value in state.items()}
+    kept = {f"unet.{key}": config[key] for key in ("r", "lora_alpha", "target_modules")}
+    path = folder / "peft.safetensors"
+    save_file(named, str(path), {"format": "pt", "lora_adapter_metadata": json.dumps(kept)})
+    return path
+
+
+def test_a_peft_file_and_a_diffusers_file_are_seen_as_their_merge(models, loader, loras, tmp_path):
+    paths = [_with_header(loras, tmp_path), loras / "diffusers_sd15_r4_pokemon.safetensors"]
+    # the weights bring both to like strength: the first has alpha 16 on rank 4
+    weights, out = [0.3, 0.9], tmp_path / "merged.safetensors"
+    merge(paths, ratios=weights, save_to=out, save_precision="float")
+    direct = tmp_path / "direct.safetensors"
+    merge(
+        [loras / "peft_sd15_r4_alpha16.safetensors", paths[1]], ratios=weights, save_to=direct, save_precision="float"
+    )
+    base = sd15.outputs(*models)
+    stack = _run(loader, list(zip(paths, weights)))
+    for merged in (out, direct):  # alpha from the header, and from the configuration beside the original
+        assert max(_distance(_run(loader, [(merged, 1.0)]), stack, base)) <= 1e-3
+
+
+def _added_in_place(models, adapters):
+    """Outputs of the real classes with w·up·down added to their layers in walking order; the weights are put back."""
+    unet, text_encoder = models
+    text = [m for n, m in text_encoder.named_modules() if isinstance(m, torch.nn.Linear) and "self_attn" in n]
+    layers = {"unet": [layer for _, layer in _walk(unet)], "text_encoder": text}
+    before = {layer: layer.weight.detach().clone() for part in layers.values() for layer in part}
+    try:
+        with torch.no_grad():
+            for path, weight in adapters:
+                state = load_file(str(path))
+                for part, walk in layers.items():
+                    for number, layer in enumerate(walk):
+                        up, down = (state[f"{part}:{number}:{half}"].float() for half in ("up", "down"))
+                        layer.weight += weight * (up @ down)
+        return sd15.outputs(unet, text_encoder)
+    finally:
+        with torch.no_grad():
+            for layer, weight in before.items():
+                layer.weight.copy_(weight)
+
+
+def test_the_oldest_files_added_layer_by_layer_are_seen_as_their_merge(models, loader, loras, tmp_path):
+    names = ("cloneofsimo_sd15_r1_disney.safetensors", "cloneofsimo_sd15_r4_analog.safetensors")
+    adapters = list(zip([loras / name for name in names], [0.8, 0.55]))
+    out = tmp_path / "merged.safetensors"
+    merge(
+        [path for path, _ in adapters], ratios=[weight for _, weight in adapters], save_to=out, save_precision="float"
+    )
+    base = sd15.outputs(*models)
+    apart = _distance(_run(loader, [(out, 1.0)]), _added_in_place(models, adapters), base)
+    assert len(apart) == 2
+    assert max(apart) <= 1e-3
 
 
 def test_a_wrong_merge_would_be_seen(models, loader, samples, tmp_path):

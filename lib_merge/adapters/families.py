@@ -39,8 +39,11 @@ _PATHS: tuple[tuple[re.Pattern[str], frozenset[str], str], ...] = tuple(
         (r"^single_transformer_blocks_\d+_(attn|proj|norm)", "Flux Chroma", "single transformer blocks"),
         (r"^transformer_blocks_\d+_(ff_net|ff_context|norm1_)", "Flux Chroma SD3", "transformer blocks with ff"),
         (r"^transformer_blocks_\d+_(img|txt)_(mlp|mod)", "Qwen-Image", "image and text MLPs per block"),
-        (r"^transformer_blocks_(?:19|[2-5]\d)_attn_", "Qwen-Image SD3", "60 transformer blocks"),
-        (r"^transformer_blocks_\d+_attn_(add_|to_)", "Flux Chroma SD3 Qwen-Image", "joint transformer blocks"),
+        (r"^transformer_blocks_(?:19|2[0-7])_attn_", "Qwen-Image SD3 Krea2", "more than 19 transformer blocks"),
+        (r"^transformer_blocks_(?:2[89]|[3-5]\d)_attn_", "Qwen-Image SD3", "60 transformer blocks"),
+        (r"^transformer_blocks_\d+_attn_(add_|to_add_)", "Flux Chroma SD3 Qwen-Image", "joint transformer blocks"),
+        (r"^transformer_blocks_\d+_attn_to_(?!add_)", "Flux Chroma SD3 Qwen-Image Krea2", "transformer blocks"),
+        (r"^transformer_blocks_\d+_(attn_to_gate|ff_(up|down|gate))$", "Krea2", "gated transformer blocks"),
         (r"^joint_blocks_\d+_", "SD3", "joint blocks"),
         (r"^(txtfusion|text_fusion)_|^blocks_\d+_attn_(w[qkvo]|gate)$|^tproj_1$", "Krea2", "text fusion, wq/wk/wv"),
         (
@@ -83,6 +86,7 @@ _JOINT_WIDTHS = {
     1536: frozenset({"SD3"}),
     2432: frozenset({"SD3"}),
     3072: frozenset({"Flux", "Chroma", "Qwen-Image"}),
+    6144: frozenset({"Krea2"}),
 }
 
 

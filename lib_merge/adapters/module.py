@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from types import ModuleType
@@ -14,6 +15,8 @@ from lib_merge.adapters.layout import Layout, LayoutError
 from lib_merge.adapters.refused import refusal
 from lib_merge.deltas import Delta, Dense, LowRank, Term, rows_of
 from lib_merge.errors import ModuleError
+from lib_merge.files.dtypes import FLOATS
+from lib_merge.files.header import TensorInfo
 from lib_merge.files.reader import TensorFile
 
 _KINDS: tuple[ModuleType, ...] = (lora, loha, lokr, full)
@@ -51,7 +54,7 @@ class Module:
         """
         keys = {role: key for role, key in self.roles.items() if role not in full.VECTORS}
         read = file.read_many(list(keys.values()))
-        delta = _kind_of(keys).load({role: read[key] for role, key in keys.items()}, self.scale)
+        delta = _kind_of(keys).load({role: _plain(read[key]) for role, key in keys.items()}, self.scale)
         return swap_halves(delta) if self.swap else delta
 
     def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
@@ -100,9 +103,35 @@ def _kind_of(roles: object) -> ModuleType:
     raise LayoutError(message)
 
 
+def check_numbers(roles: Mapping[str, str], tensors: Mapping[str, TensorInfo], where: str) -> None:
+    """Refuse a module whose tensors are no weights: whole numbers, or an alpha that is not one number.
+
+    Args:
+        roles: role -> key.
+        tensors: the header's table.
+        where: the file's name, for messages.
+    Raises:
+        ModuleError: with the key, its type and its shape.
+    """
+    for role, key in roles.items():
+        info = tensors[key]
+        if role == "alpha":
+            if math.prod(info.shape) != 1:
+                message = f"{where}: {key} has shape {list(info.shape)}, and an alpha is one number."
+                raise ModuleError(message)
+        elif info.dtype not in FLOATS:
+            message = f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
+            raise ModuleError(message)
+
+
 def needs_base(roles: Mapping[str, str]) -> str | None:
     """Return the name of the kind when it cannot be merged without the base model."""
     return refusal(roles)
+
+
+def _plain(value: Tensor) -> Tensor:
+    """Return 8-bit floats as fp16, which holds all of them exactly: torch can do next to nothing with the former."""
+    return value.half() if value.element_size() == 1 else value
 
 
 def swap_halves(delta: Delta) -> Delta:

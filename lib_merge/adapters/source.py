@@ -11,7 +11,7 @@ from torch import Tensor
 
 from lib_merge.adapters.families import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
 from lib_merge.adapters.kernels import kernel_of
-from lib_merge.adapters.module import Module, cut_rows, describe, needs_base
+from lib_merge.adapters.module import Module, check_numbers, cut_rows, describe, needs_base
 from lib_merge.adapters.peft_config import PeftConfig, find_config
 from lib_merge.adapters.placement import Placement, place, split_of
 from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
@@ -115,7 +115,9 @@ class LoraFile:
             ModuleError: two keys land on one module, shapes do not fit.
             UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
         """
-        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=list(self.notes))
+        if family == self.family and not self.left_out:
+            return self  # opened as this family already, and nothing is refused: nothing would change
+        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
             _add_module(done, raw, place(raw, family))
@@ -239,6 +241,7 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement) -> None:
     if layout is None:
         file.left_out[placed.name] = str(refused)
         return
+    check_numbers(raw.roles, file.file.tensors, file.name)
     file.modules[placed.name] = Module(placed.name, raw.roles, layout, raw.scale, placed.swap_halves)
     if placed.fused and placed.rows:
         file.fused_in[placed.name] = (placed.fused, placed.rows)

@@ -9,6 +9,7 @@ are factored. A source whose factors are so ill-conditioned that Grams would los
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -16,6 +17,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.errors import NumericsError
 
 # Directions below this share of the largest singular value are rounding, not signal.
 NOISE = 1e-6
@@ -61,7 +63,11 @@ class CoreSpace:
 
 
 def core_space(deltas: Sequence[Delta]) -> CoreSpace:
-    """Return the common space of deltas that already carry their weights; at least one basis vector a side is kept."""
+    """Return the common space of deltas that already carry their weights; at least one basis vector a side is kept.
+
+    Raises:
+        NumericsError: a delta holds NaN or infinity.
+    """
     pairs = [_factors(delta) for delta in deltas]
     up, down = torch.cat([pair[0] for pair in pairs], 1), torch.cat([pair[1] for pair in pairs], 0)
     gram_up, gram_down = up.T @ up, down @ down.T
@@ -81,7 +87,9 @@ def core_space(deltas: Sequence[Delta]) -> CoreSpace:
 
 def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
     if isinstance(delta, Dense):
-        left, values, right = torch.linalg.svd(delta.dense(dtype=torch.float64), full_matrices=False)
+        matrix = delta.dense(dtype=torch.float64)
+        _finite(float(matrix.square().sum()))
+        left, values, right = torch.linalg.svd(matrix, full_matrices=False)
         keep = int((values > NOISE * values[0]).sum())
         root = values[:keep].sqrt()
         return left[:, :keep] * root, right[:keep] * root[:, None]
@@ -90,9 +98,16 @@ def _factors(delta: Delta) -> tuple[Tensor, Tensor]:
         return up, down
     gram_up, gram_down = up.T @ up, down @ down.T
     size = float((gram_up * gram_down).sum())
+    _finite(size)
     if float(torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down)) <= ILL * size:
         return up, down
     return _canonical(delta, up, down)
+
+
+def _finite(size: float) -> None:
+    if not math.isfinite(size):
+        message = "a delta holds NaN or infinity"
+        raise NumericsError(message)
 
 
 def _canonical(delta: LowRank, up: Tensor, down: Tensor) -> tuple[Tensor, Tensor]:

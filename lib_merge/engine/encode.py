@@ -57,12 +57,15 @@ def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
     alpha, correction = _alpha(delta.rank, dtype)
     ups = torch.empty((delta.out, delta.rank), dtype=dtype)
     downs: list[Tensor] = []
-    at = 0
+    at, sure = 0, True
     for term in delta.terms:
         place = ups[:, at : at + term.rank]
-        downs.append(_term(Term(term.scale * correction, term.up, term.down), place, dtype))
+        down, inside = _term(Term(term.scale * correction, term.up, term.down), place, dtype)
+        downs.append(down)
+        sure = sure and inside
         at += term.rank
-    _check(ups, target.name)
+    if not sure:
+        _check(ups, target.name)
     done.put(f"{target.name}.alpha", alpha)
     shape = _down_shape(target, delta.rank)
     buffers = [tensor_bytes(down) for down in downs]
@@ -71,20 +74,29 @@ def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
     return done
 
 
-def _term(term: Term, place: Tensor, dtype: torch.dtype) -> Tensor:
-    """Write scale·up into its columns and return `down` as it is saved."""
+def _term(term: Term, place: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
+    """Write scale·up into its columns; return `down` as it is saved, and whether `up` is known to be finite."""
     up, down = term.up, term.down
-    largest = float(up.abs().max()) * abs(term.scale) if up.numel() and dtype == torch.float16 else 0.0
-    other = float(down.abs().max()) if largest > 0 and down.dtype != dtype else _LOW
-    if largest > 0 and not (_LOW <= largest <= _HIGH and _LOW <= other <= _HIGH):
-        power = _balance(largest, float(down.abs().max()))
+    largest = _largest(up) * abs(term.scale) if dtype == torch.float16 else 0.0
+    other = _largest(down) if largest > 0 and down.dtype != dtype else _LOW
+    inside = _LOW <= largest <= _HIGH and _LOW <= other <= _HIGH
+    if largest > 0 and not inside:
+        power = _balance(largest, _largest(down))
         place.copy_(up.float() * (term.scale * power))
-        return (down.float() / power).to(dtype)
+        return (down.float() / power).to(dtype), False
     if up.dtype == dtype:  # torch multiplies half precision in float32 and rounds once
         torch.mul(up, term.scale, out=place) if term.scale != 1.0 else place.copy_(up)
     else:
         place.copy_(up.float() * term.scale if term.scale != 1.0 else up)
-    return down if down.dtype == dtype else down.to(dtype)
+    return (down if down.dtype == dtype else down.to(dtype)), inside
+
+
+def _largest(value: Tensor) -> float:
+    """Return the largest magnitude; NaN where there is one, 0 of an empty tensor."""
+    if not value.numel():
+        return 0.0
+    low, high = torch.aminmax(value)  # one pass and no copy; of a NaN both are NaN
+    return max(-float(low), float(high))
 
 
 def _lift(done: Compressed) -> float:
@@ -145,9 +157,7 @@ def encode_vectors(encoded: Encoded, target: Target, vectors: dict[str, Tensor],
 
 
 def _check(value: Tensor, name: str) -> None:
-    # one pass: a NaN wins every comparison, an overflow is the largest
-    low, high = torch.aminmax(value) if value.numel() else (torch.zeros(()), torch.zeros(()))
-    if not (math.isfinite(float(low)) and math.isfinite(float(high))):
+    if not math.isfinite(_largest(value)):
         raise NumericsError(name)
 
 

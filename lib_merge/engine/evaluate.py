@@ -16,6 +16,7 @@ from lib_merge.engine.corespace import core_space
 from lib_merge.engine.plan import Child, Leaf, Node, Target
 from lib_merge.engine.threads import Clock
 from lib_merge.engine.tiles import DenseModule, combine_tiles
+from lib_merge.errors import NumericsError
 from lib_merge.methods import CoreInput, ScalarInput
 
 
@@ -130,13 +131,21 @@ def _hint(deltas: Sequence[Delta]) -> Tensor | None:
     return torch.cat(downs) if downs and sum(map(len, downs)) < downs[0].shape[1] // 4 else None
 
 
-def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float]) -> np.ndarray:
-    """Return Float64[source source], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩."""
+def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float], dtype: torch.dtype = torch.float64) -> np.ndarray:
+    """Return Float64[source source], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩, computed in `dtype`.
+
+    Raises:
+        NumericsError: a delta holds NaN or infinity.
+    """
     count = len(deltas)
     gram = np.zeros((count, count))
     for i in range(count):
         for j in range(i, count):
-            gram[i, j] = gram[j, i] = weights[i] * weights[j] * inner(deltas[i], deltas[j])
+            if weights[i] and weights[j]:
+                gram[i, j] = gram[j, i] = weights[i] * weights[j] * inner(deltas[i], deltas[j], dtype)
+    if not np.isfinite(gram).all():
+        message = "a delta holds NaN or infinity"
+        raise NumericsError(message)
     return gram
 
 

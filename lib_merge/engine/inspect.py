@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ MOST_TAGS = 24
 
 def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
     """Return family, kinds, ranks, alpha, dtype, blocks present, norms, tags and recipe of a file, JSON-ready.
+
+    Modules that hold NaN or infinity are listed as broken and count in no norm.
 
     Raises:
         MergeError: damaged or not a LoRA.
@@ -45,14 +48,18 @@ def _modules(file: LoraFile) -> dict[str, Any]:
     family = file.family or ""
     ranks = [module.layout.rank for module in file.modules.values() if module.layout.rank]
     squares: dict[str, float] = {}
+    broken: list[str] = []
     for name, module in file.modules.items():
-        if module.layout.columns:
+        size = norm(module.load(file.file)) if module.layout.columns else 0.0
+        if not math.isfinite(size):
+            broken.append(name)
+        elif module.layout.columns:
             block = block_of(name, family)
-            squares[block] = squares.get(block, 0.0) + norm(module.load(file.file)) ** 2
+            squares[block] = squares.get(block, 0.0) + size**2
     total = sum(squares.values())
     present = blocks_present(file.modules, family)
     alphas = {float(file.file.read(m.roles["alpha"])) for m in file.modules.values() if "alpha" in m.roles}
-    if len(alphas) > 1:
+    if len(alphas) > 1 or not all(map(math.isfinite, alphas)):
         alpha: Any = "differs"
     else:
         alpha = alphas.pop() if alphas else "= rank"
@@ -65,6 +72,7 @@ def _modules(file: LoraFile) -> dict[str, Any]:
         "dtype": dtypes.most_common(1)[0][0] if dtypes else "",
         "blocks": list(present),
         "norm": total**0.5,
+        "broken": broken,
         "block_energy": {block: squares.get(block, 0.0) / total if total else 0.0 for block in present},
     }
 

@@ -53,9 +53,9 @@ def pick_device(device: str | torch.device) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         found = torch.device(device)
-        torch.empty(1, device=found)
+        float(torch.ones(1, device=found).sum())  # a device that cannot count ("meta") is none
     except (RuntimeError, AssertionError, NotImplementedError) as error:
-        message = f"the device {device} is not available here: {str(error).splitlines()[0]}"
+        message = f"the device {str(device)!r} is not available here: {str(error).splitlines()[0]}"
         raise OutputError(message) from error
     return found
 
@@ -67,7 +67,7 @@ def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
         message = f"the folder {target.parent.name or target.parent} does not exist."
         raise OutputError(message)
     for source in recipe.leaves():
-        with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError, ValueError):  # a path that no system could have is said when it is opened
             if target.exists() and source.path is not None and source.path.samefile(target):
                 message = f"{target.name} is one of the sources; choose another output name."
                 raise OutputError(message)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from pathlib import Path
 
@@ -40,6 +41,7 @@ def verify(merged: Path, recipe: Recipe, job: Job) -> Report:
             _same_modules(merged, run)
             report = run.report
             report.modules = prove(run, merged, targets)
+            _still_numbers(merged, report)
             check_proof(run, report)
     finally:
         for file in planner.files:
@@ -64,7 +66,15 @@ def _cuts(run: _Run) -> dict[str, float]:
             return target.name, 0.0
         return target.name, compress(run.evaluator.asked(run.node, target), replace_sum(policy, target), run.device).cut
 
-    return dict(in_order(one, list(run.node.targets.values()), run.device, run.job.cancelled))
+    return dict(in_order(run.blaming(one), list(run.node.targets.values()), run.device, run.job.cancelled))
+
+
+def _still_numbers(merged: Path, report: Report) -> None:
+    """Sources are sound here: a NaN came into the merged file after it was saved."""
+    for module in report.modules:
+        if math.isfinite(module.size) and not math.isfinite(module.error):
+            message = f"{module.name} of {merged.name} holds NaN or infinity: the file is not what its recipe makes."
+            raise VerifyError(message)
 
 
 def _same_modules(merged: Path, run: _Run) -> None:

@@ -35,7 +35,7 @@ from lib_merge.engine.prune import BYTES, PrunePlan, plan_ranks
 from lib_merge.engine.remarks import remarks
 from lib_merge.engine.report import Report, peak_rss_mb
 from lib_merge.engine.survey import survey
-from lib_merge.engine.threads import MAX_WORKERS, Clock, exact_numerics, in_order
+from lib_merge.engine.threads import MAX_WORKERS, Clock, Result, exact_numerics, in_order
 from lib_merge.engine.verify import check_proof, off_target, prove
 from lib_merge.errors import MergeError, NumericsError, OutputError, VerifyError
 from lib_merge.files.hashes import data_hash, legacy_hash
@@ -132,7 +132,7 @@ class _Run:
 
     def survey(self) -> None:
         def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
-            for done, _ in enumerate(in_order(work, items, self.device, self.job.cancelled), 1):
+            for done, _ in enumerate(in_order(self.blaming(work), items, self.device, self.job.cancelled), 1):
                 self.job.tell("survey", done, len(items))
 
         survey(self.node, self.evaluator, each)
@@ -156,7 +156,8 @@ class _Run:
 
     def _write(self, writer: StreamWriter, items: Sequence[Target]) -> None:
         copying = self.node.method.space == "scalar" and self.node.policy.exact
-        finished = in_order(self._module, items, self.device, self.job.cancelled, 1 if copying else MAX_WORKERS)
+        encode = self.blaming(lambda item: (item, self._encoded(item)))
+        finished = in_order(encode, items, self.device, self.job.cancelled, 1 if copying else MAX_WORKERS)
         for done, (item, encoded) in enumerate(finished, 1):
             if encoded.dropped:
                 self.report.left_out[item.name] = encoded.dropped
@@ -169,11 +170,16 @@ class _Run:
             message = "every module of the result is zero: nothing would be left to save."
             raise OutputError(message)
 
-    def _module(self, item: Target) -> tuple[Target, Encoded]:
-        try:
-            return item, self._encoded(item)
-        except NumericsError as error:
-            raise self.blame(item, error) from error
+    def blaming(self, work: Callable[[Target], Result]) -> Callable[[Target], Result]:
+        """Return `work` whose errors about numbers say which source they come from."""
+
+        def blamed(item: Target) -> Result:
+            try:
+                return work(item)
+            except NumericsError as error:
+                raise self.blame(item, error) from error
+
+        return blamed
 
     def _encoded(self, item: Target) -> Encoded:
         if item.name not in self.node.targets:  # a filler: the loader wants the module, the merge has nothing in it

@@ -64,10 +64,12 @@ def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
 
     each(count, targets)
     entries = sum(target.out * target.columns for target in targets)
-    wanted = math.floor(float(node.settings["trim_fraction"]) * entries + 1e-9)  # type: ignore[arg-type]
-    if not wanted:
+    fractions: Sequence[float] = node.settings["trim_fraction"]  # type: ignore[assignment]
+    wanted = [math.floor(fraction * entries + 1e-9) for fraction in fractions]
+    if not any(wanted):
         return [-1.0 for _ in sources]
-    places = [locate(sum(found[source] for found in histograms.values()), wanted) for source in sources]
+    # a source that keeps everything is looked up like the others, and its bound then forgotten
+    places = [locate(sum(found[source] for found in histograms.values()), max(wanted[source], 1)) for source in sources]
     members: dict[str, list[Tensor]] = {}
 
     def collect(target: Target) -> None:
@@ -77,5 +79,7 @@ def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
     each(collect, targets)
     return [
         float(torch.kthvalue(torch.cat([found[source] for found in members.values()]), places[source][1]).values)
+        if wanted[source]
+        else -1.0
         for source in sources
     ]

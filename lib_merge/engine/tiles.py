@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.deltas import Delta, LowRank, scaled
+from lib_merge.errors import NumericsError
 from lib_merge.methods import DenseInput, Method
 from lib_merge.methods.elementwise import spread
 
@@ -27,7 +28,11 @@ class DenseModule:
         device: torch.device,
         known: dict[tuple[str, int, float], float] | None = None,
     ) -> None:
-        """Stack every source's factors once; `known` keeps order statistics between two passes over the same module."""
+        """Stack every source's factors once; `known` keeps order statistics between two passes over the same module.
+
+        Raises:
+            NumericsError: a delta holds NaN or infinity.
+        """
         self.weights = tuple(weights)
         self.out, self.columns = deltas[0].out, deltas[0].columns
         self.height = max(1, BAND // max(self.columns, 1))
@@ -35,6 +40,16 @@ class DenseModule:
         self._deltas = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
         self._factors = [d.factors(device) if isinstance(d, LowRank) else None for d in self._deltas]
         self._cache = {} if known is None else known
+        self._check()
+
+    def _check(self) -> None:
+        """Elections and masks would lose a NaN without a trace, so it is looked for here."""
+        for delta, factors in zip(self._deltas, self._factors):
+            parts = factors if factors is not None else (delta.matrix,)  # type: ignore[union-attr]
+            # the sum of a tensor with a NaN or infinity is neither; one that merely overflows is looked at again
+            if not all(math.isfinite(float(part.sum())) or bool(torch.isfinite(part).all()) for part in parts):
+                message = "a delta holds NaN or infinity"
+                raise NumericsError(message)
 
     def bands(self) -> Iterator[tuple[int, slice]]:
         """Yield (number, rows) of every band."""

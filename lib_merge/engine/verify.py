@@ -49,7 +49,7 @@ def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Tar
             return ModuleReport(target.name, target.block, rank, error, 0.0, size)
 
         reports = []
-        for done, report in enumerate(in_order(one, targets, evaluator.device, run.job.cancelled), 1):
+        for done, report in enumerate(in_order(run.blaming(one), targets, evaluator.device, run.job.cancelled), 1):
             reports.append(report)
             run.job.tell("verify", done, len(targets))
         return reports

@@ -24,6 +24,7 @@ _TABLE: dict[str, tuple[int, str]] = {
     "I64": (8, "int64"),
     "U64": (8, "uint64"),
 }
+FLOATS = frozenset({"F8_E5M2", "F8_E4M3", "F16", "BF16", "F32", "F64"})
 ORDER = {name: index for index, name in enumerate(_TABLE)}
 ITEM_BYTES = {name: size for name, (size, _) in _TABLE.items()}
 TORCH_NAMES = {attribute: name for name, (_, attribute) in _TABLE.items()}

@@ -208,7 +208,8 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
         message = f"{display_name(path)} does not exist."
         raise FileFormatError(message) from error
     except (OSError, ValueError) as error:
-        reason = "it is a folder" if path.is_dir() else getattr(error, "strerror", None) or str(error)
+        folder = os.path.isdir(path)  # noqa: PTH112 - pathlib's raises for names that no system could have
+        reason = "it is a folder" if folder else getattr(error, "strerror", None) or str(error)
         message = f"{display_name(path)} cannot be opened: {reason}."
         raise FileFormatError(message) from error
 

@@ -9,14 +9,16 @@ from torch import Tensor
 
 from lib_merge.methods.registry import Knob
 
-TRIM = Knob("trim_fraction", 0.2, "Share of each LoRA's smallest entries dropped (1 − k).", 0.0, 0.95, 0.05)
+TRIM = Knob(
+    "trim_fraction", 0.2, "Share of each LoRA's smallest entries dropped (1 − k).", 0.0, 0.95, 0.05, scope="source"
+)
 SCOPE = Knob(
     "trim_scope",
     "module",
     "The smallest of each module, or of the whole LoRA (global, as the paper; takes an extra pass).",
     choices=("module", "global"),
 )
-DROP = Knob("drop_rate", 0.3, "Share of the entries dropped at random (p).", 0.0, 0.95, 0.05)
+DROP = Knob("drop_rate", 0.3, "Share of each LoRA's entries dropped at random (p).", 0.0, 0.95, 0.05, scope="source")
 RESCALE = Knob("rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average.")
 ELECT = Knob(
     "elect",

@@ -8,26 +8,32 @@ from torch.nn.functional import hardshrink
 
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, SCOPE, TRIM, disjoint_merge, elected_sign
 from lib_merge.methods.inputs import DenseInput
-from lib_merge.methods.registry import Knob, merge_method
+from lib_merge.methods.registry import Knob, PerSource, merge_method
 
 DARE = "https://arxiv.org/abs/2311.03099"
 TIES = "https://arxiv.org/abs/2306.01708"
 
 
-def _dropped(given: DenseInput, drop_rate: float, *, rescale: bool) -> Tensor:
-    """Return Float[source rows in]: entries dropped with probability p, the rest divided by 1 − p."""
-    if drop_rate == 0:
+def _dropped(given: DenseInput, drop_rate: PerSource, *, rescale: bool) -> Tensor:
+    """Return Float[source rows in]: entries dropped with probability pᵢ, the rest divided by 1 − pᵢ."""
+    if not any(drop_rate):
         return given.deltas
-    scale = 1.0 / (1.0 - drop_rate) if rescale else 1.0
-    return torch.stack([given.random(i).ge_(drop_rate).mul_(scale).mul_(d) for i, d in enumerate(given.deltas)])
+    scales = [1.0 / (1.0 - rate) if rescale else 1.0 for rate in drop_rate]
+    return torch.stack(
+        [
+            given.random(index).ge_(rate).mul_(scale).mul_(delta)
+            for index, (delta, rate, scale) in enumerate(zip(given.deltas, drop_rate, scales))
+        ]
+    )
 
 
-def _trimmed(given: DenseInput, trim_fraction: float) -> Tensor:
-    """Return Float[source rows in] with each source's ⌊fraction·N⌋ smallest entries zeroed."""
-    if trim_fraction == 0:
+def _trimmed(given: DenseInput, trim_fraction: PerSource) -> Tensor:
+    """Return Float[source rows in] with each source's ⌊fractionᵢ·N⌋ smallest entries zeroed."""
+    if not any(trim_fraction):
         return given.deltas
-    bounds = [given.threshold(index, trim_fraction) for index in range(len(given.deltas))]
-    return torch.stack([hardshrink(delta, bound) for delta, bound in zip(given.deltas, bounds)])
+    bounds = [given.threshold(index, fraction) for index, fraction in enumerate(trim_fraction)]
+    # a source without a bound keeps all, zeros included
+    return torch.stack([hardshrink(delta, max(bound, 0.0)) for delta, bound in zip(given.deltas, bounds)])
 
 
 @merge_method(
@@ -39,7 +45,7 @@ def _trimmed(given: DenseInput, trim_fraction: float) -> Tensor:
     space="dense",
     knobs=(TRIM, SCOPE, ELECT, NORMALIZE),
 )
-def ties(given: DenseInput, *, trim_fraction: float, trim_scope: str, elect: str, normalize: bool) -> Tensor:
+def ties(given: DenseInput, *, trim_fraction: PerSource, trim_scope: str, elect: str, normalize: bool) -> Tensor:
     """TIES-Merging (Yadav et al. 2023): trim, elect sign, disjoint mean.
 
     With τᵢ = wᵢΔWᵢ trimmed to its largest entries: γ = sign(Σ τᵢ) by mass, or sign(Σ sign τᵢ) by count, ties of count
@@ -63,7 +69,7 @@ def ties(given: DenseInput, *, trim_fraction: float, trim_scope: str, elect: str
     space="dense",
     knobs=(DROP, RESCALE),
 )
-def dare(given: DenseInput, *, drop_rate: float, rescale: bool) -> Tensor:
+def dare(given: DenseInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     """Drop And REscale (Yu et al. 2023): Σ mᵢ ∘ wᵢΔWᵢ / (1 − p), mᵢ ~ Bernoulli(1 − p) per entry.
 
     Returns:
@@ -81,7 +87,7 @@ def dare(given: DenseInput, *, drop_rate: float, rescale: bool) -> Tensor:
     space="dense",
     knobs=(DROP, RESCALE, ELECT),
 )
-def dare_ties(given: DenseInput, *, drop_rate: float, rescale: bool, elect: str) -> Tensor:
+def dare_ties(given: DenseInput, *, drop_rate: PerSource, rescale: bool, elect: str) -> Tensor:
     """DARE, then sign election and disjoint sum (Yu et al. 2023, §4.3).
 
     Returns:
@@ -99,7 +105,7 @@ def dare_ties(given: DenseInput, *, drop_rate: float, rescale: bool, elect: str)
     space="dense",
     knobs=(TRIM,),
 )
-def magnitude_prune(given: DenseInput, *, trim_fraction: float) -> Tensor:
+def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
     """Σ τᵢ with each source's ⌊fraction·N⌋ smallest entries zeroed, per module.
 
     Returns:
@@ -117,10 +123,10 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: float) -> Tensor:
     space="dense",
     knobs=(
         Knob("gamma", 0.01, "Share of the largest entries dropped (γ).", 0.0, 0.5, 0.005),
-        Knob("trim_fraction", 0.2, "Share of the smallest entries dropped (β).", 0.0, 0.95, 0.05),
+        Knob("trim_fraction", 0.2, "Share of the smallest entries dropped (β).", 0.0, 0.95, 0.05, scope="source"),
     ),
 )
-def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: float) -> Tensor:
+def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) -> Tensor:
     """Model Breadcrumbs (Davari & Belilovsky 2023): per module, drop the ⌊γN⌋ largest and ⌊βN⌋ smallest entries, then sum.
 
     Returns:
@@ -147,18 +153,19 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: float) -> Ten
         ELECT,
     ),
 )
-def della(given: DenseInput, *, drop_rate: float, epsilon: float, rescale: bool, elect: str) -> Tensor:
-    """DELLA-Merging (Deep et al. 2024): keep with probability 1 − p − ε/2 + ε·rank/(n − 1) by magnitude in each row, ÷ it; elect.
+def della(given: DenseInput, *, drop_rate: PerSource, epsilon: float, rescale: bool, elect: str) -> Tensor:
+    """DELLA-Merging (Deep et al. 2024): keep with chance 1 − pᵢ − ε/2 + ε·rank/(n − 1) by magnitude in each row, ÷ it; elect.
 
     Returns:
         Float[rows in].
     Source: arXiv:2406.11617, §3.
     """
     columns = given.deltas.shape[2]
-    keep = 1.0 - drop_rate - epsilon / 2 + epsilon * torch.arange(columns, dtype=torch.float32) / max(columns - 1, 1)
-    keep = keep.clamp_(0.0, 1.0).to(given.deltas)  # by rank, the smallest entry of a row first
+    place = torch.arange(columns, dtype=torch.float32) / max(columns - 1, 1)
     kept = []
-    for index, delta in enumerate(given.deltas):
+    for index, (delta, rate) in enumerate(zip(given.deltas, drop_rate)):
+        # by rank, the smallest entry of a row first
+        keep = (1.0 - rate - epsilon / 2 + epsilon * place).clamp_(0.0, 1.0).to(given.deltas)
         order = delta.abs().sort(dim=1, stable=True).indices
         chance = torch.empty_like(delta).scatter_(1, order, keep.expand_as(delta))
         chosen = (given.random(index) < chance) * delta

@@ -18,6 +18,7 @@ from typing import Any, Union
 from lib_merge.errors import RecipeError
 
 Value = Union[float, int, bool, str]
+PerSource = Sequence[float]  # what a method is given for a knob of scope "source"
 SPACES = ("scalar", "core", "dense")
 
 

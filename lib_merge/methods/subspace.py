@@ -7,7 +7,7 @@ from torch import Tensor
 
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, TRIM, disjoint_merge, trim_smallest
 from lib_merge.methods.inputs import CoreInput
-from lib_merge.methods.registry import merge_method
+from lib_merge.methods.registry import PerSource, merge_method
 from lib_merge.methods.spectral import TINY
 
 KNOTS = "https://arxiv.org/abs/2410.19735"
@@ -23,7 +23,7 @@ CORE_SPACE = "https://arxiv.org/abs/2509.17786"
     rows=True,
     knobs=(TRIM, ELECT, NORMALIZE),
 )
-def knots_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize: bool) -> Tensor:
+def knots_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
     """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ; U·merged.
 
     Returns:
@@ -31,7 +31,7 @@ def knots_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize:
     Source: arXiv:2410.19735, §4.
     """
     blocks = given.cores @ given.rows()
-    trimmed = torch.stack([trim_smallest(block, trim_fraction) for block in blocks])
+    trimmed = torch.stack([trim_smallest(block, fraction) for block, fraction in zip(blocks, trim_fraction)])
     return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
 
 
@@ -44,8 +44,8 @@ def knots_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize:
     rows=True,
     knobs=(DROP, RESCALE),
 )
-def knots_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
-    """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability p and divided by 1 − p.
+def knots_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
+    """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability pᵢ and divided by 1 − pᵢ.
 
     Returns:
         Float[a in], rows in the basis U.
@@ -53,10 +53,10 @@ def knots_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
     """
     blocks = given.cores @ given.rows()
     total = torch.zeros_like(blocks[0])
-    for index, block in enumerate(blocks):
-        keep = given.random(index, block.numel()).reshape(block.shape) >= drop_rate
-        total += torch.where(keep, block, 0.0)
-    return total / (1.0 - drop_rate) if rescale else total
+    for index, (block, rate) in enumerate(zip(blocks, drop_rate)):
+        keep = given.random(index, block.numel()).reshape(block.shape) >= rate
+        total += torch.where(keep, block, 0.0) / (1.0 - rate if rescale else 1.0)
+    return total
 
 
 @merge_method(
@@ -67,14 +67,14 @@ def knots_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
     space="core",
     knobs=(TRIM, ELECT, NORMALIZE),
 )
-def core_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize: bool) -> Tensor:
+def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
     """Core Space merging (Panariello et al. 2025) with TIES: TIES on Mᵢ = Pᵀ·τᵢ·Q, then P·M·Qᵀ.
 
     Returns:
         Float[a b].
     Source: arXiv:2509.17786, §4.
     """
-    trimmed = torch.stack([trim_smallest(core, trim_fraction) for core in given.cores])
+    trimmed = torch.stack([trim_smallest(core, fraction) for core, fraction in zip(given.cores, trim_fraction)])
     return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
 
 
@@ -86,18 +86,18 @@ def core_ties(given: CoreInput, *, trim_fraction: float, elect: str, normalize: 
     space="core",
     knobs=(DROP, RESCALE),
 )
-def core_dare(given: CoreInput, *, drop_rate: float, rescale: bool) -> Tensor:
-    """Dropout in each source's own SVD basis: Σᵢ Σₖ mᵢₖ·σᵢₖ·uᵢₖvᵢₖᵀ / (1 − p), mᵢₖ ~ Bernoulli(1 − p).
+def core_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
+    """Dropout in each source's own SVD basis: Σᵢ Σₖ mᵢₖ·σᵢₖ·uᵢₖvᵢₖᵀ / (1 − pᵢ), mᵢₖ ~ Bernoulli(1 − pᵢ).
 
     Returns:
         Float[a b].
     Source: DARE, arXiv:2311.03099, on singular triplets in core space, arXiv:2509.17786.
     """
     total = torch.zeros_like(given.cores[0])
-    for index, core in enumerate(given.cores):
+    for index, (core, rate) in enumerate(zip(given.cores, drop_rate)):
         left, values, right = torch.linalg.svd(core, full_matrices=False)
         if not values.numel() or not float(values[0]) > 0:
             continue
-        kept = (given.random(index, len(values)) >= drop_rate) & (values > TINY * values[0])
-        total += (left * torch.where(kept, values, 0.0)) @ right
-    return total / (1.0 - drop_rate) if rescale else total
+        kept = (given.random(index, len(values)) >= rate) & (values > TINY * values[0])
+        total += (left * torch.where(kept, values, 0.0)) @ right / (1.0 - rate if rescale else 1.0)
+    return total

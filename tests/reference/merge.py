@@ -16,6 +16,11 @@ def add_difference(deltas, weights, factor=1.0):
     return total - factor * weights[2] * deltas[2] if len(deltas) == 3 else total
 
 
+def each(value, count):
+    """A knob's value for every source."""
+    return list(value) if isinstance(value, (list, tuple)) else [value] * count
+
+
 def dare(deltas, weights, masks, drop_rate, rescale=True):
     """Σ mᵢ ∘ wᵢΔWᵢ / (1 − p)."""
     total = sum(w * d * m for w, d, m in zip(weights, deltas, masks))
@@ -35,7 +40,7 @@ def trim(tau, fraction):
 
 def ties(deltas, weights, trim_fraction=0.2, elect="mass", normalize=True):
     """Weight, trim, elect, disjoint mean over the agreeing |weights|; entry by entry."""
-    taus = [trim(w * d, trim_fraction) for w, d in zip(weights, deltas)]
+    taus = [trim(w * d, f) for w, d, f in zip(weights, deltas, each(trim_fraction, len(deltas)))]
     out = np.zeros_like(deltas[0])
     for index in np.ndindex(out.shape):
         values = [t[index] for t in taus]

@@ -6,7 +6,7 @@ import math
 
 import numpy as np
 
-from tests.reference.merge import trim
+from tests.reference.merge import each, trim
 
 TINY = 1e-9
 
@@ -149,14 +149,15 @@ def _knots(deltas, weights):
 
 def knots_ties(deltas, weights, trim_fraction, elect, normalize):
     u, blocks = _knots(deltas, weights)
-    return u @ _elect([trim(b, trim_fraction) for b in blocks], weights, elect, normalize)
+    return u @ _elect([trim(b, f) for b, f in zip(blocks, each(trim_fraction, len(blocks)))], weights, elect, normalize)
 
 
 def core_ties(deltas, weights, trim_fraction, elect, normalize):
     taus = _taus(deltas, weights)
     p = _upright(_svd(np.concatenate(taus, 1))[0])
     q = _upright(_svd(np.concatenate(taus, 0))[2].T)
-    return p @ _elect([trim(p.T @ t @ q, trim_fraction) for t in taus], weights, elect, normalize) @ q.T
+    cores = [trim(p.T @ t @ q, f) for t, f in zip(taus, each(trim_fraction, len(taus)))]
+    return p @ _elect(cores, weights, elect, normalize) @ q.T
 
 
 def tsv(deltas, weights):
@@ -253,15 +254,15 @@ def column_balanced(deltas, weights):
 
 
 def magnitude_prune(deltas, weights, trim_fraction):
-    return sum(trim(t, trim_fraction) for t in _taus(deltas, weights))
+    return sum(trim(t, f) for t, f in zip(_taus(deltas, weights), each(trim_fraction, len(deltas))))
 
 
 def breadcrumbs(deltas, weights, gamma, trim_fraction):
     total = 0
-    for tau in _taus(deltas, weights):
+    for tau, fraction in zip(_taus(deltas, weights), each(trim_fraction, len(deltas))):
         order = np.argsort(np.abs(tau).ravel(), kind="stable")
         kept = tau.copy().ravel()
-        kept[order[: int(np.floor(trim_fraction * tau.size + 1e-9))]] = 0
+        kept[order[: int(np.floor(fraction * tau.size + 1e-9))]] = 0
         top = int(np.floor(gamma * tau.size + 1e-9))
         if top:
             kept[order[-top:]] = 0

@@ -1,0 +1,61 @@
+"""The state that the work runs in: no gradients, no autocast, whatever the caller has on; and it is the caller's again after."""
+
+from __future__ import annotations
+
+import threading
+
+import pytest
+import torch
+
+from lib_merge.engine.threads import in_order
+from lib_merge.errors import Cancelled
+
+CPU = torch.device("cpu")
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_work_runs_without_gradients_and_autocast_inside_a_caller_that_has_both(most):
+    def work(item):
+        product = torch.ones(4, 4) @ torch.ones(4, 4)
+        return item, torch.is_grad_enabled(), torch.is_autocast_enabled("cpu"), product.dtype
+
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        seen = []
+        for result in in_order(work, range(40), CPU, lambda: False, most):
+            seen.append(result)
+            # between two results this thread is the caller's
+            assert torch.is_grad_enabled()
+            assert torch.is_autocast_enabled("cpu")
+        assert torch.is_autocast_enabled("cpu")
+    assert seen == [(item, False, False, torch.float32) for item in range(40)]
+
+
+def test_copying_stays_in_the_callers_thread_and_other_work_leaves_it():
+    own = threading.get_ident()
+    assert set(in_order(lambda _: threading.get_ident(), range(20), CPU, lambda: False, 1)) == {own}
+    assert own not in set(in_order(lambda _: threading.get_ident(), range(20), CPU, lambda: False))
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_a_cancel_stops_between_batches(most):
+    done = []
+
+    def collect():
+        for item in in_order(lambda item: item, range(1000), CPU, lambda: len(done) > 50, most):
+            done.append(item)
+
+    with pytest.raises(Cancelled, match="nothing was written"):
+        collect()
+    assert done == list(range(len(done)))
+    assert 50 < len(done) < 200
+
+
+@pytest.mark.parametrize("most", [1, 8])
+def test_an_error_of_the_work_reaches_the_caller(most):
+    def work(item):
+        if item == 17:
+            raise ValueError(item)
+        return item
+
+    with pytest.raises(ValueError, match="17"):
+        list(in_order(work, range(40), CPU, lambda: False, most))
