@@ -140,7 +140,7 @@
                 el("ul", { class: "lm-presets" }, ...own.map((item) => el("li", { class: "lm-line" }, el("bdi", { class: "lm-grow" }, item.name),
                     button("Rename", () => this.rename(item.name), { class: "lm-button lm-small" }),
                     button("Delete", () => window.confirm(`Delete the preset ${item.name}?`) && this.presets("preset_delete", { name: item.name }), { class: "lm-button lm-small" })))),
-                own.length ? null : el("p", { class: "lm-dim" }, "Your own presets will be listed here."),
+                own.length ? "" : el("p", { class: "lm-dim" }, "Your own presets will be listed here."),
             );
         }
 

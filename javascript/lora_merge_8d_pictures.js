@@ -193,7 +193,7 @@
             }
             said.textContent = "Saving …";
             const { data } = this.app.state;
-            const result = await this.app.output.merge({ ...JSON.parse(JSON.stringify(data)), ...state, output: { ...data.output, overwrite: false, triggers: null } });
+            const result = await this.app.output.merge({ ...JSON.parse(JSON.stringify(data)), ...state, output: { ...data.output, template: this.app.known.settings.template, overwrite: false, triggers: null } });
             said.textContent = result ? `Saved ${result.output}: asked = saved to ${space.percent(result.relative_error, 3)}.` : this.app.message.textContent.replace("✕", "");
         }
 
@@ -342,7 +342,7 @@
         this.panel.replaceChildren(
             el("div", { class: "lm-line" }, el("b", {}, "Save what is set up"), "as", name, button("Save recipe", save, { class: "lm-button lm-primary" })),
             el("ul", { class: "lm-presets" }, ...reply.names.map(row)),
-            reply.names.length ? null : el("p", { class: "lm-dim" }, "A recipe can be used in any prompt as <merge:NAME:1> without saving a LoRA."),
+            reply.names.length ? "" : el("p", { class: "lm-dim" }, "A recipe can be used in any prompt as <merge:NAME:1> without saving a LoRA."),
         );
     };
 

@@ -161,7 +161,8 @@ def controls(desk: Any, tab: str) -> list[Any]:  # noqa: ANN401
         "inputs": [*given, said],
         "outputs": [said],
         **quiet,
-        **js("(...values) => [...values.slice(0, -1), window.loraMerge ? window.loraMerge.setup() : '']"),
+        # gradio hands over the values of outputs behind those of inputs
+        **js(f"(...values) => [...values.slice(0, {len(given)}), window.loraMerge ? window.loraMerge.setup() : '']"),
     }
     count.click(**counting)
     for control in given:
