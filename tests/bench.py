@@ -108,7 +108,7 @@ def _spawn(job: dict) -> dict:
         check=False,
     )
     if run.returncode:
-        sys.exit(run.stderr)
+        sys.exit(run.stderr or f"a measurement ended with exit code {run.returncode} and said nothing")
     return json.loads(run.stdout.splitlines()[-1])
 
 
