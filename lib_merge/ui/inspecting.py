@@ -23,7 +23,7 @@ def inspected(path: Path) -> dict[str, Any]:
     found = inspect_file(path)
     with open_lora(path) as file:
         base = file.config.base if file.config is not None else ""
-        info = FileInfo(path, file.name, path.stem, file.size, dict(file.metadata), base, {}, 0)
+        info = FileInfo(path, file.name, path.stem, file.size, 0, dict(file.metadata), base, {}, 0)
     rows = training([info], [(0, 0)]).rows
     found["training"] = [[row.title, row.values[0]] for row in rows if row.field != "rank" and row.values[0]]
     found["made_of"] = _in_words(found["recipe"])
