@@ -161,7 +161,7 @@ def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
     for width in (1280, 800):
         tab.page.set_viewport_size({"width": width, "height": 900})
         wide = tab.page.evaluate(
-            "() => [...document.querySelectorAll('#lora_merge_root *')].filter((node) => !node.closest('.lm-grid, .lm-table')"
+            "() => [...document.querySelectorAll('#lora_merge_root *')].filter((node) => !node.closest('.lm-grid, .lm-table, .lm-scroll, .lm-heat')"
             " && node.getBoundingClientRect().right > innerWidth).map((node) => node.className)"
         )
         assert wide == []
