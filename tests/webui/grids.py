@@ -68,6 +68,7 @@ def live_prompt(server, page, check, a, b):
     merge_tab(page)
     page.evaluate("() => loraMerge.app.state.replace({ sources: loraMerge.app.state.data.sources.slice(0, 2) })")
     page.locator("#lora_merge_root").get_by_role("tab", name="Recipes").click()
+    page.on("dialog", lambda dialog: dialog.accept())  # an earlier run may have left a recipe of that name
     page.get_by_label("Name of the recipe").fill("live pair")
     page.get_by_role("button", name="Save recipe").click()
     page.wait_for_function("() => /live pair/.test(document.querySelector('.lm-presets').textContent)", timeout=20_000)
