@@ -326,6 +326,14 @@ def test_a_recipe_in_the_prompt(world, desk):
     assert len(_files(desk)) == 1  # kept for the next picture
 
 
+def test_a_recipe_is_found_before_anybody_has_opened_the_tab(world, desk):
+    desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
+    started = Actions(desk.host)  # a WebUI that only its API uses
+    (started.host.data_folder() / "library.json").unlink(missing_ok=True)
+    assert [source.path.name for source in started.recipe_named("pair").sources] == ["a.safetensors", "b.safetensors"]
+    assert injection_place(Actions(desk.host)).tag(desk.host.folder / "a.safetensors") == "a"
+
+
 def test_an_unknown_recipe_makes_no_picture_and_says_why(world, desk):
     p = Processing("", prompt="a cat <merge:nothing:1>")
     assert not world.process(p).images

@@ -55,6 +55,8 @@ class Recipes:
         Raises:
             RecipeError: there is none of that name, or a source of it is gone.
         """
+        if not self.library.items():
+            self.library.refresh(wait=True)  # nobody has opened the tab since the start
         recipe = self.book.get(name)
         if recipe is None:
             entry = next((one for one in self.history.list() if one.name == name and one.recipe), None)

@@ -27,6 +27,8 @@ def desk_of(extension: Path) -> Actions:
 
 def place_of(desk: Actions) -> Place:
     """Return what columns need to know of this WebUI."""
+    if not desk.library.items():
+        desk.library.refresh(wait=True)  # nobody has opened the tab since the start
 
     def usual(path: Path) -> float:
         weight = metadata.read_side_car(path).get("preferred weight")
