@@ -77,8 +77,8 @@ def test_a_moved_and_renamed_source_is_found_and_only_candidates_are_hashed(desk
     write_lora(host.folder / "like.safetensors", seed=6)  # the same size, other tensors
     desk.library.refresh(wait=True)
     hashed = []
-    real = locating._sha256
-    monkeypatch.setattr(locating, "_sha256", lambda path: hashed.append(path.name) or real(path))
+    real = locating.file_hash
+    monkeypatch.setattr(locating, "file_hash", lambda path: hashed.append(path.name) or real(path))
     opened = desk.handle_dict({"op": "open", "entry": first["entry"]})
     assert [row["key"] for row in opened["state"]["sources"]] == ["0/deep/renamed.safetensors", "0/sub/b.safetensors"]
     assert opened["notes"] == []

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lib_merge.errors import RecipeError
+from lib_merge.files.hashes import file_hash
 from lib_merge.recipe import Source
 
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
@@ -33,7 +33,7 @@ def finder(folders: Sequence[Path], exclude: Path) -> Callable[[Source], Path]:
             return named[0]
         same_size = [path for path in files() if _size(path) == source.size and path not in named]
         for path in (*named, *same_size):
-            if _size(path) == source.size and _sha256(path) == source.sha256:
+            if _size(path) == source.size and file_hash(path) == source.sha256:
                 return path
         where = "its file has changed since" if named else "no such file is in the folders searched"
         message = f"the source {source.name or source.sha256[:12]} was not found: {where}."
@@ -58,11 +58,3 @@ def _size(path: Path) -> int:
         return path.stat().st_size
     except OSError:
         return -1
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

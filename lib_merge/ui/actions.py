@@ -23,6 +23,7 @@ from lib_merge.ui.looking import Looks
 from lib_merge.ui.recipes import Recipes
 from lib_merge.ui.reopening import Reopening
 from lib_merge.ui.reports import Reports
+from lib_merge.ui.state import state_of
 from lib_merge.ui.understanding import Understanding
 
 log = logging.getLogger("lib_merge")
@@ -119,11 +120,11 @@ class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
 
     def op_plan(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the merge would make."""
-        return {"plan": planning.plan(self, _state(request))}
+        return {"plan": planning.plan(self, state_of(request))}
 
     def op_merge(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Start a merge and return its job."""
-        state = _state(request)
+        state = state_of(request)
         planned = planning.plan(self, state)
         if planned["exists"] and not (state.get("output") or {}).get("overwrite"):
             message = f"{planned['name']} exists already; choose another name or allow overwriting."
@@ -143,11 +144,3 @@ class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
     def op_cancel(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Ask a job to stop."""
         return self.jobs.cancel(request.get("job")).to_json()
-
-
-def _state(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    state = request.get("state")
-    if not isinstance(state, Mapping):
-        message = "the request has no state."
-        raise RecipeError(message)
-    return state

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import hashlib
 import logging
-from collections.abc import Iterable
-from pathlib import Path
 
-from lib_merge.errors import RecipeError
+from lib_merge.errors import MergeError
+from lib_merge.files.hashes import file_hash
 from lib_merge.recipe import Recipe, Source
 from lib_merge.ui.library import Item, Library
 
@@ -36,7 +34,7 @@ class Locator:
     def missing(self, recipe: Recipe) -> list[str]:
         """Return a sentence for every source that is not there as it was."""
         found = []
-        for source in leaves_of(recipe):
+        for source in recipe.leaves():
             if self.locate(source, recipe.family):
                 continue
             same = [item for item in self._library.items() if _file(item) == source.name]
@@ -61,29 +59,12 @@ class Locator:
             state = path.stat()
             stamp = (str(path), state.st_size, state.st_mtime_ns)
             if stamp not in self._hashes:
-                self._hashes[stamp] = _sha256(path)
+                self._hashes[stamp] = file_hash(path)
             return self._hashes[stamp]
-        except (OSError, RecipeError) as error:
+        except (OSError, MergeError) as error:
             log.info("%s could not be hashed: %s", item.key, error)
             return ""
 
 
-def leaves_of(recipe: Recipe) -> Iterable[Source]:
-    """Yield the files of a recipe, groups opened."""
-    for source in recipe.sources:
-        if source.recipe is not None:
-            yield from leaves_of(source.recipe)
-        else:
-            yield source
-
-
 def _file(item: Item) -> str:
     return item.key.rpartition("/")[2]
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while chunk := file.read(1 << 20):
-            digest.update(chunk)
-    return digest.hexdigest()

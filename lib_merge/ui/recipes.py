@@ -14,7 +14,7 @@ from lib_merge.history import History
 from lib_merge.recipe import Recipe, Source, from_json, loads
 from lib_merge.recipebook import RecipeBook
 from lib_merge.ui.library import Library
-from lib_merge.ui.state import to_recipe
+from lib_merge.ui.state import state_of, to_recipe
 
 
 class Recipes:
@@ -32,8 +32,7 @@ class Recipes:
 
     def op_recipe_save(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what is set up under a name."""
-        state = request.get("state")
-        recipe = to_recipe(state if isinstance(state, Mapping) else {}, self.library.resolve)
+        recipe = to_recipe(state_of(request), self.library.resolve)
         name = self.book.save(str(request.get("name") or ""), recipe, overwrite=bool(request.get("overwrite")))
         return {"name": name, "names": self.book.names()}
 

@@ -68,6 +68,19 @@ def letters_of(state: Mapping[str, Any]) -> list[str]:
     return [chr(ord("A") + rows[place][0] % 26) for place in order]
 
 
+def state_of(request: Mapping[str, Any]) -> Mapping[str, Any]:
+    """Return the tab's state that a request of the browser carries.
+
+    Raises:
+        RecipeError: it carries none.
+    """
+    state = request.get("state")
+    if not isinstance(state, Mapping):
+        message = "the request has no state."
+        raise RecipeError(message)
+    return state
+
+
 def knobs_of(state: Mapping[str, Any], method: str) -> dict[str, Any]:
     """Return the settings of one method; those that other methods left in the state stay there."""
     known = {knob.name for knob in get_method(method).knobs}

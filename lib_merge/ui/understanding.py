@@ -19,7 +19,7 @@ from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, from_json
 from lib_merge.ui.jobs import Jobs, Task
 from lib_merge.ui.reports import Reports
-from lib_merge.ui.state import from_recipe, to_recipe
+from lib_merge.ui.state import from_recipe, state_of, to_recipe
 
 if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
@@ -54,7 +54,7 @@ class Understanding:
 
     def op_analyze(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Start an analysis of what is set up; `all` also carries out methods that work number by number."""
-        state = _state(request)
+        state = state_of(request)
         recipe = to_recipe(state, self._desk.library.resolve)
         names = list(METHODS) if request.get("all") else None
         task = self.jobs.start("analyze", lambda task: self._analyze(recipe, task, names))
@@ -102,7 +102,7 @@ class Understanding:
 
     def op_apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return the state with an advice carried out."""
-        return {"state": applied(self._desk, _state(request), dict(request.get("changes") or {}))}
+        return {"state": applied(self._desk, state_of(request), dict(request.get("changes") or {}))}
 
     # ---------------------------------------------------------------- reports of merges
 
@@ -158,14 +158,6 @@ def _shown(entry: Entry) -> dict[str, Any]:
     data = entry.to_json()
     kept = ("id", "name", "time", "method", "sources", "report", "verdict", "notes")
     return {name: data[name] for name in kept}
-
-
-def _state(request: Mapping[str, Any]) -> Mapping[str, Any]:
-    state = request.get("state")
-    if not isinstance(state, Mapping):
-        message = "the request has no state."
-        raise RecipeError(message)
-    return state
 
 
 def _used(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
