@@ -41,21 +41,41 @@
             const look = space.later(() => ((this.search = search.value), this.drawHistory()), 250);
             const search = el("input", { type: "search", placeholder: "Search the history", value: this.search || "", "aria-label": "Search the history", oninput: look });
             const rows = reply.entries.map((entry) => this.entry(entry));
+            const keep = this.opened(rows);
             this.panel.replaceChildren(
                 el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim", "aria-live": "polite" }, `${reply.entries.length} ${reply.entries.length === 1 ? "merge" : "merges"}`)),
                 rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, this.search ? "No merge fits the search." : "Every merge is written down here, with its recipe and its proof."),
                 (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
             );
+            keep();
             if (!typing) return;
             search.focus({ preventScroll: true });
             search.setSelectionRange(search.value.length, search.value.length);
+        }
+
+        /* what is open below an entry stays open, with what was typed into it, when the list is drawn anew */
+        opened(rows) {
+            const active = document.activeElement;
+            const found = [...this.panel.querySelectorAll(".lm-detail, .lm-judge")].map((node) => {
+                let line = node.previousElementSibling;
+                while (line && !line.dataset.entry) line = line.previousElementSibling;
+                return [line && line.dataset.entry, node];
+            });
+            return () => {
+                for (const [identity, node] of found) {
+                    const line = rows.find((row) => row.dataset.entry === identity);
+                    if (!line) continue;
+                    line.after(node);
+                    if (node.contains(active)) active.focus({ preventScroll: true });
+                }
+            };
         }
 
         entry(entry) {
             const report = entry.report || {};
             const proof = report.relative_error === undefined ? "" : report.energy_kept < 0.995 ? `keeps ${space.percent(report.energy_kept, 1)}` : space.percent(report.relative_error, 3);
             const verdict = space.verdictCell(this.app, entry, () => line);
-            const line = el("tr", {},
+            const line = el("tr", { "data-entry": entry.id },
                 el("td", {}, space.when(entry.time)),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
                 el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
@@ -109,6 +129,7 @@
                 if (same && !window.confirm(`Replace ${entry.name} by a new run? The bytes are the same as long as its sources are.`)) return;
                 const started = await this.app.ask("again", { entry: entry.id, name: name.value });
                 if (!started) return;
+                more.remove();
                 const result = await this.app.output.follow(started, (done) => this.app.output.saved(done));
                 if (result) this.app.say(result.same_tensors ? `${result.output} holds the same tensors as ${entry.name} did.` : `${result.output} differs from what ${entry.name} was.`, !result.same_tensors);
             };

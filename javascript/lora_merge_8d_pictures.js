@@ -307,6 +307,7 @@
             place.append(space.verdictForm(names, { ...verdict, notes: entry.notes }, async (given, notes) => {
                 const reply = await app.ask("verdict", { entry: entry.id, verdict: given, notes });
                 if (!reply) return app.message.textContent;
+                place.closest("tr").remove();
                 if (reply.status === "revise") await app.open({ entry: entry.id });
                 app.below.refresh();
                 return "Written down.";

@@ -79,6 +79,9 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     setup = tab.state()["sources"]
     row.get_by_role("button", name="Run again…").click()
     tab.page.get_by_label("Name to run it under").fill("step-other")
+    tab.page.evaluate("() => loraMerge.app.below.drawHistory()")  # as after every merge: what is open stays open
+    typed = "document.activeElement.getAttribute('aria-label') + '=' + document.activeElement.value"
+    assert tab.page.evaluate(f"() => {typed}") == "Name to run it under=step-other"
     tab.page.get_by_role("button", name="Run", exact=True).click()
     tab.page.wait_for_function(
         "() => document.querySelector('.lm-message').textContent.includes('same tensors')", timeout=60000
