@@ -431,7 +431,7 @@ def test_rows_are_every_combination():
 
 def test_the_estimate_says_how_much_and_what_is_wrong(desk):
     said = compare_ui.estimate(desk, _asked(prompts="x\ny", methods=["ties"]), SETUP)
-    assert said.startswith("6 columns × 2 rows = 12 pictures, 2 live merges")
+    assert said.startswith("6 columns × 2 rows = 12 pictures, live merges: 2")
     assert "set up a merge" in compare_ui.estimate(desk, _asked(), "")
     assert [compare_ui.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
 

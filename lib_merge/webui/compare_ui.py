@@ -43,7 +43,7 @@ def estimate(desk: Any, given: Mapping[str, Any], setup: str) -> str:  # noqa: A
         return str(error)
     count = len(columns) * len(rows)
     merges = len({part.recipe.dumps() for column in columns for part in column.parts if part.recipe is not None})
-    text = f"{len(columns)} columns × {len(rows)} rows = {count} pictures, {merges} live merges"
+    text = f"{len(columns)} columns × {len(rows)} rows = {count} pictures, live merges: {merges}"
     seconds = PACE.estimate(count)
     if seconds is None:
         return f"{text}; how long that takes is known after the first picture."
