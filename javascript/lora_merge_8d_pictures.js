@@ -40,6 +40,13 @@
         return input.value === title ? before : null;
     };
 
+    /* where the verdict goes: below the script's controls, while they are in the page */
+    const outcome = (tab) => {
+        const column = find(`#lora_merge_outcome_${tab}`);
+        if (column && !find(`#lora_merge_verdict_${tab}`)) column.append(el("div", { id: `lora_merge_verdict_${tab}`, class: "lora-merge" }));
+        return find(`#lora_merge_verdict_${tab}`);
+    };
+
     class Pictures {
         constructor(app) {
             this.app = app;
@@ -123,7 +130,7 @@
                     this.seen[tab] = field.value;
                     this.made(tab, field.value);
                 }
-                const place = find(`#lora_merge_verdict_${tab}`);
+                const place = outcome(tab);
                 if (place && this.judged && this.judged.tab === tab && !place.firstChild) this.drawComparison(place, this.judged.found);
                 const pasted = find(`#lora_merge_pasted_${tab} textarea, #lora_merge_pasted_${tab} input`);
                 if (pasted && pasted.value && pasted.value !== this.seen[`${tab} pasted`]) {
@@ -229,7 +236,7 @@
             const reply = await this.app.ask("comparison", {});
             if (!reply || !reply.found) return;
             this.judged = { tab, found: reply.found };
-            const place = find(`#lora_merge_verdict_${tab}`);
+            const place = outcome(tab);
             if (place) this.drawComparison(place, reply.found);
         }
 

@@ -143,11 +143,10 @@ def controls(desk: Any, tab: str) -> list[Any]:  # noqa: ANN401
         cfgs = text("CFG scales to compare", "5, 7, 9")
         sizes = text("Sizes to compare", "512x512, 512x768")
     samplers = gr.Dropdown(_samplers(), value=[], multiselect=True, label="Samplers to compare")
-    with gr.Row():
+    # the JavaScript adds a place for the verdict to this column; an HTML component would bring an id twice on gradio 3
+    with gr.Column(elem_id=f"lora_merge_outcome_{tab}"), gr.Row():
         said = gr.Textbox("", label="What will be made", interactive=False, elem_id=f"lora_merge_estimate_{tab}")
         count = gr.Button("Count", elem_id=f"lora_merge_count_{tab}")
-    # the JavaScript draws the verdict form in here
-    gr.HTML(f'<div id="lora_merge_verdict_{tab}" class="lora-merge"></div>')
     given = [merge, columns, methods, ratios, ranks, presets, knob, strengths, knockout, prompts, seeds, samplers]
     given += [cfgs, sizes, maps]
     for control in (*given, said):
