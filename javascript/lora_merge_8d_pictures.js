@@ -43,7 +43,12 @@
     /* where the verdict goes: below the script's controls, while they are in the page */
     const outcome = (tab) => {
         const column = find(`#lora_merge_outcome_${tab}`);
-        if (column && !find(`#lora_merge_verdict_${tab}`)) column.append(el("div", { id: `lora_merge_verdict_${tab}`, class: "lora-merge" }));
+        if (column && !find(`#lora_merge_verdict_${tab}`)) {
+            column.append(el("div", { id: `lora_merge_verdict_${tab}`, class: "lora-merge" }));
+            /* a control that is left may have changed what will be made */
+            const again = space.later(() => column.offsetParent && find(`#lora_merge_count_${tab}`).click(), 400);
+            for (const kind of ["change", "focusout"]) column.parentElement.addEventListener(kind, (event) => column.contains(event.target) || again());
+        }
         return find(`#lora_merge_verdict_${tab}`);
     };
 

@@ -155,18 +155,15 @@ def controls(desk: Any, tab: str) -> list[Any]:  # noqa: ANN401
     ten.click(fn=lambda: own_prompts(desk), inputs=[], outputs=[prompts], **quiet)
     keep.click(fn=lambda prompts_text: keep_prompts(desk, prompts_text), inputs=[prompts], outputs=[said], **quiet)
     # the last input is a place for what is set up in the Merge tab, which only the browser knows
-    counting = {
-        "fn": lambda *values: estimate(desk, dict(zip(NAMES, values)), str(values[-1] or "")),
-        "inputs": [*given, said],
-        "outputs": [said],
+    # pressed by the JavaScript too when a control is left: one event instead of one for every control
+    count.click(
+        fn=lambda *values: estimate(desk, dict(zip(NAMES, values)), str(values[-1] or "")),
+        inputs=[*given, said],
+        outputs=[said],
         **quiet,
         # gradio hands over the values of outputs behind those of inputs
         **js(f"(...values) => [...values.slice(0, {len(given)}), window.loraMerge ? window.loraMerge.setup() : '']"),
-    }
-    count.click(**counting)
-    for control in given:
-        # texts when they are left, choices at once
-        (control.blur if isinstance(control, gr.Textbox) else control.change)(**counting)
+    )
     return given
 
 
