@@ -111,7 +111,7 @@ def test_a_sketch_of_a_dense_matrix_is_nearly_optimal(noise):
     g = torch.Generator().manual_seed(3)
     low = _term(420, 380, 12, 7)
     dense = low.up @ low.down + noise * 0.05 * torch.randn(420, 380, generator=g)
-    done = compress(Dense(1.0, dense, low.down), RankPolicy("rank", 12))
+    done = compress(Dense(1.0, dense, LowRank(420, 380, (low,))), RankPolicy("rank", 12))
     error = float((dense - done.up @ done.down).double().norm())
     best = truncate(dense.double().numpy(), 12)[1]
     assert error <= 1.01 * best + 1e-5 * float(dense.norm())

@@ -24,14 +24,16 @@ import torch
 from torch import Tensor
 
 from lib_merge.compress.policy import RankPolicy
-from lib_merge.compress.sketch import WORTH_IT, sketched
-from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.compress.sketch import OVERSAMPLE, WORTH_IT, sketched
+from lib_merge.deltas import Delta, Dense, LowRank, Spanned
 from lib_merge.errors import NumericsError
 
 # s_r, relative to √(‖G_B‖‖G_A‖), under which the rounding of float32 Grams (~1e-7) would cost more than 1 % of the optimum.
 GRAM_FLOOR = 3e-3
 # Up to this side the exact Gram route takes milliseconds.
 SMALL_SIDE = 160
+# Share of ‖ΔW‖² that a remainder must have to be read off as a difference of squares in float32.
+CLEAR = 0.01
 # Entries of a band of rows, so that it stays in the cache.
 BAND = 1 << 17
 
@@ -59,7 +61,7 @@ class Compressed:
         return self.down.shape[0]
 
 
-def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu") -> Compressed:
+def compress(delta: Delta | Spanned, policy: RankPolicy, device: torch.device | str = "cpu") -> Compressed:
     """Return the best rank-r approximation of ΔW in the Frobenius norm (Eckart-Young), r chosen by `policy`.
 
     Args:
@@ -72,6 +74,8 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
         NumericsError: ΔW holds NaN or infinity.
     Source: Eckart & Young 1936; the core in factored form follows from QR of both stacks.
     """
+    if isinstance(delta, Spanned):
+        return _from_spanned(delta, policy, device)
     if isinstance(delta, LowRank) and delta.rank == 0:
         return _nothing(delta.out, delta.columns)
     side = min(delta.out, delta.columns)
@@ -87,7 +91,7 @@ def compress(delta: Delta, policy: RankPolicy, device: torch.device | str = "cpu
     return _from_qr(delta, policy, device)
 
 
-def singular_values(delta: Delta, device: torch.device | str = "cpu", most: int | None = None) -> np.ndarray:
+def singular_values(delta: Delta | Spanned, device: torch.device | str = "cpu", most: int | None = None) -> np.ndarray:
     """Return the singular values of ΔW, Float64[k] descending, by the route `compress` would take.
 
     Args:
@@ -98,6 +102,16 @@ def singular_values(delta: Delta, device: torch.device | str = "cpu", most: int 
     dense = isinstance(delta, Dense) and most is not None
     policy = RankPolicy("rank", most) if dense else RankPolicy("lossless")  # type: ignore[arg-type]
     return compress(delta, policy, device).singular
+
+
+def _from_spanned(delta: Spanned, policy: RankPolicy, device: torch.device | str) -> Compressed:
+    """The SVD is known: what is left to do is to cut."""
+    singular = delta.values.numpy()
+    if not singular[0] > 0:
+        return _nothing(delta.out, delta.columns)
+    rank = policy.choose(singular, min(delta.up.width, delta.out, delta.columns))
+    up, down = delta.cut(rank, device)
+    return Compressed(up, down, singular, _tail(singular, rank), float(np.linalg.norm(singular)))
 
 
 def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | None:
@@ -145,12 +159,15 @@ def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -
         _finite(matrix)
     if not size > 0:
         return _nothing(delta.out, delta.columns)
-    left, singular, right = sketched(matrix, int(policy.value), delta.hint)
+    width = min(int(policy.value) + OVERSAMPLE, *matrix.shape)
+    near = compress(delta.hint, RankPolicy("rank", width), device).up if delta.hint is not None else None
+    left, singular, right = sketched(matrix, int(policy.value), near)
     rank = max(1, int(np.count_nonzero(singular > singular[0] * 1e-7)))
     root = torch.from_numpy(np.sqrt(singular[:rank])).to(left)
     up, down = left[:, :rank] * root, right[:rank] * root[:, None]
-    # the measured remainder, not size² − Σ S²: that difference has no digits when almost nothing is cut
-    cut = _remainder(matrix, up, down)
+    # a projection: what it leaves is size² − Σ S², but that difference has no digits when almost nothing is cut
+    left_over = size**2 - float(np.square(singular[:rank]).sum())
+    cut = math.sqrt(left_over) if left_over > CLEAR * size**2 else _remainder(matrix, up, down)
     return Compressed(up, down, singular, cut, size)
 
 

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from lib_merge.deltas.delta import Delta, Dense, LowRank, Term, add, rows_of, scaled, zero
 from lib_merge.deltas.gram import difference_norm, inner, norm
+from lib_merge.deltas.spanned import Spanned, Stack
 
 __all__ = [
     "Delta",
     "Dense",
     "LowRank",
+    "Spanned",
+    "Stack",
     "Term",
     "add",
     "difference_norm",

@@ -86,7 +86,7 @@ class Dense:
 
     scale: float
     matrix: Tensor  # Float[out in]
-    hint: Tensor | None = None  # Float[R in]: rows that span most of it, where that is known
+    hint: LowRank | None = None  # a low-rank matrix that is near to it, where one is known
 
     @property
     def out(self) -> int:

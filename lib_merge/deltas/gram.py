@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.deltas.delta import Delta, Dense, LowRank
+from lib_merge.deltas.spanned import Spanned
 
 # Factors further apart than this, relative, are not the same factors rounded.
 FLOAT32_GRAM_LIMIT = 0.03
@@ -44,15 +45,22 @@ def norm(delta: Delta) -> float:
     return math.sqrt(max(inner(delta, delta), 0.0))
 
 
-def difference_norm(saved: Delta, asked: Delta) -> tuple[float, float]:
+def difference_norm(saved: Delta, asked: Delta | Spanned) -> tuple[float, float]:
     """Return (‖saved − asked‖, ‖asked‖), accurate down to rounding whatever the gauge of the two.
 
-    Three routes, the cheapest that is accurate:
+    Four routes, the cheapest that is accurate:
       * same term layout (a lossless merge): `B_sA_s − B_aA_a = (B_s − B_a)A_s + B_a(A_s − A_a)`, float32 Grams of the
         stacked differences;
       * other factors: float32 Grams of `[B_s | B_a]·[A_s; −A_a]` where the distance is large, float64 ones where not;
-      * a dense side: both multiplied out in bands of rows, in float32 unless they nearly agree.
+      * a dense side: both multiplied out in bands of rows, in float32 unless they nearly agree;
+      * asked for by its SVD: `Spanned.distance`, and the first two where that cannot tell.
     """
+    if isinstance(asked, Spanned):
+        if isinstance(saved, LowRank) and saved.terms and saved.rank != asked.rank:
+            distance = asked.distance(saved)
+            if distance is not None:
+                return distance, float(asked.values.norm())
+        asked = asked.low_rank()
     if isinstance(saved, Dense) or isinstance(asked, Dense):
         return _dense_difference(saved, asked)
     if not asked.terms or not saved.terms:

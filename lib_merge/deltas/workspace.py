@@ -15,7 +15,7 @@ from torch import Tensor
 
 _local = threading.local()
 # Scratch larger than this is not kept.
-MOST = 4 << 20
+MOST = 8 << 20
 
 
 def borrow(tag: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
@@ -34,3 +34,8 @@ def borrow(tag: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
     if flat is None or flat.numel() < count:
         flat = kept[tag, dtype] = torch.empty(count, dtype=dtype)
     return flat[:count].view(tuple(shape))
+
+
+def like(tag: str, value: Tensor) -> Tensor:
+    """Return an uninitialised tensor like `value`: borrowed on the CPU, fresh elsewhere, where allocators keep memory."""
+    return borrow(tag, value.shape, value.dtype) if value.device.type == "cpu" else torch.empty_like(value)

@@ -15,11 +15,11 @@ from torch import Tensor
 
 from lib_merge.analysis.stack import DIRECTION
 from lib_merge.deltas import Delta, scaled
+from lib_merge.engine.core_merge import core_result
 from lib_merge.engine.corespace import CoreSpace, core_space
 from lib_merge.engine.evaluate import MaskSeed, module_policy
 from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
-from lib_merge.methods import CoreInput
 
 # Eigenvalues of a Gram matrix below this share of the largest are rounding.
 ROUNDING = 1e-14
@@ -31,11 +31,13 @@ Seen = tuple[float, np.ndarray, np.ndarray, float, float, np.ndarray]
 class Common:
     """What all core methods share at one module.
 
-    space  cores Mᵢ and the bases around them
+    space  the bases
+    cores  Float64[source a b], Mᵢ
     right  per source Float64[b k], the right singular vectors of Mᵢ that count
     """
 
     space: CoreSpace
+    cores: Tensor
     right: tuple[Tensor, ...]
 
 
@@ -45,21 +47,23 @@ def fits(node: Node, asked: Sequence[float]) -> bool:
     return node.method.space == "core" and flat and all(asked) and node.policy.kind != "budget"
 
 
-def common(deltas: Sequence[Delta], weights: Sequence[float]) -> Common:
-    """Return the space of weighted deltas of one module.
+def common(deltas: Sequence[Delta], weights: Sequence[float], bases: str) -> Common | None:
+    """Return the space of weighted deltas of one module; None where all of them are zero.
 
     Args:
         deltas: ΔWᵢ per source, each out × in.
         weights: wᵢ.
+        bases: as `core_space` takes them; "singular" ones serve every method.
     """
-    space = core_space([scaled(delta, weight) for delta, weight in zip(deltas, weights)])
-    return Common(space, tuple(_right(core) for core in space.cores))
+    space = core_space([scaled(delta, weight) for delta, weight in zip(deltas, weights)], bases)
+    if space is None:
+        return None
+    return Common(space, space.cores, tuple(_right(space, source) for source in range(len(deltas))))
 
 
-def _right(core: Tensor) -> Tensor:
-    _, values, right = torch.linalg.svd(core, full_matrices=False)
-    count = int((values > DIRECTION * values[0]).sum()) if values.numel() and float(values[0]) > 0 else 0
-    return right[:count].T
+def _right(space: CoreSpace, source: int) -> Tensor:
+    _, values, right = space.svd(source)
+    return right[values > DIRECTION * values.max()].T if len(values) else right.T
 
 
 def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray, names: Callable[[], list[str]]) -> Seen:
@@ -73,11 +77,11 @@ def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray, 
         names: () -> what random masks are keyed by, per source; see `hashed` and `named`.
     """
     space = shared.space
-    merged = _merged(node, target, space, names).double()
-    inside = merged @ space.rows().double().T if node.method.rows else merged  # Float64[a b]
-    pull = np.array([float((inside * core).sum()) for core in space.cores]) / asked
-    talk = np.array([float(((inside - core) @ v).square().sum()) for core, v in zip(space.cores, shared.right)])
-    singular = _singular(merged, wide=node.method.rows)
+    merged, wide = _merged(node, target, space, names), node.method.gives != "core"
+    inside = (merged @ space.basis_rows().T).double() if wide else merged  # Float64[a b]
+    pull = np.array([float((inside * core).sum()) for core in shared.cores]) / asked
+    talk = np.array([float(((inside - core) @ v).square().sum()) for core, v in zip(shared.cores, shared.right)])
+    singular = _singular(merged, wide=wide)
     side = min(target.out, target.columns, len(singular))
     return float(merged.square().sum()), pull, talk, float(singular[0]), _kept(node, target, singular), singular[:side]
 
@@ -86,6 +90,7 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
     """Return Float64[a], descending; of wide rows from their Gram matrix, where what is below its rounding counts as none."""
     if not wide:
         return torch.linalg.svdvals(merged).numpy()
+    merged = merged.double()
     values = torch.linalg.eigvalsh(merged @ merged.T).flip(0).clamp_min(0)
     return torch.where(values > ROUNDING * values[0], values, 0.0).sqrt().numpy()
 
@@ -101,13 +106,18 @@ def named(node: Node) -> list[str]:
 
 
 def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], list[str]]) -> Tensor:
-    def uniform(source: int, count: int) -> Tensor:
-        seed = MaskSeed(node.recipe.seed, target.name, names())
-        return torch.rand(count, generator=seed.generator(source), dtype=torch.float64)
+    """Return the merged core, Float64[a b], or rows, Float32[a in]."""
 
-    roles = tuple(source.role for source in node.recipe.sources)
-    given = CoreInput(node.weights(target), space.cores, space.rows, roles, uniform)
-    return node.method.function(given, **node.settings)
+    def uniform(source: int, count: int, dtype: torch.dtype) -> Tensor:
+        return MaskSeed(node.recipe.seed, target.name, names()).uniform(source, count, dtype)
+
+    merged = core_result(node, target, space, uniform)
+    if isinstance(merged, tuple):
+        return (merged[0] * merged[1]) @ merged[2]
+    if node.method.gives == "columns":
+        rows = torch.stack([space.rows(source) for source in range(len(space.thin))]).sum(0)
+        return rows * merged.float()
+    return merged
 
 
 def _kept(node: Node, target: Target, singular: np.ndarray) -> float:

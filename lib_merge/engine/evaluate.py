@@ -11,13 +11,13 @@ import torch
 from torch import Tensor
 
 from lib_merge.compress import RankPolicy, compress
-from lib_merge.deltas import Delta, Dense, LowRank, Term, add, inner, scaled, zero
-from lib_merge.engine.corespace import core_space
+from lib_merge.deltas import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
+from lib_merge.engine.core_merge import Memo, merge_core
 from lib_merge.engine.plan import Child, Leaf, Node, Target
 from lib_merge.engine.threads import Clock
 from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.errors import NumericsError
-from lib_merge.methods import CoreInput, ScalarInput
+from lib_merge.methods import ScalarInput
 
 
 @dataclass(slots=True)
@@ -28,6 +28,7 @@ class Evaluator:
     clock    stages "read" and "combine"
     grams    per node, the Gram matrix over the whole recipe, filled by `survey` for methods that ask for it
     bounds   per node, thresholds over the whole LoRA, filled by `survey` for a global trim
+    memo     per node and module, what a core method found: the proof need not find it again
     statistics  per node and module, thresholds already found: the proof need not search for them again
     """
 
@@ -35,9 +36,10 @@ class Evaluator:
     clock: Clock
     grams: dict[int, np.ndarray] = field(default_factory=dict)
     bounds: dict[int, list[float]] = field(default_factory=dict)
+    memo: Memo | None = None
     statistics: dict[tuple[int, str], dict[tuple[str, int, float], float]] = field(default_factory=dict)
 
-    def asked(self, node: Node, target: Target) -> Delta:
+    def asked(self, node: Node, target: Target) -> Delta | Spanned:
         """Return what the recipe asks for at `target`, before the node's own rank policy."""
         weights = node.weights(target)
         deltas = self.children(node, target)
@@ -47,12 +49,19 @@ class Evaluator:
                 return add([scaled(delta, factor) for delta, factor in zip(deltas, factors)])
             seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
             if node.method.space == "core":
-                return _core(node, target, [scaled(d, w) for d, w in zip(deltas, weights)], seed)
+                weighted = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
+                return merge_core(node, target, weighted, seed.uniform, self.memo)
             known = self.statistics.setdefault((id(node), target.name), {})
             module = DenseModule(weights, deltas, self.device, known)
             bounds = self.bounds.get(id(node))
             merged = combine_tiles(module, node.method, node.settings, seed.generator, bounds)
-            return Dense(1.0, merged, _hint(deltas))
+            return Dense(1.0, merged, _hint([scaled(d, w) for d, w in zip(deltas, weights)]))
+
+    def forget(self) -> None:
+        """Drop what was kept of single modules for the proof."""
+        self.statistics.clear()
+        if self.memo is not None:
+            self.memo.forget()
 
     def children(self, node: Node, target: Target) -> list[Delta]:
         """Return every child's ΔW at `target`, without its weight."""
@@ -95,40 +104,21 @@ class Evaluator:
         delta = self.asked(child, own)
         policy = module_policy(child, own)
         if policy.exact:
-            return delta
+            return delta.low_rank() if isinstance(delta, Spanned) else delta
         with self.clock.time("compress"):
             done = compress(delta, policy, self.device)
         return LowRank(target.out, target.columns, (Term(1.0, done.up, done.down),))
-
-
-def _core(node: Node, target: Target, deltas: Sequence[Delta], seed: MaskSeed) -> LowRank:
-    """Apply a core method to weighted deltas."""
-    space = core_space(deltas)
-
-    def uniform(source: int, count: int) -> Tensor:
-        return torch.rand(count, generator=seed.generator(source), dtype=torch.float64)
-
-    weights = node.weights(target)
-    roles = tuple(source.role for source in node.recipe.sources)
-    merged = node.method.function(CoreInput(weights, space.cores, space.rows, roles, uniform), **node.settings)
-    if node.method.rows:
-        identity = torch.eye(merged.shape[0], dtype=torch.float64)
-        return LowRank(target.out, target.columns, (Term(1.0, space.from_left(identity), merged.float()),))
-    # the merged core's own SVD: both factors carry √S, and a truncation has nothing left to do but to cut
-    left, values, right = torch.linalg.svd(merged, full_matrices=False)
-    root = values.sqrt()
-    up, down = space.from_left(left * root), space.to_rows(root[:, None] * right)
-    return LowRank(target.out, target.columns, (Term(1.0, up, down),))
 
 
 def _ratios(node: Node) -> tuple[float, ...]:
     return tuple(source.ratio for source in node.recipe.sources)
 
 
-def _hint(deltas: Sequence[Delta]) -> Tensor | None:
-    """The sources' rows, where they are few: a dense merge lies mostly in their span."""
-    downs = [term.down.float() for delta in deltas if isinstance(delta, LowRank) for term in delta.terms]
-    return torch.cat(downs) if downs and sum(map(len, downs)) < downs[0].shape[1] // 4 else None
+def _hint(deltas: Sequence[Delta]) -> LowRank | None:
+    """The plain sum, where its rank is low: a dense merge of the same deltas lies mostly near it."""
+    terms = tuple(term for delta in deltas if isinstance(delta, LowRank) for term in delta.terms)
+    near = LowRank(deltas[0].out, deltas[0].columns, terms)
+    return near if 0 < near.rank < near.columns // 4 else None
 
 
 def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float], dtype: torch.dtype = torch.float64) -> np.ndarray:
@@ -169,6 +159,10 @@ class MaskSeed:
         key = f"{self.seed}|{self.identities[source]}|{self.module}|{part}".encode()
         number = int.from_bytes(hashlib.sha256(key).digest()[:8], "little") >> 1
         return torch.Generator("cpu").manual_seed(number)
+
+    def uniform(self, source: int, count: int, dtype: torch.dtype) -> Tensor:
+        """Return Float[count], uniform in [0, 1)."""
+        return torch.rand(count, generator=self.generator(source), dtype=dtype)
 
 
 def _no_gram() -> np.ndarray:

@@ -25,7 +25,7 @@ from lib_merge.analysis.prospect import Foreseen
 from lib_merge.analysis.stack import low_rank, stack
 from lib_merge.analysis.weights import Given
 from lib_merge.compress import compress
-from lib_merge.deltas import Delta, LowRank, inner
+from lib_merge.deltas import Delta, LowRank, Spanned, inner
 from lib_merge.engine.core_forecast import Common, Seen, common, fits, hashed, look_in_core, named
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.job import Job, pick_device
@@ -78,8 +78,12 @@ class Forecaster:
                 return _look(node, evaluator, target, asked)
             found = self._common.get(place)
             if found is None:
-                found = common(evaluator.children(node, target), asked.tolist())
-                if len(modules) <= SHARED:
+                kept = len(modules) <= SHARED
+                bases = "singular" if kept else node.method.bases
+                found = common(evaluator.children(node, target), asked.tolist(), bases)
+                if found is None:
+                    return _look(node, evaluator, target, asked)
+                if kept:
                     self._common[place] = found
             return look_in_core(node, target, found, asked, lambda: named(node) if line else hashed(node))
 
@@ -165,7 +169,8 @@ def analyze_steps_with_engine(
 
 def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -> Seen:
     """Measure one module of the merge against its sources."""
-    merged = evaluator.asked(node, target)
+    found = evaluator.asked(node, target)
+    merged = found.low_rank() if isinstance(found, Spanned) else found
     sources = [_source(leaf.parts.get(target.name), leaf.file, target) for leaf in node.leaves()]
     pull = np.array([inner(merged, source) for source in sources])
     talk = np.zeros(len(sources))

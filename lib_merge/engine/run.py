@@ -16,8 +16,9 @@ import torch
 from lib_merge import metadata
 from lib_merge.adapters.source import LoraFile
 from lib_merge.compress import RankPolicy, compress
-from lib_merge.deltas import Delta, Dense, LowRank
+from lib_merge.deltas import Delta, Dense, LowRank, Spanned
 from lib_merge.engine import embeddings
+from lib_merge.engine.core_merge import Memo
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -80,7 +81,7 @@ class _Run:
     def __init__(self, node: Node, files: Sequence[LoraFile], target: Path, job: Job, device: torch.device) -> None:
         self.node, self.files, self.target, self.job, self.device = node, files, target, job, device
         self.clock = Clock()
-        self.evaluator = Evaluator(device, self.clock)
+        self.evaluator = Evaluator(device, self.clock, memo=Memo())
         self.dtype = DTYPES[node.recipe.precision]
         self.report = Report(str(target), node.method.name, node.family, precision=node.recipe.precision)
         self.prune = PrunePlan()
@@ -93,7 +94,9 @@ class _Run:
         everything, room = self.layout()
         final = self._attempt(everything, room)
         if final is None:
-            # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead
+            # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead. Or a source
+            # changed meanwhile, and what was found in it holds no longer
+            self.evaluator.forget()
             final = self._attempt(everything, room)
         if final is None:
             message = f"{min(self.anew)} could not be saved as it was asked for in {self.report.precision}; try float."
@@ -196,11 +199,13 @@ class _Run:
             encode_vectors(encoded, item, vectors, self.dtype)
         return encoded
 
-    def _matrix(self, item: Target, delta: Delta) -> Encoded:
+    def _matrix(self, item: Target, delta: Delta | Spanned) -> Encoded:
         policy = self.prune.policy(item, module_policy(self.node, item))
         if isinstance(delta, LowRank) and not delta.terms:
             return Encoded(dropped="weight 0 in every source that has it")
         if policy.exact and item.name not in self.anew:
+            if isinstance(delta, Spanned):
+                delta = delta.low_rank()
             if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
                 with self.clock.time("combine"):
                     return encode_terms(item, delta, self.dtype)

@@ -10,8 +10,9 @@ import torch
 from torch import Tensor
 
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
+from lib_merge.engine.order import histogram_of, locate, members_of
 from lib_merge.engine.plan import Node, Target
-from lib_merge.engine.tiles import DenseModule, histogram_of, locate, members_of
+from lib_merge.engine.tiles import DenseModule
 
 Each = Callable[[Callable[[Target], None], Sequence[Target]], None]
 

@@ -3,19 +3,23 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import torch
 from torch import Tensor
 
 from lib_merge.deltas import Delta, LowRank, scaled
+from lib_merge.deltas.workspace import borrow
+from lib_merge.engine.order import bracket, order_statistic
 from lib_merge.errors import NumericsError
 from lib_merge.methods import DenseInput, Method
 from lib_merge.methods.elementwise import spread
 
 # Entries per band: large enough for BLAS, small enough that a few float32 bands stay in cache-sized memory.
 BAND = 1 << 17
-_BUCKETS = 1 << 16
+# Every so many rows and columns make a sample; primes that divide neither the size of a head nor a kernel.
+STRIDES = (13, 11, 7, 5, 1)
+SAMPLE = 1 << 14
 
 
 class DenseModule:
@@ -56,21 +60,38 @@ class DenseModule:
         for number, start in enumerate(range(0, self.out, self.height)):
             yield number, slice(start, min(start + self.height, self.out))
 
-    def source(self, index: int, rows: slice) -> Tensor:
-        """Return Float[rows in] of one weighted source."""
+    def source(self, index: int, rows: slice, out: Tensor) -> Tensor:
+        """Write Float[rows in] of one weighted source into `out`, and return it."""
         factors = self._factors[index]
         if factors is None:
-            return self._deltas[index].dense(self.device, rows=rows)
-        return factors[0][rows] @ factors[1]
+            return out.copy_(self._deltas[index].dense(self.device, rows=rows))
+        return torch.mm(factors[0][rows], factors[1], out=out)
 
-    def tile(self, rows: slice) -> Tensor:
-        """Return Float[source rows in]."""
-        return torch.stack([self.source(index, rows) for index in range(len(self.weights))])
+    def sample(self, index: int) -> Tensor:
+        """Return every k-th entry in every k-th row of one weighted source, some `SAMPLE` of them or all."""
+        step = next(step for step in STRIDES if step == 1 or self.out * self.columns >= step**2 * SAMPLE)
+        factors = self._factors[index]
+        if factors is None:
+            return self._deltas[index].dense(self.device)[::step, ::step]
+        return factors[0][::step] @ factors[1][:, ::step]
+
+    def tile(self, rows: slice, use: str) -> Tensor:
+        """Return Float[source rows in], in memory that is valid until the next tile of the same use in this thread."""
+        tile = self._scratch(use, len(self.weights), rows)
+        for index, place in enumerate(tile):
+            self.source(index, rows, place)
+        return tile
+
+    def _scratch(self, use: str, count: int, rows: slice) -> Tensor:
+        shape = (count, rows.stop - rows.start, self.columns)
+        # fresh bands of half a megabyte go back to the system and are faulted in again, page by page
+        on_cpu = self.device.type == "cpu"
+        return borrow(use, shape, torch.float32) if on_cpu else torch.empty(shape, device=self.device)
 
     def magnitudes(self, index: int) -> Iterator[Tensor]:
-        """Yield the magnitudes of one source, band by band."""
+        """Yield the magnitudes of one source, band by band, each valid until the next."""
         for _, rows in self.bands():
-            yield self.source(index, rows).abs()
+            yield self.source(index, rows, self._scratch("magnitudes", 1, rows)[0]).abs_()
 
     def threshold(self, index: int, fraction: float) -> float:
         """Return the ⌊fraction·N⌋-th smallest magnitude of a source; −1 when that is the 0-th."""
@@ -86,7 +107,8 @@ class DenseModule:
     def _statistic(self, kind: str, index: int, count: int) -> float:
         key = (kind, index, count)
         if key not in self._cache:
-            self._cache[key] = order_statistic(lambda: self.magnitudes(index), count)
+            near = bracket(self.sample(index).abs(), count / (self.out * self.columns))
+            self._cache[key] = order_statistic(lambda: self.magnitudes(index), count, near)
         return self._cache[key]
 
     def selection(self, share: float) -> tuple[float, list[float]]:
@@ -104,12 +126,14 @@ class DenseModule:
 
         def variances() -> Iterator[Tensor]:
             for _, rows in self.bands():
-                yield spread(self.tile(rows))
+                yield spread(self.tile(rows, "selection"))
 
-        bound = order_statistic(variances, entries - count + 1)
+        samples = torch.stack([self.sample(index) for index in range(len(self.weights))])
+        near = bracket(spread(samples), (entries - count + 1) / entries)
+        bound = order_statistic(variances, entries - count + 1, near)
         energy = torch.zeros(len(self.weights), dtype=torch.float64)
         for _, rows in self.bands():
-            tile = self.tile(rows)
+            tile = self.tile(rows, "selection")
             chosen = tile * (spread(tile) >= bound)
             energy += chosen.square().sum((1, 2), dtype=torch.float64).to("cpu")
         total = float(energy.sum())
@@ -140,7 +164,7 @@ def combine_tiles(
         return bounds[source] if bounds is not None else module.threshold(source, fraction)
 
     for band, rows in module.bands():
-        tile = module.tile(rows)
+        tile = module.tile(rows, "tile")  # methods ask for thresholds, and so for other tiles, while this one is in use
 
         def uniform(source: int, band: int = band, shape: torch.Size = tile.shape[1:]) -> Tensor:
             return torch.rand(shape, generator=generator(source, band)).to(module.device)
@@ -148,43 +172,3 @@ def combine_tiles(
         given = DenseInput(module.weights, tile, threshold, module.largest, module.selection, uniform)
         result[rows] = method.function(given, **settings).to("cpu")
     return result
-
-
-def order_statistic(values: Callable[[], Iterable[Tensor]], count: int) -> float:
-    """Return the `count`-th smallest of non-negative float32 numbers, exactly, in two passes and little memory.
-
-    The bits of such floats, read as integers, keep their order: a histogram of the upper 16 bits finds the bucket, and
-    its members alone are sorted.
-
-    Args:
-        values: called twice; yields the numbers in pieces.
-        count: 1 for the smallest.
-    """
-    bucket, place = locate(histogram_of(values()), count)
-    return float(torch.kthvalue(members_of(values(), bucket), place).values)
-
-
-def locate(histogram: Tensor, count: int) -> tuple[int, int]:
-    """Return (bucket, place within the bucket) of the `count`-th smallest number."""
-    below = torch.cumsum(histogram, 0)
-    bucket = int(torch.searchsorted(below, count))
-    return bucket, count - (int(below[bucket - 1]) if bucket else 0)
-
-
-def histogram_of(values: Iterable[Tensor]) -> Tensor:
-    """Return Int[65536], how many numbers fall into each bucket."""
-    found = torch.zeros(_BUCKETS, dtype=torch.int64)
-    for bits in _bits(values):
-        found += torch.bincount(bits >> 15, minlength=_BUCKETS)
-    return found
-
-
-def members_of(values: Iterable[Tensor], bucket: int) -> Tensor:
-    """Return Float[k], the numbers of one bucket."""
-    parts = [bits[(bits >> 15) == bucket] for bits in _bits(values)]
-    return torch.cat(parts).view(torch.float32) if parts else torch.empty(0)
-
-
-def _bits(values: Iterable[Tensor]) -> Iterator[Tensor]:
-    for piece in values:
-        yield piece.flatten().to("cpu").view(torch.int32)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -57,9 +58,8 @@ def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Tar
 
 def prove(run: _Run, saved: Path, targets: Sequence[Target]) -> list[ModuleReport]:
     """Measure the temporary file of a running merge and note what the rank policy cut."""
-    evaluator = Evaluator(
-        run.device, type(run.clock)(), run.evaluator.grams, run.evaluator.bounds, run.evaluator.statistics
-    )
+    memo = run.evaluator.memo and replace(run.evaluator.memo, proving=id(run.node))
+    evaluator = replace(run.evaluator, clock=type(run.clock)(), memo=memo)
     with run.clock.time("verify"):
         reports = measure(run.node, evaluator, saved, targets, run)
     for report in reports:

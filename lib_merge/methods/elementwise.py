@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
-from torch.nn.functional import hardshrink
 
-from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, SCOPE, TRIM, disjoint_merge, elected_sign
+from lib_merge.deltas.workspace import like
+from lib_merge.methods.election import (
+    DROP,
+    ELECT,
+    NORMALIZE,
+    RESCALE,
+    SCOPE,
+    TRIM,
+    added,
+    disjoint_merge,
+    elected_sign,
+)
 from lib_merge.methods.inputs import DenseInput
 from lib_merge.methods.registry import Knob, PerSource, merge_method
 
@@ -14,26 +26,27 @@ DARE = "https://arxiv.org/abs/2311.03099"
 TIES = "https://arxiv.org/abs/2306.01708"
 
 
-def _dropped(given: DenseInput, drop_rate: PerSource, *, rescale: bool) -> Tensor:
-    """Return Float[source rows in]: entries dropped with probability pᵢ, the rest divided by 1 − pᵢ."""
+def _dropped(given: DenseInput, drop_rate: PerSource, *, rescale: bool) -> Sequence[Tensor]:
+    """Return Float[rows in] per source: entries dropped with probability pᵢ, the rest divided by 1 − pᵢ."""
     if not any(drop_rate):
-        return given.deltas
+        return list(given.deltas)
     scales = [1.0 / (1.0 - rate) if rescale else 1.0 for rate in drop_rate]
-    return torch.stack(
-        [
-            given.random(index).ge_(rate).mul_(scale).mul_(delta)
-            for index, (delta, rate, scale) in enumerate(zip(given.deltas, drop_rate, scales))
-        ]
-    )
+    return [
+        given.random(index).ge_(rate).mul_(scale).mul_(delta)
+        for index, (delta, rate, scale) in enumerate(zip(given.deltas, drop_rate, scales))
+    ]
 
 
-def _trimmed(given: DenseInput, trim_fraction: PerSource) -> Tensor:
-    """Return Float[source rows in] with each source's ⌊fractionᵢ·N⌋ smallest entries zeroed."""
+def _trimmed(given: DenseInput, trim_fraction: PerSource) -> Sequence[Tensor]:
+    """Return Float[rows in] per source with each source's ⌊fractionᵢ·N⌋ smallest entries zeroed."""
     if not any(trim_fraction):
-        return given.deltas
+        return list(given.deltas)
     bounds = [given.threshold(index, fraction) for index, fraction in enumerate(trim_fraction)]
     # a source without a bound keeps all, zeros included
-    return torch.stack([hardshrink(delta, max(bound, 0.0)) for delta, bound in zip(given.deltas, bounds)])
+    places = like("trimmed", given.deltas)
+    return [
+        torch.hardshrink(delta, max(bound, 0.0), out=place) for delta, bound, place in zip(given.deltas, bounds, places)
+    ]
 
 
 @merge_method(
@@ -76,7 +89,7 @@ def dare(given: DenseInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
         Float[rows in].
     Source: arXiv:2311.03099, §3.2.
     """
-    return _dropped(given, drop_rate, rescale=rescale).sum(0)
+    return added(_dropped(given, drop_rate, rescale=rescale))
 
 
 @merge_method(
@@ -112,7 +125,7 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
         Float[rows in].
     Source: the trim step of arXiv:2306.01708.
     """
-    return _trimmed(given, trim_fraction).sum(0)
+    return added(_trimmed(given, trim_fraction))
 
 
 @merge_method(
@@ -135,9 +148,9 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) ->
     """
     kept = _trimmed(given, trim_fraction)
     if gamma == 0:
-        return kept.sum(0)
+        return added(kept)
     bounds = [given.largest(index, gamma) for index in range(len(kept))]
-    return torch.stack([d.masked_fill(d.abs() >= bound, 0.0) for d, bound in zip(kept, bounds)]).sum(0)
+    return added([d.masked_fill(d.abs() >= bound, 0.0) for d, bound in zip(kept, bounds)])
 
 
 @merge_method(
@@ -170,7 +183,7 @@ def della(given: DenseInput, *, drop_rate: PerSource, epsilon: float, rescale: b
         chance = torch.empty_like(delta).scatter_(1, order, keep.expand_as(delta))
         chosen = (given.random(index) < chance) * delta
         kept.append(chosen.div_(chance.clamp_(min=1e-9)) if rescale else chosen)
-    return disjoint_merge(torch.stack(kept), given.weights, elect, normalize=False)
+    return disjoint_merge(kept, given.weights, elect, normalize=False)
 
 
 def spread(deltas: Tensor) -> Tensor:

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
+from lib_merge.methods.factoring import Triplets
+
 
 @dataclass(frozen=True, slots=True)
 class ScalarInput:
@@ -27,21 +29,49 @@ class ScalarInput:
 class CoreInput:
     """Input of a core method: τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ.
 
-    P (out × a) and Q (in × b) are the singular bases of the stacked deltas, [τ₁ | τ₂ | …] and [τ₁; τ₂; …]; they depend on
-    the deltas alone, up to signs, not on how these are factored; a method must not care for the signs.
+    P (out × a) and Q (in × b) are orthonormal bases of the stacked deltas, [τ₁ | τ₂ | …] and [τ₁; τ₂; …]: any, so that a
+    method must not depend on the choice; the singular ones, unique up to signs, where it declares so with `bases`.
 
     weights  wᵢ; already part of the cores
     cores    Float64[source a b], Mᵢ
-    rows     () -> Float64[b in], Qᵀ
+    svd      source -> (U [a r], S [r], Vᵀ [r b]) of Mᵢ, without empty directions
     roles    what the user called each source
     random   (source, count) -> Float64[count], uniform in [0, 1), the same for the same seed, source and module
     """
 
     weights: tuple[float, ...]
     cores: Tensor
-    rows: Callable[[], Tensor]
+    svd: Callable[[int], Triplets]
     roles: tuple[str | None, ...]
     random: Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class RowInput:
+    """Input of a core method that acts on rows: Pᵀτᵢ with τᵢ = wᵢΔWᵢ and P as in `CoreInput`.
+
+    weights  wᵢ; already part of the rows
+    rows     source -> Float32[a in], Pᵀτᵢ
+    bound    (source, its rows, share) -> the magnitude at or below which exactly that share of its entries lies; −1 for none
+    random   (source, count) -> Float32[count], otherwise as in `CoreInput`
+    """
+
+    weights: tuple[float, ...]
+    rows: Callable[[int], Tensor]
+    bound: Callable[[int, Tensor, float], float]
+    random: Callable[[int, int], Tensor]
+
+
+@dataclass(frozen=True, slots=True)
+class ColumnInput:
+    """Input of a core method that only weighs inputs: how τᵢ = wᵢΔWᵢ agree on each of them.
+
+    weights   wᵢ; already part of the products
+    products  Float64[source source in], ⟨τᵢeⱼ, τₖeⱼ⟩
+    """
+
+    weights: tuple[float, ...]
+    products: Tensor
 
 
 @dataclass(frozen=True, slots=True)

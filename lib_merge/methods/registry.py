@@ -3,7 +3,8 @@
 A method is one function in one of three spaces:
 
     scalar   ΔW = Σ cᵢ ΔWᵢ: the function returns the coefficients cᵢ; exact at any rank
-    core     acts on the small matrices Mᵢ of ΔWᵢ = P·Mᵢ·Qᵀ; exact, rank ≤ Σ rᵢ
+    core     acts on the small matrices Mᵢ of ΔWᵢ = P·Mᵢ·Qᵀ and returns such a matrix, or its SVD where that is known; exact,
+             rank ≤ Σ rᵢ
     dense    elementwise on ΔW: the function maps a tile of all sources to a tile of the result
 """
 
@@ -96,7 +97,10 @@ class Method:
     roles: tuple[str, ...] = ()
     symmetric: bool = True
     reads: str = "nothing"  # scalar methods: Gram matrix of the "module", of the whole "recipe", or nothing
-    rows: bool = False  # core methods: returns Float[a in] instead of Float[a b]
+    gives: str = "core"  # core methods: a "core", "rows" Float[a in], or a factor for each of the "columns" of Σ τᵢ
+    bases: str = (
+        "any"  # core methods: orthonormal bases wanted; "singular", or "left" alone, where it acts on single numbers
+    )
 
     def knob(self, name: str) -> Knob:
         """Return the knob of that name.

@@ -1,9 +1,9 @@
 """Core methods: singular values and subspaces, in the small space that the sources span together.
 
-τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ; each function returns the merged core, Float64[a b], or the merged rows, Float64[a in]. Everything that
-commutes with orthonormal bases is exact here and of rank ≤ Σ rᵢ. Two conventions differ from reference code written for
-full fine-tunes, where they would fill empty directions: every source keeps its own rank rᵢ, and means over singular
-values run over the directions that exist.
+τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ; each function returns the merged core, Float64[a b], its SVD, or factors of the
+columns of Σ τᵢ. Everything that commutes with orthonormal bases is exact here and of rank ≤ Σ rᵢ. Two conventions differ from
+reference code written for full fine-tunes, where they would fill empty directions: every source keeps its own rank rᵢ, and means
+over singular values run over the directions that exist.
 """
 
 from __future__ import annotations
@@ -11,24 +11,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib_merge.methods.inputs import CoreInput
+from lib_merge.methods.factoring import TINY, Triplets, polar, solve, svd
+from lib_merge.methods.inputs import ColumnInput, CoreInput
 from lib_merge.methods.registry import Knob, merge_method
-
-# singular values below this share of the largest do not count as directions
-TINY = 1e-6
-
-
-def _svd(core: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Return the SVD of a core without its empty directions."""
-    left, values, right = torch.linalg.svd(core, full_matrices=False)
-    keep = int((values > TINY * values[0]).sum()) if values.numel() and float(values[0]) > 0 else 0
-    return left[:, :keep], values[:keep], right[:keep]
-
-
-def _polar(stack: Tensor) -> Tensor:
-    """Return the orthonormal matrix nearest to `stack`: U·Vᵀ of its thin SVD."""
-    left, _, right = torch.linalg.svd(stack, full_matrices=False)
-    return left @ right
 
 
 @merge_method(
@@ -39,18 +24,14 @@ def _polar(stack: Tensor) -> Tensor:
     space="core",
     sources=(2, None),
 )
-def tsv(given: CoreInput) -> Tensor:
+def tsv(given: CoreInput) -> Triplets:
     """Task Singular Vectors (Gargiulo et al. 2024): Û·Σ·V̂ᵀ with Û, V̂ the polar factors of [U₁ | U₂ | …], [V₁ | V₂ | …].
 
     Each source keeps all its rᵢ triplets.
     Source: arXiv:2412.00081, Algorithm 1.
     """
-    parts = [_svd(core) for core in given.cores]
-    if not any(len(values) for _, values, _ in parts):
-        return torch.zeros_like(given.cores[0])
-    left = _polar(torch.cat([part[0] for part in parts], 1))
-    right = _polar(torch.cat([part[2] for part in parts], 0).T)
-    return (left * torch.cat([part[1] for part in parts])) @ right.T
+    lefts, values, rights = zip(*(given.svd(source) for source in range(len(given.cores))))
+    return polar(torch.cat(lefts, 1)), torch.cat(values), polar(torch.cat(rights, 0).T).T
 
 
 def _flattened(values: Tensor, lam: float) -> Tensor:
@@ -69,14 +50,14 @@ _LAM = Knob("lam", 0.5, "0 is the plain sum, 1 gives every direction the same st
     space="core",
     knobs=(_LAM,),
 )
-def iso_c(given: CoreInput, *, lam: float) -> Tensor:
+def iso_c(given: CoreInput, *, lam: float) -> Triplets:
     """Isotropic merging (Marczak et al. 2025): U·S^(1−λ)σ̄^λ·Vᵀ of Σ τᵢ, σ̄ the mean over its R singular values.
 
     λ = 1 is the paper's method, λ = 0 the sum.
     Source: arXiv:2502.04959, §4.1.
     """
-    left, values, right = _svd(given.cores.sum(0))
-    return (left * _flattened(values, lam)) @ right if len(values) else torch.zeros_like(given.cores[0])
+    left, values, right = svd(given.cores.sum(0))
+    return left, _flattened(values, lam), right
 
 
 @merge_method(
@@ -99,7 +80,7 @@ def iso_c(given: CoreInput, *, lam: float) -> Tensor:
         ),
     ),
 )
-def iso_cts(given: CoreInput, *, lam: float, common: float) -> Tensor:
+def iso_cts(given: CoreInput, *, lam: float, common: float) -> Triplets:
     """Isotropic merging in common and task-specific subspaces (Marczak et al. 2025), within the R directions of Σ τᵢ.
 
     The top ⌈common·R⌉ directions of the sum stay; each source adds its strongest directions outside of them, the rest of R
@@ -107,21 +88,18 @@ def iso_cts(given: CoreInput, *, lam: float, common: float) -> Tensor:
     the spectrum is blended as in Iso-C.
     Source: arXiv:2502.04959, Algorithm 2.
     """
-    left, values, right = _svd(given.cores.sum(0))
-    if not len(values):
-        return torch.zeros_like(given.cores[0])
+    left, values, right = svd(given.cores.sum(0))
     rank = len(values)
     shared = min(rank, int(-(-common * rank // 1)))
     ups, sizes, downs = [left[:, :shared]], [values[:shared]], [right[:shared]]
     for index, core in enumerate(given.cores):
         own = (rank - shared) // len(given.cores) + (index < (rank - shared) % len(given.cores))
         rest = core - left[:, :shared] @ (left[:, :shared].T @ core)
-        u, s, v = _svd(rest - (rest @ right[:shared].T) @ right[:shared])
-        ups.append(u[:, :own])
-        sizes.append(s[:own])
-        downs.append(v[:own])
-    joined = _flattened(torch.cat(sizes), lam)
-    return (_polar(torch.cat(ups, 1)) * joined) @ _polar(torch.cat(downs, 0).T).T
+        u, s, v = svd(rest - (rest @ right[:shared].T) @ right[:shared], own)
+        ups.append(u)
+        sizes.append(s)
+        downs.append(v)
+    return polar(torch.cat(ups, 1)), _flattened(torch.cat(sizes), lam), polar(torch.cat(downs, 0).T).T
 
 
 @merge_method(
@@ -133,15 +111,15 @@ def iso_cts(given: CoreInput, *, lam: float, common: float) -> Tensor:
     sources=(2, None),
     knobs=(Knob("floor", 1.0, "Least count a source gets in a direction (α); lower turns more up.", 0.1, 2.0, 0.05),),
 )
-def svc(given: CoreInput, *, floor: float) -> Tensor:
+def svc(given: CoreInput, *, floor: float) -> Triplets:
     """SVC (arXiv:2602.05536): with Σ τᵢ = Σ uᵣσᵣvᵣᵀ, σᵣ ← σᵣ·K/Σᵢ max(α, sᵣⁱ), sᵣⁱ = ⟨uᵣᵀM, uᵣᵀτᵢ⟩/‖uᵣᵀτᵢ‖².
 
     K counts the sources with any share of uᵣ; the others are left out of the sum.
     """
     merged = given.cores.sum(0)
-    left, values, right = _svd(merged)
+    left, values, right = svd(merged)
     if not len(values):
-        return torch.zeros_like(merged)
+        return left, values, right
     whole = left.T @ merged  # Float64[R b]
     shares = torch.stack([left.T @ core for core in given.cores])  # Float64[source R b]
     sizes = shares.square().sum(2)
@@ -149,7 +127,7 @@ def svc(given: CoreInput, *, floor: float) -> Tensor:
     overlap = (shares * whole).sum(2) / torch.where(counted, sizes, 1.0)
     total = torch.where(counted, overlap.clamp_min(floor), 0.0).sum(0)
     gamma = torch.where(total > 0, counted.sum(0) / total.clamp_min(TINY), 1.0)
-    return (left * (values * gamma)) @ right
+    return left, values * gamma, right
 
 
 @merge_method(
@@ -167,9 +145,9 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     αⱼ = 1/(1 + (T − 1)·cⱼ), cⱼ = σⱼ²/Σσ². `compensate` scales the result to the mean of ‖τᵢ‖.
     """
     merged = given.cores.sum(0)
-    parts = [_svd(core) for core in given.cores]
+    parts = [given.svd(source) for source in range(len(given.cores))]
     stack = torch.cat([left * values.sqrt() for left, values, _ in parts], 1)
-    left, values, _ = _svd(stack)
+    left, values, _ = svd(stack)
     if not len(values):
         return torch.zeros_like(merged)
     shares = values.square() / values.square().sum()
@@ -195,7 +173,7 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
 def np_lora(given: CoreInput, *, mu: float) -> Tensor:
     """Null-space projection (arXiv:2511.11051): τ_style + τ_subject·(I − μ/(1+μ)·V_sV_sᵀ), V_s the style's row space."""
     style, subject = (given.cores[given.roles.index(role)] for role in ("style", "subject"))
-    _, _, right = _svd(style)
+    _, _, right = given.svd(given.roles.index("style"))
     return style + subject - mu / (1.0 + mu) * (subject @ right.T) @ right
 
 
@@ -212,7 +190,7 @@ def np_lora(given: CoreInput, *, mu: float) -> Tensor:
         Knob("guard", True, "Never stronger than the plain sum, in norm or in any single direction."),
     ),
 )
-def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor:
+def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Triplets:
     """Data-free router: τ = B·D·K_μ⁻¹·A with K = AAᵀ, D = blockdiag(K), K_μ = μD + (1 − μ)K, balanced factors.
 
     μ = 0 solves WUDI's objective (τ acts as τᵢ on the row space of τᵢ), μ = 1 is Σ τᵢ. Factors are each source's own
@@ -220,7 +198,7 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor:
     and largest singular value.
     Source: normal equations of WUDI-Merging, arXiv:2503.08099, eq. 9.
     """
-    parts = [_svd(core) for core in given.cores]
+    parts = [given.svd(source) for source in range(len(given.cores))]
     merged = given.cores.sum(0)
     ups = torch.cat([left * values.sqrt() for left, values, _ in parts], 1)
     downs = torch.cat([values.sqrt()[:, None] * right for _, values, right in parts], 0)
@@ -228,14 +206,12 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor:
         return torch.zeros_like(merged)
     gram = downs @ downs.T
     own = torch.block_diag(*[values.diag() for _, values, _ in parts])
-    inverse = torch.linalg.pinv(mu * own + (1.0 - mu) * gram, rtol=1e-10, hermitian=True)
-    found = ups @ own @ inverse @ downs
-    if not guard:
+    found = ups @ own @ solve(mu * own + (1.0 - mu) * gram, downs)
+    left, values, right = svd(found)
+    if not guard or not len(values):
         return found
-    norm, peak = (torch.linalg.matrix_norm(matrix) for matrix in (merged, found))
-    top, top_found = (torch.linalg.matrix_norm(matrix, 2) for matrix in (merged, found))
-    scale = min(1.0, float(norm / peak) if float(peak) else 1.0, float(top / top_found) if float(top_found) else 1.0)
-    return found * scale
+    norm, top = torch.linalg.matrix_norm(merged), torch.linalg.eigvalsh(merged @ merged.T)[-1].clamp_min(0).sqrt()
+    return left, values * min(1.0, float(norm / values.norm()), float(top / values[0])), right
 
 
 @merge_method(
@@ -244,16 +220,15 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor:
     sentence="Lowers only the inputs on which two LoRAs pull the same way; a quick relative of ZipLoRA without its training.",
     paper="https://arxiv.org/abs/2311.13600",
     space="core",
-    rows=True,
+    gives="columns",
     sources=(2, 2),
 )
-def column_balanced(given: CoreInput) -> Tensor:
+def column_balanced(given: ColumnInput) -> Tensor:
     """Per column j of τ₁, τ₂: (τ₁ + τ₂)·diag(m), m = 1/(1 + cosⱼ) clamped to [½, 1], 1 where cosⱼ ≤ 0 or a column is zero.
 
-    Returns Float[a in], rows in the basis P. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
+    Returns m, Float64[in]. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
     """
-    first, second = (core @ given.rows() for core in given.cores)
-    sizes = torch.linalg.vector_norm(first, dim=0) * torch.linalg.vector_norm(second, dim=0)
+    sizes = (given.products[0, 0] * given.products[1, 1]).clamp_min(0).sqrt()
     floor = 1e-12 * float(sizes.max()) if sizes.numel() else 0.0
-    cosine = torch.where(sizes > floor, (first * second).sum(0) / sizes.clamp_min(1e-300), 0.0)
-    return (first + second) / (1.0 + cosine.clamp(0.0, 1.0))
+    cosine = torch.where(sizes > floor, given.products[0, 1] / sizes.clamp_min(1e-300), 0.0)
+    return 1.0 / (1.0 + cosine.clamp(0.0, 1.0))

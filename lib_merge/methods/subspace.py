@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor
+from torch.nn.functional import hardshrink
 
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, TRIM, disjoint_merge, trim_smallest
-from lib_merge.methods.inputs import CoreInput
+from lib_merge.methods.inputs import CoreInput, RowInput
 from lib_merge.methods.registry import PerSource, merge_method
-from lib_merge.methods.spectral import TINY
 
 KNOTS = "https://arxiv.org/abs/2410.19735"
 CORE_SPACE = "https://arxiv.org/abs/2509.17786"
@@ -20,18 +20,20 @@ CORE_SPACE = "https://arxiv.org/abs/2509.17786"
     sentence="TIES where it can see the LoRAs' shared directions; as exact as a sum, nothing is cut away.",
     paper=KNOTS,
     space="core",
-    rows=True,
+    gives="rows",
+    bases="left",
     knobs=(TRIM, ELECT, NORMALIZE),
 )
-def knots_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
+def knots_ties(given: RowInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
     """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ; U·merged.
 
     Returns:
         Float[a in], rows in the basis U.
     Source: arXiv:2410.19735, §4.
     """
-    blocks = given.cores @ given.rows()
-    trimmed = torch.stack([trim_smallest(block, fraction) for block, fraction in zip(blocks, trim_fraction)])
+    blocks = [given.rows(source) for source in range(len(given.weights))]
+    bounds = [given.bound(source, block, trim_fraction[source]) for source, block in enumerate(blocks)]
+    trimmed = [hardshrink(block, max(bound, 0.0)) for block, bound in zip(blocks, bounds)]
     return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
 
 
@@ -41,21 +43,22 @@ def knots_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normal
     sentence="DARE in the LoRAs' shared directions: random dropping without spilling out of the rank.",
     paper=KNOTS,
     space="core",
-    rows=True,
+    gives="rows",
+    bases="left",
     knobs=(DROP, RESCALE),
 )
-def knots_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
+def knots_dare(given: RowInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability pᵢ and divided by 1 − pᵢ.
 
     Returns:
         Float[a in], rows in the basis U.
     Source: arXiv:2410.19735, §4.
     """
-    blocks = given.cores @ given.rows()
+    blocks = [given.rows(source) for source in range(len(given.weights))]
     total = torch.zeros_like(blocks[0])
     for index, (block, rate) in enumerate(zip(blocks, drop_rate)):
-        keep = given.random(index, block.numel()).reshape(block.shape) >= rate
-        total += torch.where(keep, block, 0.0) / (1.0 - rate if rescale else 1.0)
+        keep = given.random(index, block.numel()).reshape(block.shape).ge_(rate)
+        total.addcmul_(block, keep, value=1.0 / (1.0 - rate if rescale else 1.0))
     return total
 
 
@@ -65,6 +68,7 @@ def knots_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tens
     sentence="TIES on the small matrices that hold all LoRAs; keeps the rank, costs nothing, a gentler TIES.",
     paper=CORE_SPACE,
     space="core",
+    bases="singular",
     knobs=(TRIM, ELECT, NORMALIZE),
 )
 def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
@@ -74,7 +78,7 @@ def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normali
         Float[a b].
     Source: arXiv:2509.17786, §4.
     """
-    trimmed = torch.stack([trim_smallest(core, fraction) for core, fraction in zip(given.cores, trim_fraction)])
+    trimmed = [trim_smallest(core, fraction) for core, fraction in zip(given.cores, trim_fraction)]
     return disjoint_merge(trimmed, given.weights, elect, normalize=normalize)
 
 
@@ -94,10 +98,8 @@ def core_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tenso
     Source: DARE, arXiv:2311.03099, on singular triplets in core space, arXiv:2509.17786.
     """
     total = torch.zeros_like(given.cores[0])
-    for index, (core, rate) in enumerate(zip(given.cores, drop_rate)):
-        left, values, right = torch.linalg.svd(core, full_matrices=False)
-        if not values.numel() or not float(values[0]) > 0:
-            continue
-        kept = (given.random(index, len(values)) >= rate) & (values > TINY * values[0])
+    for index, rate in enumerate(drop_rate):
+        left, values, right = given.svd(index)
+        kept = given.random(index, len(values)) >= rate
         total += (left * torch.where(kept, values, 0.0)) @ right / (1.0 - rate if rescale else 1.0)
     return total
