@@ -16,7 +16,7 @@ from torch import Tensor
 from lib_merge.analysis.stack import DIRECTION
 from lib_merge.deltas import Delta, scaled
 from lib_merge.engine.core_merge import core_result
-from lib_merge.engine.corespace import CoreSpace, core_space
+from lib_merge.engine.corespace import CoreSpace, Merged, core_space
 from lib_merge.engine.evaluate import MaskSeed, module_policy
 from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
@@ -78,10 +78,14 @@ def look_in_core(node: Node, target: Target, shared: Common, asked: np.ndarray, 
     """
     space = shared.space
     merged, wide = _merged(node, target, space, names), node.method.gives != "core"
+    if isinstance(merged, tuple):
+        singular = merged[1].sort(descending=True).values.numpy()
+        merged = (merged[0] * merged[1]) @ merged[2]
+    else:
+        singular = _singular(merged, wide=wide)
     inside = (merged @ space.basis_rows().T).double() if wide else merged  # Float64[a b]
     pull = np.array([float((inside * core).sum()) for core in shared.cores]) / asked
     talk = np.array([float(((inside - core) @ v).square().sum()) for core, v in zip(shared.cores, shared.right)])
-    singular = _singular(merged, wide=wide)
     side = min(target.out, target.columns, len(singular))
     return float(merged.square().sum()), pull, talk, float(singular[0]), _kept(node, target, singular), singular[:side]
 
@@ -105,18 +109,15 @@ def named(node: Node) -> list[str]:
     return [f"{leaf.label}#{place}" for place, leaf in enumerate(node.leaves())]
 
 
-def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], list[str]]) -> Tensor:
-    """Return the merged core, Float64[a b], or rows, Float32[a in]."""
+def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], list[str]]) -> Merged:
+    """Return the merged core, Float64[a b], its SVD, or rows, Float32[a in]."""
 
     def uniform(source: int, count: int, dtype: torch.dtype) -> Tensor:
         return MaskSeed(node.recipe.seed, target.name, names()).uniform(source, count, dtype)
 
     merged = core_result(node, target, space, uniform)
-    if isinstance(merged, tuple):
-        return (merged[0] * merged[1]) @ merged[2]
     if node.method.gives == "columns":
-        rows = torch.stack([space.rows(source) for source in range(len(space.thin))]).sum(0)
-        return rows * merged.float()
+        return sum(space.rows(source) for source in range(len(space.thin))) * merged.float()
     return merged
 
 

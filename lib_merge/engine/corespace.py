@@ -53,6 +53,7 @@ class CoreSpace:
     steep       sources whose factors are so much larger than they are that float32 products would show it
     rewritten   a source's own factors could not be used and were replaced
     bounds      order statistics of the rows already found, by (source, share)
+    found       Qᵀ, once it was asked for
     """
 
     sources: tuple[Pair, ...]
@@ -66,6 +67,7 @@ class CoreSpace:
     steep: frozenset[int] = frozenset()
     rewritten: bool = False
     bounds: dict[tuple[int, float], float] = field(default_factory=dict)
+    found: dict[str, Tensor] = field(default_factory=dict)
 
     @property
     def cores(self) -> Tensor:
@@ -93,13 +95,15 @@ class CoreSpace:
         return self.bounds[key]
 
     def basis_rows(self) -> Tensor:
-        """Return Qᵀ, Float32[b in]."""
-        return (self.to_right @ self.down.matrix("cpu", torch.float64).T).float()
+        """Return Qᵀ, Float32[b in]; kept once it was asked for."""
+        if "rows" not in self.found:
+            self.found["rows"] = (self.to_right @ self.down.matrix("cpu", torch.float64).T).float()
+        return self.found["rows"]
 
     def columns(self) -> Tensor:
         """Return Float64[source source in], ⟨τᵢeⱼ, τₖeⱼ⟩."""
-        rows = torch.stack([self.rows(source) for source in range(len(self.sources))]).double()
-        return torch.einsum("sai,tai->sti", rows, rows)
+        rows = [self.rows(source) for source in range(len(self.sources))]
+        return torch.stack([torch.stack([(one * two).sum(0).double() for two in rows]) for one in rows])
 
     def spanned(self, merged: Merged) -> Spanned:
         """Return P·merged·Qᵀ by its SVD.

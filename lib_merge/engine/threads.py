@@ -80,8 +80,8 @@ def in_order(
 ) -> Iterator[Result]:
     """Run `work` on every item in worker threads and yield the results in the items' order.
 
-    Small batches go to a worker at a time, so that threads hand over seldom; at most workers + 1 batches wait, so memory
-    stays at a few modules whatever the file's size.
+    Small batches go to a worker at a time, so that threads hand over seldom, and smaller ones where there are few items, so
+    that nobody is idle; at most workers + 1 batches wait, so memory stays at a few modules whatever the file's size.
 
     Args:
         work: called once per item, in a worker.
@@ -107,8 +107,9 @@ def in_order(
     waiting: deque[Future[list[Result]]] = deque()
     pool = ThreadPoolExecutor(workers, thread_name_prefix="lora-merge", initializer=_prepare, initargs=(device,))
     try:
-        for start in range(0, len(items), BATCH):
-            waiting.append(pool.submit(several, items[start : start + BATCH]))
+        size = max(1, min(BATCH, len(items) // (2 * workers)))
+        for start in range(0, len(items), size):
+            waiting.append(pool.submit(several, items[start : start + size]))
             if len(waiting) > workers + 1:
                 yield from _checked(waiting, cancelled)
         while waiting:

@@ -123,6 +123,9 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     def length(vector: np.ndarray) -> float:
         return math.sqrt(max(float(vector @ cosines @ vector), 0.0))
 
+    if len(shares) == 2 and abs(cosines[0, 1]) < PARALLEL:  # the point of the arc itself
+        angle = math.acos(cosines[0, 1])
+        return np.array([math.sin(share * angle) / math.sin(angle) for share in shares])
     size = length(shares)
     if size < 1e-12:  # opposite directions have no mean: the chord's middle, which is nothing
         return np.zeros(len(shares))
