@@ -49,6 +49,7 @@ class Suite:
     requirements: str
     selections: tuple[tuple[str, ...], ...]
     needs_browser: bool = False
+    bare: str = ""  # requirements whose own requirements nothing here uses
 
 
 TAB = ("tests/browser", "-m", "browser", "-p", "no:warnings")
@@ -56,7 +57,12 @@ TAB = ("tests/browser", "-m", "browser", "-p", "no:warnings")
 PICTURES = "tests/test_compare.py"
 ENGINE = f"--ignore={PICTURES}"
 SUITES = (
-    Suite("engine", "test.txt", ((ENGINE, "-m", "not slow and not browser"), (ENGINE, "-m", "slow and not browser"))),
+    Suite(
+        "engine",
+        "test.txt",
+        ((ENGINE, "-m", "not slow and not browser"), (ENGINE, "-m", "slow and not browser")),
+        bare="oracles.txt",
+    ),
     # the same journeys as A1111's gradio and as Forge's draw the page
     Suite("gradio3", "gradio3.txt", ((PICTURES, "-p", "no:warnings"), TAB), needs_browser=True),
     Suite("gradio4", "gradio4.txt", ((PICTURES, "-p", "no:warnings"), TAB), needs_browser=True),
@@ -99,8 +105,14 @@ def hook() -> int:
 # ------------------------------------------------------------------------------------------------ environments
 
 
-def environment(folder: Path, requirements: str) -> Path:
-    """Return the Python of an environment that has exactly `requirements`, made or renewed where needed."""
+def environment(folder: Path, requirements: str, bare: str = "") -> Path:
+    """Return the Python of an environment that has exactly `requirements`, made or renewed where needed.
+
+    Args:
+        folder: where it lies.
+        requirements: a file of `.ci/requirements`.
+        bare: another one, of packages that are installed without what they themselves require.
+    """
     if sys.version_info < (3, 11):
         message = f"this needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}."
         raise Failure(message)
@@ -115,6 +127,8 @@ def environment(folder: Path, requirements: str) -> Path:
     # torch first and alone: a package that asks for "any torch" must find the pinned one in place
     _pip(python, "torch==2.13.0")
     _pip(python, "-r", str(ROOT / ".ci" / "requirements" / requirements))
+    if bare:
+        _pip(python, "--no-deps", "-r", str(ROOT / ".ci" / "requirements" / bare))
     stamp.write_text(wanted, encoding="utf-8")
     return python
 
@@ -243,7 +257,7 @@ def test(extra: Sequence[str]) -> int:
         if suite.needs_browser and browser is None:
             not_run.append(f"{suite.name}: no Chromium, Chrome or Edge is installed")
             continue
-        python = environment(ROOT / ".venvs" / suite.name, suite.requirements)
+        python = environment(ROOT / ".venvs" / suite.name, suite.requirements, suite.bare)
         if (
             suite is SUITES[0]
             and subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT, check=False).returncode
