@@ -113,9 +113,20 @@
         if (knob.kind === "choice") control = space.select(knob.choices.map((choice) => [choice, choice]), value, set, { "aria-label": label });
         else if (knob.kind === "switch") control = el("input", { type: "checkbox", checked: value, "aria-label": label, onchange: (event) => set(event.target.checked) });
         else {
-            const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value, class: "lm-number", "aria-label": `${label}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), slider.mark(), set(box.valueAsNumber, box)) });
-            const slider = space.range({ min: knob.minimum, max: knob.maximum, step: knob.step, value, "aria-label": label, oninput: () => ((box.value = slider.value), set(Number(slider.value), slider)) });
-            control = el("span", { class: "lm-line" }, slider, box);
+            /* a knob of the sources may have a value for each: a list, in the order of the rows */
+            const list = Array.isArray(value) ? value : null;
+            const one = list ? list[0] : value;
+            const each = el("input", { type: "text", class: "lm-each", inputmode: "decimal", value: list ? list.join(", ") : "", placeholder: "one for each LoRA: 0.2, 0.4", title: "Leave it empty for one value for all", "aria-label": `${label}, one for each LoRA`, oninput: () => many(each) });
+            const many = (origin) => {
+                const numbers = each.value.split(/[,;\s]+/).filter(Boolean).map(Number);
+                if (!numbers.length) return set(Number(slider.value), origin);
+                const fine = numbers.every((number) => Number.isFinite(number) && number >= knob.minimum && number <= knob.maximum);
+                each.setAttribute("aria-invalid", String(!fine));
+                return fine && set(numbers.length > 1 ? numbers : numbers[0], origin);
+            };
+            const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value: one, class: "lm-number", "aria-label": `${label}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), (each.value = ""), slider.mark(), set(box.valueAsNumber, box)) });
+            const slider = space.range({ min: knob.minimum, max: knob.maximum, step: knob.step, value: one, "aria-label": label, oninput: () => ((box.value = slider.value), (each.value = ""), set(Number(slider.value), slider)) });
+            control = el("span", {}, el("span", { class: "lm-line" }, slider, box), knob.scope === "source" ? each : null);
         }
         return el("label", {}, el("span", {}, title), control, el("small", { class: "lm-dim" }, knob.help));
     };

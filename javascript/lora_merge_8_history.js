@@ -4,6 +4,8 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
+    /* of a report on an imported file */
+    const MOST_LINES = 300;
 
     class Below {
         constructor(app) {
@@ -203,10 +205,13 @@
         async imported(fields) {
             const reply = await this.presets("preset_import", fields);
             if (!reply) return;
+            const said = reply.lines.filter((line) => line.outcome !== "skipped");
+            const rest = said.slice(MOST_LINES);
             this.lines.replaceChildren(
                 el("p", {}, `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ${reply.lines.filter((line) => line.outcome === "refused").length} lines refused.`),
                 ...reply.notes.map((note) => el("p", { class: "lm-warn" }, note)),
-                el("ol", { class: "lm-report" }, ...reply.lines.filter((line) => line.outcome !== "skipped").slice(0, 300).map((line) => el("li", { value: line.number, class: line.outcome === "refused" ? "lm-bad" : "lm-good" }, line.says))),
+                el("ol", { class: "lm-report" }, ...said.slice(0, MOST_LINES).map((line) => el("li", { value: line.number, class: line.outcome === "refused" ? "lm-bad" : "lm-good" }, line.says))),
+                ...(rest.length ? [el("p", { class: "lm-dim" }, `… and ${rest.length} more lines, ${rest.filter((line) => line.outcome === "refused").length} of them refused.`)] : []),
             );
         }
 

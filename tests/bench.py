@@ -34,6 +34,9 @@ def main() -> None:
     parser.add_argument("--only", help="cases whose name contains this")
     parser.add_argument("--repeat", type=int, default=3)
     parser.add_argument("--ties", action="store_true", help="also dense TIES on SDXL")
+    parser.add_argument(
+        "--methods", action="store_true", help="also every scalar and core method beside the weighted sum"
+    )
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--job", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
@@ -53,6 +56,8 @@ def main() -> None:
             print(_row(case, arguments), flush=True)
     if arguments.ties:
         print(_ties(arguments), flush=True)
+    if arguments.methods:
+        _methods(arguments)
 
 
 def _row(case: tuple, arguments: argparse.Namespace) -> str:
@@ -89,9 +94,37 @@ def _ties(arguments: argparse.Namespace) -> str:
         job = {"kind": "merge", "inputs": inputs, "rank": "32", "method": "ties", "folder": folder}
         found = _spawn({**job, "device": arguments.device})
     return (
-        f"\ndense TIES, SDXL r32+r32 → 32: {found['seconds']:.1f} s wall, {found['cpu']:.1f} CPU s (verify apart), "
-        f"peak {found['peak']:.0f} MB over import, energy kept {found['energy']:.1%}"
+        f"\ndense TIES, SDXL r32+r32 → 32: {found['seconds']:.1f} s wall, {found['verify']:.1f} s of proof, "
+        f"{found['cpu']:.1f} CPU s with it, peak {found['peak']:.0f} MB over import, energy kept {found['energy']:.1%}"
     )
+
+
+def _methods(arguments: argparse.Namespace) -> None:
+    """Print merge and merge with proof and hashes, in times of the weighted sum cut to the same rank."""
+    from lib_merge.methods import METHODS
+
+    print("\n| SDXL r32+r32 → 32 | merge, × weighted sum | with proof and hashes, × weighted sum |\n|---|---|---|")
+    with tempfile.TemporaryDirectory() as folder:
+        inputs = _inputs("sdxl", (32, 32), None, folder)
+        base = None
+        for name, method in METHODS.items():
+            if method.space == "dense":
+                continue
+            job = {
+                "kind": "merge",
+                "inputs": inputs,
+                "rank": "32",
+                "method": name,
+                "roles": method.roles,
+                "folder": folder,
+            }
+            runs = [_spawn({**job, "device": arguments.device}) for _ in range(arguments.repeat)]
+            alone = min(run["seconds"] for run in runs)
+            whole = min(run["seconds"] + run["verify"] + run["hash"] for run in runs)
+            base = base or (alone, whole)
+            print(f"| `{name}` | {alone / base[0]:.2f} | {whole / base[1]:.2f} |", flush=True)
+    assert base is not None
+    print(f"\nthe weighted sum: {base[0]:.2f} s, {base[1]:.2f} s with proof and hashes")
 
 
 def _inputs(key: str, ranks: tuple, conv: int | None, folder: str) -> list[str]:
@@ -169,14 +202,15 @@ def _merge(job: dict) -> dict:
     from lib_merge.engine.report import peak_rss_mb
 
     base = peak_rss_mb()
-    from lib_merge import Job, merge
+    from lib_merge import Job, Source, merge
 
     if job.get("device", "cpu") != "cpu":
         torch.zeros(1, device=job["device"])
     cpu = time.process_time()
+    roles = job.get("roles") or [None] * len(job["inputs"])
+    sources = [Source(path=Path(path), ratio=r, role=role) for path, r, role in zip(job["inputs"], (0.8, 0.6), roles)]
     report = merge(
-        job["inputs"],
-        ratios=[0.8, 0.6],
+        sources,
         save_to=Path(job["folder"]) / "merged.safetensors",
         rank=job["rank"],
         conv_rank=job.get("conv_rank"),

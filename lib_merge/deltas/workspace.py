@@ -15,7 +15,7 @@ from torch import Tensor
 
 _local = threading.local()
 # Scratch larger than this is not kept.
-MOST = 8 << 20
+MOST = 6 << 20
 
 
 def borrow(tag: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -36,6 +36,8 @@ ILL = 1e8
 STEEP = 1e3
 # directions of a merge below this share of its largest are rounding of the Grams
 FAINT = 1e-7
+# squares of rows' singular values above this share of the largest keep three digits in a float32 Gram
+PLAIN = 1e-4
 
 Merged = Union[Tensor, Triplets]
 
@@ -132,9 +134,12 @@ class CoreSpace:
             right = torch.where(values > 0, 1.0 / values, 0.0).diag()
             sides = (self.up, stack, self.to_left, values, right)
             return Spanned(*self._shape, *sides, self.up_sizes, values.square())
-        wide = merged.double()
-        gram = wide @ wide.T
+        gram = (merged @ merged.T).double()
         squares, vectors = torch.linalg.eigh(gram)
+        if not float(squares[0]) > PLAIN * float(squares[-1]):
+            wide = merged.double()
+            gram = wide @ wide.T
+            squares, vectors = torch.linalg.eigh(gram)
         squares, vectors = squares.flip(0).clamp_min(0), vectors.flip(1)
         keep = max(1, int((squares > FAINT**2 * squares[0]).sum()))
         values, vectors = squares[:keep].sqrt(), vectors[:, :keep]

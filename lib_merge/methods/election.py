@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
@@ -81,10 +80,14 @@ def disjoint_merge(
 def smallest(values: Tensor, fraction: float) -> float:
     """Return the magnitude at or below which exactly ⌊fraction·N⌋ entries lie; −1 for none.
 
-    `numpy.partition` takes a fifth of the time of `torch.kthvalue`.
+    numpy's partition takes a fifth of the time of `torch.kthvalue`.
     """
     count = int(fraction * values.numel() + 1e-9)
-    return float(np.partition(values.abs().flatten().numpy(), count - 1)[count - 1]) if count else -1.0
+    if not count:
+        return -1.0
+    sizes = values.abs().numpy().ravel()
+    sizes.partition(count - 1)
+    return float(sizes[count - 1])
 
 
 def trim_smallest(values: Tensor, fraction: float) -> Tensor:

@@ -53,6 +53,7 @@ def methods() -> list[dict[str, Any]]:
                     "step": knob.step,
                     "choices": list(knob.choices),
                     "help": knob.help,
+                    "scope": knob.scope,
                 }
                 for knob in method.knobs
             ],

@@ -6,6 +6,7 @@ import json
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 
 from tests.factories import dense_of, relative
 
@@ -156,6 +157,28 @@ def test_knobs_and_rank_are_asked_for(tab, app):
     assert "rank 8" in tab.merge()
     recipe = tab.state()
     assert recipe["knobs"]["core_ties"]["trim_fraction"] == 0.5
+
+
+def test_a_knob_of_the_sources_takes_a_value_for_each(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Merge method").select_option("core_ties")
+    each = tab.page.get_by_label("trim fraction, one for each LoRA")
+    each.fill("0.2, 7")
+    assert each.get_attribute("aria-invalid") == "true"
+    each.fill("0.2, 0.4")
+    assert each.get_attribute("aria-invalid") == "false"
+    assert tab.state()["knobs"]["core_ties"]["trim_fraction"] == [0.2, 0.4]
+    tab.shot("knob-for-each")
+    tab.page.get_by_label("Name of the merge").fill("each")
+    tab.merge()
+    with safe_open(next(iter(app.folder.rglob("each.safetensors"))), "pt") as file:
+        assert json.loads(file.metadata()["merge_recipe"])["knobs"]["trim_fraction"] == [0.2, 0.4]
+    tab.page.reload()
+    tab.page.wait_for_selector(".lm-columns")
+    assert tab.page.get_by_label("trim fraction, one for each LoRA").input_value() == "0.2, 0.4"
+    tab.page.get_by_label("trim fraction, exact").fill("0.3")
+    assert tab.page.get_by_label("trim fraction, one for each LoRA").input_value() == ""
+    assert tab.state()["knobs"]["core_ties"]["trim_fraction"] == 0.3
 
 
 def test_history_opens_a_merge_again(tab, app):
