@@ -114,7 +114,7 @@
             for (const note of plan.notes) facts.push(this.fact("warn", note));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
             else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
-            else if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
+            if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
             this.facts.replaceChildren(...facts);
             this.name.replaceChildren(el("bdi", {}, `${plan.folder && plan.folder !== "." ? `${plan.folder}/` : ""}${plan.name}`));
             if (this.data.output.triggers === null && this.triggers !== document.activeElement) this.triggers.value = plan.triggers;
@@ -126,7 +126,11 @@
         async merge(state) {
             if (this.job !== null) return null;
             const asked = state || this.details.filled(this.data);
-            if (asked.output.overwrite && this.planned && this.planned.exists && !window.confirm(`Replace ${this.planned.name}?`)) return null;
+            if (asked.output.overwrite) {
+                /* what is typed in this second counts, not what was planned before it */
+                const plan = await this.app.ask("plan", { state: asked });
+                if (!plan || (plan.exists && !window.confirm(`Replace ${plan.name}?`))) return null;
+            }
             const reply = await this.app.ask("merge", { state: asked });
             if (!reply) return null;
             const result = await this.follow(reply, (done) => this.saved(done));
@@ -204,6 +208,8 @@
                 const state = JSON.parse(JSON.stringify(this.data));
                 state.sources.find((row) => row.id === first.id).ratio = ratio;
                 state.output.overwrite = false;
+                /* five files need five names */
+                if (!/\{(weights|n)\}/.test(state.output.template)) state.output.template += "_{weights}";
                 if (!(await this.merge(state))) return;
             }
             this.app.say("Five merges were saved; the list below has them all.");
@@ -215,6 +221,7 @@
             this.result.hidden = false;
             this.result.replaceChildren(
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
+                el("p", { class: "lm-dim" }, "in the LoRA folder as ", el("bdi", {}, result.key.split("/").slice(1).join("/"))),
                 el("p", {}, "asked = saved to ", el("b", {}, space.percent(result.relative_error, 3)), result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : "",
                     ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
                     result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),

@@ -204,6 +204,29 @@ def test_a_dense_merge_of_real_size_is_cancelled_within_a_second(samples, tmp_pa
     assert list(tmp_path.iterdir()) == []
 
 
+def test_a_job_that_waits_is_cancelled_at_once():
+    jobs, gate = Jobs(), threading.Event()
+    first = jobs.start("merge", lambda task: {"waited": gate.wait(20)})
+    second = jobs.start("merge", lambda task: {})
+    jobs.cancel(second.id)
+    _until(lambda: second.ended)
+    assert second.state == "cancelled"
+    assert not first.ended
+    gate.set()
+    _until(lambda: first.ended)
+
+
+def test_a_report_lets_every_other_job_go_first():
+    jobs, gate, order = Jobs(), threading.Event(), []
+    first = jobs.start("merge", lambda task: {"waited": gate.wait(20)})
+    _until(lambda: first.state == "running")
+    report = jobs.start("report", lambda task: order.append("report") or {})
+    merges = [jobs.start("merge", lambda task: order.append("merge") or {}) for _ in range(3)]
+    gate.set()
+    _until(lambda: report.ended and all(merge.ended for merge in merges))
+    assert order == ["merge"] * 3 + ["report"]
+
+
 def test_a_stopped_job_before_its_turn_never_starts():
     jobs, gate, ran = Jobs(), threading.Event(), []
     first = jobs.start("merge", lambda task: {"waited": gate.wait(5)})

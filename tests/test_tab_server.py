@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import random
 import struct
 import threading
 import time
@@ -16,6 +17,8 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lib_merge.adapters.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.blockspec import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.history import History, differences
 from lib_merge.ui.actions import Actions
@@ -435,13 +438,47 @@ NUMBERS = st.integers(-200, 200).map(lambda n: n / 100)
     )
 )
 def test_tags_come_back(sources):
-    found = read_prompt("a cat, " + write_prompt(sources)).sources
+    text, notes = write_prompt(sources)
+    found = read_prompt("a cat, " + text).sources
+    assert not notes
     assert len(found) == len(sources)
     for one, other in zip(found, sources):
         assert one["name"] == other["name"]
         assert one["ratio"] == pytest.approx(other["ratio"])
         te = None if other["te_ratio"] == other["ratio"] else other["te_ratio"]
         assert one["te_ratio"] == (None if te is None else pytest.approx(te))
+
+
+@pytest.mark.parametrize("family", ["SD1", "SDXL", "Flux"])
+@pytest.mark.parametrize("all_blocks", [True, False])
+def test_block_weights_of_a_tag_come_back(family, all_blocks):
+    """Whatever block is set, of a file that has all blocks and of one that has only the usual ones."""
+    order = BLOCK_ORDERS[{"SD1": 17, "SDXL": 12, "Flux": 61}[family]]
+    present = BLOCKS[family] if all_blocks else order
+    for block in present:
+        if block == "OTHER":
+            continue
+        source = {"name": "x", "ratio": 1.0, "te_ratio": None, "blocks": {block: 0.5}, "family": family, "present": present}
+        text, notes = write_prompt([source])
+        [found] = read_prompt(text).sources
+        weights = resolve_blocks(found["blocks"], family, present, random.Random(0), "x")[0]
+        assert not notes
+        assert {name: weights.get(name, 1.0) for name in present if name != "OTHER"} == {
+            name: 0.5 if name == block else 1.0 for name in present if name != "OTHER"
+        }
+
+
+def test_what_a_tag_cannot_say_is_said():
+    source = {"name": "x", "ratio": 1.0, "blocks": {"OTHER": 0.5}, "family": "SDXL", "present": (*BLOCKS["SDXL"], "OTHER")}
+    text, [note] = write_prompt([source])
+    assert "OTHER" in note
+    assert text.startswith("<lora:x:1")
+    text, [note] = write_prompt([{"name": "a<b", "ratio": 1.0}])
+    assert not text
+    assert "rename" in note
+    text, [note] = write_prompt([{"name": "x", "ratio": 1.0, "blocks": {"B05": 0.5}, "family": "Wan", "present": ("B05",)}])
+    assert text == "<lora:x:1>"
+    assert "B05" in note
 
 
 @pytest.mark.parametrize(

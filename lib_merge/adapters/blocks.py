@@ -37,7 +37,7 @@ BLOCK_ORDERS: Mapping[int, tuple[str, ...]] = {
     26: _SD,
     61: _FLUX,
 }
-_LENGTHS = {"SD1": (17, 26), "SD2": (17, 26), "SDXL": (12, 20), "Flux": (61,), "Chroma": (61,)}
+LENGTHS = {"SD1": (17, 26), "SD2": (17, 26), "SDXL": (12, 20), "Flux": (61,), "Chroma": (61,)}
 _FLUX_BLOCK = re.compile(r"^lora_(?:unet|transformer)_(single_)?(?:double_|transformer_|)blocks_(\d+)_")
 _SGM_BLOCK = re.compile(r"^(input|output)_blocks_(\d+)_")
 _FIRST_NUMBER = re.compile(r"^([a-z_]*?)_?(\d+)(?:_|$)")
@@ -115,7 +115,7 @@ def expand_block_list(values: Sequence[float], family: str) -> tuple[dict[str, f
     Raises:
         RecipeError: a length the family has no list for.
     """
-    lengths = _LENGTHS.get(family, ())
+    lengths = LENGTHS.get(family, ())
     if len(values) not in lengths:
         takes = " or ".join(str(length) for length in lengths) or "no lists; name the blocks instead"
         message = f"a list of {len(values)} block weights does not fit {family}, which takes {takes}."

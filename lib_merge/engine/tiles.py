@@ -135,7 +135,7 @@ class DenseModule:
         for _, rows in self.bands():
             tile = self.tile(rows, "selection")
             chosen = tile * (spread(tile) >= bound)
-            energy += chosen.square().sum((1, 2), dtype=torch.float64).to("cpu")
+            energy += chosen.square_().sum(2).to("cpu", torch.float64).sum(1)  # not every device has float64
         total = float(energy.sum())
         return bound, [float(value) / total if total else 0.0 for value in energy]
 

@@ -129,7 +129,8 @@ class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
         if planned["exists"] and not (state.get("output") or {}).get("overwrite"):
             message = f"{planned['name']} exists already; choose another name or allow overwriting."
             raise RecipeError(message)
-        self.jobs.stop("analyze")  # the person waits for the merge, not for what will come out
+        for later in ("analyze", "report"):  # the person waits for the merge, not for what is known about one
+            self.jobs.stop(later)
         return self.jobs.start("merge", lambda task: merging.merge_work(self, state, task)).to_json()
 
     def op_verify(self, request: Mapping[str, Any]) -> dict[str, Any]:

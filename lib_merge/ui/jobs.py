@@ -14,6 +14,9 @@ from lib_merge.errors import Cancelled, MergeError, RecipeError
 
 log = logging.getLogger("lib_merge")
 KEEP = 50
+POLL = 0.05
+# work for later, which lets everything else go first
+YIELDING = ("report",)
 # how the stages of a merge usually share its time; only their proportions matter
 SHARES: Mapping[str, tuple[tuple[str, float], ...]] = {
     "merge": (("survey", 0.5), ("merge", 6.0), ("verify", 4.0)),
@@ -130,10 +133,10 @@ class Jobs:
                     task.stop.set()
 
     def _run(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
-        with self._turn:
-            if task.stop.is_set():
-                task.state, task.ended = "cancelled", time.monotonic()
-                return
+        if not self._wait(task):
+            task.state, task.ended = "cancelled", time.monotonic()
+            return
+        try:
             task.state, task.started = "running", time.monotonic()
             try:
                 task.result = work(task)
@@ -147,3 +150,23 @@ class Jobs:
                 task.state, task.error = "failed", f"{type(error).__name__}: {error}"
             finally:
                 task.ended = time.monotonic()
+        finally:
+            self._turn.release()
+
+    def _wait(self, task: Task) -> bool:
+        """Wait for the task's turn; False when it was stopped before."""
+        while not task.stop.is_set():
+            later = task.what in YIELDING
+            # work for later does not stand in line: it looks now and then whether nobody does
+            if (later and self._awaited()) or not self._turn.acquire(timeout=0 if later else POLL):
+                time.sleep(POLL if later else 0)
+                continue
+            if not task.stop.is_set():
+                return True
+            self._turn.release()
+        return False
+
+    def _awaited(self) -> bool:
+        """Tell whether somebody waits for work that is not for later."""
+        with self._lock:
+            return any(task.state == "waiting" and task.what not in YIELDING for task in self._tasks.values())

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 from lib_merge import metadata
 from lib_merge.adapters.source import open_lora
 from lib_merge.api import run_recipe, verify
+from lib_merge.engine.job import Job
+from lib_merge.engine.report import Report
 from lib_merge.errors import OutputError
 from lib_merge.files.names import check_output_name
 from lib_merge.history import Entry
@@ -52,18 +54,19 @@ def recipe_work(desk: Actions, recipe: Recipe, target: Path, output: Mapping[str
     except OSError as error:
         message = f"the folder {target.parent.name} cannot be made: {error.strerror or error}."
         raise OutputError(message) from error
+    def work(job: Job) -> Report:
+        made = run_recipe(recipe, target, job=job)
+        # still in our turn: the next generation must not start with what the WebUI remembers of an overwritten file
+        desk.host.refresh_loras([Path(made.output)])
+        return made
+
     report, remarks = compute(
-        desk.host,
-        task,
-        lambda job: run_recipe(recipe, target, job=job),
-        overwrite=bool(output.get("overwrite")),
-        drop_unsupported=True,
+        desk.host, task, work, overwrite=bool(output.get("overwrite")), drop_unsupported=True
     )
     report.warnings[:0] = remarks
     saved = Path(report.output)
     _side_car(saved, output)
     report.warnings.extend(keep_preview(desk, saved, output.get("preview")))
-    desk.host.refresh_loras([saved])
     desk.library.refresh(wait=True)
     done = {
         **report.to_json(),

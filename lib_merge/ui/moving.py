@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shutil
+import threading
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,7 +15,10 @@ if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
 
 # what the WebUI keeps beside a LoRA
-BESIDE = (".json", ".png", ".preview.png", ".jpg", ".preview.jpg", ".webp", ".preview.webp", ".txt")
+PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
+BESIDE = (".json", ".txt", *(f"{before}.{kind}" for kind in PICTURES for before in ("", ".preview")))
+# Seconds to wait for a generation before the WebUI is told of a moved file later, by itself.
+PATIENCE = 2.0
 
 
 def rename_merge(desk: Actions, entry_id: str, name: str) -> str:
@@ -32,7 +36,7 @@ def rename_merge(desk: Actions, entry_id: str, name: str) -> str:
         raise OutputError(message)
     _move(old, new)
     desk.history.update(entry_id, name=new.stem, key=desk.library.key_of(new))
-    desk.host.refresh_loras([old, new])
+    _tell(desk, [old, new])
     desk.library.refresh(wait=True)
     return desk.library.key_of(new)
 
@@ -52,10 +56,22 @@ def remove_merge(desk: Actions, entry_id: str) -> None:
         trash = desk.host.data_folder() / "trash"
         trash.mkdir(parents=True, exist_ok=True)
         _move(path, trash / f"{entry.id}-{path.name}")
-        desk.host.refresh_loras([path])
+        _tell(desk, [path])
         desk.library.refresh(wait=True)
     desk.history.remove(entry_id)
     desk.reports.remove(entry_id, desk.host.data_folder() / "trash")
+
+
+def _tell(desk: Actions, changed: list[Path]) -> None:
+    """Tell the WebUI of moved files in our turn: what a running generation has loaded must not go from under it."""
+
+    def tell() -> None:
+        with desk.host.busy_lock():
+            desk.host.refresh_loras(changed)
+
+    thread = threading.Thread(target=tell, name="lora-merge-moved", daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
 
 
 def _move(old: Path, new: Path) -> None:

@@ -139,6 +139,10 @@ def _shown_folder(desk: Actions, folder: Path) -> str:
 
 def _claimed(desk: Actions, target: Path) -> str:
     """Return the LoRA that already answers to the new name, unless it is the file to be replaced."""
+    stem = target.stem.casefold()
+    for item in desk.library.items():  # the WebUI's own list knows the last of several files of one name
+        if item.name.casefold() == stem and desk.library.resolve(item.key) != target:
+            return item.key
     other = desk.host.claims_name(target.stem)
     return "" if other is None or other == target else desk.library.key_of(other)
 

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib_merge.adapters.blocks import BLOCK_ORDERS
+from lib_merge.adapters.blocks import BLOCK_ORDERS, LENGTHS
 from lib_merge.errors import MergeError
 from lib_merge.recipe import Recipe, loads
 
@@ -114,29 +114,39 @@ def recipes_of(text: str) -> list[Recipe]:
     return found
 
 
-def write_prompt(sources: Sequence[Mapping[str, Any]]) -> str:
-    """Return sources as tags, the inverse of `read_prompt`.
+def write_prompt(sources: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
+    """Return sources as tags, the inverse of `read_prompt`, and what tags cannot say.
 
     Args:
-        sources: {name, ratio, te_ratio or None, blocks: {block: weight} or None}.
+        sources: {name, ratio, te_ratio or None, blocks: {block: weight} or None, family, present: blocks of the file}.
     """
-    tags = []
+    tags, notes = [], []
     for source in sources:
+        name = str(source["name"])
+        if set(name) & set("<>:"):
+            notes.append(f"{name}: a name with <, > or : cannot stand in a tag; rename the file")
+            continue
         ratio, te = float(source["ratio"]), source.get("te_ratio")
         strength = f"{ratio:.6g}" if te is None or te == ratio else f"{float(te):.6g}:{ratio:.6g}"
-        blocks = source.get("blocks")
-        weights = f":lbw={_list(blocks)}" if blocks else ""
-        tags.append(f"<lora:{source['name']}:{strength}{weights}>")
-    return " ".join(tags)
+        weights, lost = _list(source.get("blocks") or {}, str(source.get("family") or "SD1"), source.get("present") or ())
+        if lost:
+            notes.append(f"{name}: no list of block weights says {', '.join(lost)}, so that was left out")
+        tags.append(f"<lora:{name}:{strength}{f':lbw={weights}' if weights else ''}>")
+    return " ".join(tags), notes
 
 
-def _list(blocks: Mapping[str, float]) -> str:
-    """Return the shortest list that says the same; blocks that are not named are 1."""
-    named = {block for block, value in blocks.items() if value != 1 and block != "OTHER"}
-    for length in (17, 12, 26, 20, 61):
+def _list(blocks: Mapping[str, float], family: str, present: Sequence[str]) -> tuple[str, list[str]]:
+    """Return the shortest list of the family that says the same of a file's blocks, and the blocks that none says."""
+    told = {block: float(value) for block, value in blocks.items() if value != 1 and (block in present or not present)}
+    if not told:
+        return "", []
+    best = ""
+    for length in LENGTHS.get(family, ()):
         order = BLOCK_ORDERS[length]
-        silent = set().union(*(set(other) for size, other in BLOCK_ORDERS.items() if size != 61)) - set(order)
-        unsaid = {block for block in silent if blocks.get(block, 1) != 0}
-        if named <= set(order) and (length > 17 or not unsaid or length == 17):
-            return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in order)
-    return ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in BLOCK_ORDERS[26])
+        best = ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in order)
+        # a block that a list does not name weighs 0; what is in no block at all stays as it is
+        silent = [block for block in (present or told) if block not in order and block != "OTHER"]
+        if "OTHER" not in told and not any(blocks.get(block, 1) for block in silent):
+            return best, []
+    named = set(BLOCK_ORDERS[LENGTHS[family][-1]]) if family in LENGTHS else set()
+    return best, sorted(set(told) - named)

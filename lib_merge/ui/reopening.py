@@ -85,6 +85,9 @@ class Reopening:
         known = family or {12: "SDXL", 20: "SDXL", 61: "Flux"}.get(
             len(blocks) if isinstance(blocks, list) else 0, "SD1"
         )
+        if known not in BLOCKS:
+            message = f"there is no table of blocks for {known}: set its blocks in the grid."
+            raise RecipeError(message)
         return resolve_blocks(blocks, known, BLOCKS[known], draw or random.Random(0), "the source", store=self.presets)[0]
 
     def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -157,7 +160,9 @@ class Reopening:
         sources, notes = [], []
         for row in (row for row in rows if row.get("on", True) and row.get("key")):
             te = [value for value in row.get("te") or [] if value is not None]
-            name = self.host.alias_of(self.library.resolve(str(row["key"])))
+            path = self.library.resolve(str(row["key"]))
+            name = self.host.alias_of(path)
+            item = next((one for one in self.library.items() if one.key == row["key"]), None)
             if len(set(te)) > 1:
                 notes.append(f"{name}: a tag has one text-encoder strength, so TE2's was left out")
             if row.get("elements"):
@@ -168,6 +173,9 @@ class Reopening:
                     "ratio": float(row.get("ratio", 1.0)),
                     "te_ratio": te[0] if te else None,
                     "blocks": row.get("blocks") or None,
+                    "family": item.family if item else "",
+                    "present": item.blocks if item else (),
                 }
             )
-        return {"text": write_prompt(sources), "notes": notes}
+        text, unsaid = write_prompt(sources)
+        return {"text": text, "notes": [*notes, *unsaid]}

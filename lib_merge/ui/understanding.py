@@ -13,7 +13,7 @@ from lib_merge.analysis import AnalysisReport, apply_changes, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.engine.forecast import analyze_steps_with_engine
 from lib_merge.engine.job import Job
-from lib_merge.errors import RecipeError
+from lib_merge.errors import Cancelled, RecipeError
 from lib_merge.history import Entry, History
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, from_json
@@ -108,7 +108,14 @@ class Understanding:
 
     def report_merge(self, entry: str, recipe: Recipe) -> Task | None:
         """Write the report of a merge beside its history entry, after the merge and without holding it up."""
-        return self.jobs.start("report", lambda task: self._report(entry, recipe, task)) if entry else None
+        def work(task: Task) -> dict[str, Any]:
+            try:
+                return self._report(entry, recipe, task)
+            except Cancelled:  # another merge goes first
+                self.report_merge(entry, recipe)
+                raise
+
+        return self.jobs.start("report", work) if entry else None
 
     def _report(self, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:
         job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
