@@ -31,6 +31,7 @@
                 precision: this.settings.precision,
                 seed: 0,
                 family: "",
+                defaults: this.defaults(),
                 output: { template: this.settings.template, folder: this.settings.folder, overwrite: false, triggers: null, notes: "", based_on: "" },
             };
         }
@@ -42,10 +43,24 @@
         load() {
             try {
                 const found = JSON.parse(localStorage.getItem(KEY));
-                return found && found.version === 1 && Array.isArray(found.sources) ? { ...this.fresh(), ...found } : null;
+                return found && found.version === 1 && Array.isArray(found.sources) ? this.renewed({ ...this.fresh(), ...found }, found.defaults) : null;
             } catch {
                 return null;
             }
+        }
+
+        /* what was left as the settings had it follows them when they change */
+        renewed(data, before) {
+            if (before) {
+                for (const name of ["template", "folder"]) if (data.output[name] === before[name]) data.output[name] = this.settings[name];
+                if (data.precision === before.precision) data.precision = this.settings.precision;
+            }
+            return { ...data, defaults: this.defaults() };
+        }
+
+        defaults() {
+            const { template, folder, precision } = this.settings;
+            return { template, folder, precision };
         }
 
         store() {

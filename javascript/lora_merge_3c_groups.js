@@ -61,7 +61,7 @@
             if (!this.members(letter).length) return void this.app.say(`Group ${letter} has no LoRA yet.`);
             const result = await this.app.output.merge(this.state(letter));
             if (!result) return;
-            this.saved[letter] = { key: result.key, name: result.output.replace(/\.safetensors$/, "") };
+            this.saved[letter] = { key: result.key, name: result.output.replace(/\.safetensors$/, ""), of: this.content(letter) };
             this.app.say(`Level ${letter} is saved as ${result.output}.`);
             this.render();
         }
@@ -72,8 +72,15 @@
             this.app.pictures.compare();
         }
 
+        /* what the saved file of a level was made of; its ratio is not part of it */
+        content(letter) {
+            const { ratio, ...group } = this.data.groups[letter];
+            return JSON.stringify([this.members(letter), group]);
+        }
+
         collapse(letter) {
-            const { key, name } = this.saved[letter];
+            const { key, name, of } = this.saved[letter];
+            if (of !== this.content(letter)) return void this.app.say(`Group ${letter} was changed since it was saved; save the level again.`, true);
             const first = this.data.sources.find((row) => row.group === letter);
             const one = this.app.state.row(this.data.next++, { key, name, ratio: this.data.groups[letter].ratio });
             this.data.sources = this.data.sources.flatMap((row) => (row === first ? [one] : row.group === letter ? [] : [row]));

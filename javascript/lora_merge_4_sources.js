@@ -105,7 +105,8 @@
         }
 
         tools(row, index, letter, fold) {
-            const { roles } = this.app.method();
+            const group = row.group && this.data.groups[row.group];
+            const { roles } = (group && this.app.titles[group.method]) || this.app.method();
             const change = (field, what) => (value) => ((row[field] = value), this.app.state.changed(what));
             const te = button("TE", () => ((fold.hidden = !fold.hidden), te.setAttribute("aria-expanded", String(!fold.hidden))), { title: "Ratio for the text encoder", "aria-label": `Text-encoder ratio of ${letter}`, "aria-expanded": String(!fold.hidden), class: `${small}${row.te ? " lm-set" : ""}` });
             return [

@@ -13,7 +13,7 @@
             this.at = null;
             this.lists = new space.Lists(app, this);
             this.note = el("span", { class: "lm-dim lm-reading", "aria-live": "polite" });
-            this.table = el("div", { class: "lm-grid", role: "grid", "aria-label": "Block weights", "aria-describedby": "lora_merge_grid_help" });
+            this.table = el("div", { class: "lm-grid", role: "grid", "aria-multiselectable": "true", "aria-label": "Block weights", "aria-describedby": "lora_merge_grid_help" });
             this.box = el(
                 "section",
                 { class: "lm-card", "aria-label": "Block weights" },
@@ -166,7 +166,11 @@
         }
 
         refreshSelection() {
-            for (const cells of this.cells) for (const cell of cells) cell.classList.toggle("lm-selected", this.inRange(cell));
+            for (const cell of this.cells.flat()) {
+                const inside = this.inRange(cell);
+                cell.classList.toggle("lm-selected", inside);
+                cell.setAttribute("aria-selected", String(inside));
+            }
         }
 
         chosen(cell) {
@@ -225,11 +229,13 @@
             if (!cell) return;
             const { lmLine: line, lmColumn: column } = cell;
             const command = event.ctrlKey || event.metaKey;
+            /* a selection begins where the focus is, however it came there */
+            if (!this.range) this.at = { line, column };
             const adjust = { ArrowUp: STEP, ArrowDown: -STEP, PageUp: 0.25, PageDown: -0.25 }[event.key];
             if (command && event.key.toLowerCase() === "c") this.lists.copy(cell.lmRow);
             else if (command && event.key.toLowerCase() === "v") this.lists.paste(cell.lmRow);
-            else if (command && event.key === "ArrowUp") this.focus(line - 1, column);
-            else if (command && event.key === "ArrowDown") this.focus(line + 1, column);
+            else if (command && event.key === "ArrowUp") this.focus(line - 1, column, event.shiftKey);
+            else if (command && event.key === "ArrowDown") this.focus(line + 1, column, event.shiftKey);
             else if (command) return;
             else if (event.key === "ArrowLeft" || event.key === "ArrowRight") {
                 const from = event.shiftKey && this.range ? this.range.column : column;

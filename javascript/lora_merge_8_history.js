@@ -150,6 +150,7 @@
                 const row = rows.find((found) => String(found.id) === which.value);
                 if (!row) return void this.app.say("Pick a LoRA first: a preset is saved from a row's block weights.");
                 if (!name.value.trim()) return void name.focus();
+                if (own.some((item) => item.name.toLowerCase() === name.value.trim().toLowerCase()) && !window.confirm(`Replace the preset ${name.value.trim()}?`)) return;
                 const weights = Object.fromEntries(this.app.grid.columns.map((block) => [block, this.app.grid.weight(row, block)]));
                 if (await this.presets("preset_save", { name: name.value, family, weights })) this.app.say(`Saved the preset ${name.value}.`);
             };

@@ -86,9 +86,9 @@ def presets(store: PresetStore) -> dict[str, list[dict[str, Any]]]:
                 "weights": weights_of(name, family, store),
                 "elements": rules_of(name, family, store) if name in own else "",
             }
-            for name in preset_names(family, store)
+            for name in (preset_names(family, store) if family in BLOCKS else store.names(family))
         ]
-        for family in BLOCKS
+        for family in dict.fromkeys([*BLOCKS, *(preset.family for preset in store.list() if preset.family)])
     }
 
 
@@ -101,11 +101,11 @@ def rules_of(name: str, family: str, store: PresetStore) -> str:
 
 def weights_of(name: str, family: str, store: PresetStore) -> dict[str, float | str]:
     """Return one preset as {block: weight}; blocks that are not named weigh 1."""
-    found = find_preset(name, family, BLOCKS[family], store)
+    found = find_preset(name, family, BLOCKS.get(family, ()), store)
     if isinstance(found, Mapping):
         return dict(found)
     if found is None:
         return {}
     order = BLOCK_ORDERS[len(found)]
     given = dict(zip(order, found))
-    return {block: 1.0 if block == "OTHER" else given.get(block, 0.0) for block in BLOCKS[family]}
+    return {block: 1.0 if block == "OTHER" else given.get(block, 0.0) for block in BLOCKS.get(family, ())}

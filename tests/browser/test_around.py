@@ -243,3 +243,34 @@ def test_progress_says_what_it_waits_for_and_how_long_it_takes(tab):
     assert shown(state="waiting", stage="") == ["waiting for the one before …", None]
     assert shown(left=12.2) == ["merging · 3 of 9 modules · about 13 s left", 0.3]
     assert shown(stage="verify", left=300, share=0.5) == ["proving · 3 of 9 modules · about 5 min left", 0.5]
+
+
+def test_cells_are_chosen_across_rows_by_keyboard(tab, app):
+    _pair(tab)
+    tab.cell(0, "OUT04").focus()
+    tab.page.keyboard.press("Shift+ArrowRight")
+    tab.page.keyboard.press("Control+Shift+ArrowDown")
+    assert tab.page.locator(".lm-cell[aria-selected=true]").count() == 4
+    tab.page.keyboard.press("Home")
+    rows = tab.state()["sources"]
+    assert [(row["blocks"]["OUT04"], row["blocks"]["OUT05"]) for row in rows] == [(0, 0), (0, 0)]
+    tab.page.keyboard.press("ArrowLeft")
+    assert tab.page.locator(".lm-cell[aria-selected=true]").count() == 0
+
+
+def test_settings_reach_a_state_that_left_them_as_they_were(tab, app):
+    tab.page.evaluate(
+        """() => {
+            const data = loraMerge.app.state.data;
+            data.defaults = { template: "old_{n}", folder: "old", precision: "bf16" };
+            Object.assign(data.output, { template: "old_{n}", folder: "mine" });
+            data.precision = "bf16";
+            loraMerge.app.state.store();
+        }"""
+    )
+    tab.page.reload()
+    tab.page.wait_for_selector(".lm-columns")
+    state = tab.state()
+    assert state["output"]["template"] == "{sources}_{method}_{weights}_v{n}"
+    assert state["precision"] == "fp16"
+    assert state["output"]["folder"] == "mine"
