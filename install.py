@@ -53,19 +53,19 @@ class Suite:
 
 
 TAB = ("tests/browser", "-m", "browser", "-p", "no:warnings")
-# needs fastapi and pillow, which every WebUI has and the engine does without
-PICTURES = "tests/test_compare.py"
-ENGINE = f"--ignore={PICTURES}"
+# need fastapi and pillow, which every WebUI has and the engine does without
+WEBUI = ("tests/test_compare.py", "tests/test_rest.py")
+ENGINE = tuple(f"--ignore={path}" for path in WEBUI)
 SUITES = (
     Suite(
         "engine",
         "test.txt",
-        ((ENGINE, "-m", "not slow and not browser"), (ENGINE, "-m", "slow and not browser")),
+        ((*ENGINE, "-m", "not slow and not browser"), (*ENGINE, "-m", "slow and not browser")),
         bare="oracles.txt",
     ),
     # the same journeys as A1111's gradio and as Forge's draw the page
-    Suite("gradio3", "gradio3.txt", ((PICTURES, "-p", "no:warnings"), TAB), needs_browser=True),
-    Suite("gradio4", "gradio4.txt", ((PICTURES, "-p", "no:warnings"), TAB), needs_browser=True),
+    Suite("gradio3", "gradio3.txt", ((*WEBUI, "-p", "no:warnings"), TAB), needs_browser=True),
+    Suite("gradio4", "gradio4.txt", ((*WEBUI, "-p", "no:warnings"), TAB), needs_browser=True),
 )
 
 

@@ -71,7 +71,7 @@ def _read_plain(file: LoraFile, place: ModulePart) -> Read:
 
 
 def _extremes(value: Tensor) -> tuple[float, float]:
-    exact = value if value.itemsize >= 2 else value.float()
+    exact = value if value.element_size() >= 2 else value.float()
     low, high = exact.aminmax()
     return float(low), float(high)
 

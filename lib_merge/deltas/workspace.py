@@ -27,7 +27,7 @@ def borrow(tag: str, shape: Sequence[int], dtype: torch.dtype) -> Tensor:
         dtype: wanted type.
     """
     count = math.prod(shape)
-    if count * dtype.itemsize > MOST:
+    if count * torch.finfo(dtype).bits > 8 * MOST:  # dtype.itemsize is newer than the torch of an older WebUI
         return torch.empty(tuple(shape), dtype=dtype)
     kept: dict[tuple[str, torch.dtype], Tensor] = _local.__dict__.setdefault("kept", {})
     flat = kept.get((tag, dtype))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import json
 import secrets
 from collections.abc import Callable, Mapping
 from typing import Any
@@ -18,6 +19,7 @@ from lib_merge.ui.actions import Actions
 
 PREFIX = "/lora-merge/v1"
 MAX_BODY = 4 << 20
+_QUERY = {"/inspect": ("name",), "/recipes": ("name",), "/history": ("search",)}
 _BODY = {"requestBody": {"content": {"application/json": {"schema": {"type": "object"}}}, "required": True}}
 
 
@@ -36,7 +38,8 @@ def add_routes(app: FastAPI, desk: Actions) -> None:
         ("GET", "/loras", "library", "Every LoRA in the LoRA folders"),
         ("GET", "/inspect", "inspect", "What is in one LoRA (?name=)"),
         ("GET", "/presets", "init", "Block-weight presets"),
-        ("GET", "/recipes", "history", "What was merged, newest first (?search=)"),
+        ("GET", "/recipes", "recipes", "Names of saved recipes; with ?name= one of them, as plan and merge take it"),
+        ("GET", "/history", "history", "What was merged, newest first (?search=)"),
         ("GET", "/jobs/{job}", "job", "How far a job is, and its result"),
         ("POST", "/plan", "plan", "What a merge would make"),
         ("POST", "/merge", "merge", "Start a merge; the answer has its job"),
@@ -50,8 +53,22 @@ def add_routes(app: FastAPI, desk: Actions) -> None:
             summary=summary,
             tags=["LoRA Merge"],
             name=f"lora_merge_{op}_{method.lower()}{path.count('/')}",
-            openapi_extra=_BODY if method == "POST" and "cancel" not in path else None,
+            openapi_extra=_described(method, path),
         )
+
+
+def _described(method: str, path: str) -> dict[str, Any]:
+    """Return what OpenAPI shows of a route beside its summary."""
+    names = [("job", "path")] if "{job}" in path else []
+    names += [(name, "query") for name in _QUERY.get(path, ())]
+    kinds = {"path": "integer", "query": "string"}
+    found: dict[str, Any] = {
+        "parameters": [
+            {"name": name, "in": place, "required": place == "path", "schema": {"type": kinds[place]}}
+            for name, place in names
+        ]
+    }
+    return {**found, **_BODY} if method == "POST" and "cancel" not in path else found
 
 
 def _route(desk: Actions, op: str, path: str, logins: Mapping[str, str]) -> Callable[..., Any]:
@@ -75,10 +92,13 @@ async def _fields(request: Request) -> dict[str, Any]:
     if request.method == "POST" and "cancel" not in request.url.path:
         if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
             raise HTTPException(415, "send a JSON body")
-        if int(request.headers.get("content-length") or 0) > MAX_BODY:
-            raise HTTPException(413, "the body is too large")
+        content = bytearray()
+        async for chunk in request.stream():  # what the headers say of the length is only a claim
+            content += chunk
+            if len(content) > MAX_BODY:
+                raise HTTPException(413, "the body is too large")
         try:
-            body = await request.json()
+            body = json.loads(content)
         except (ValueError, RecursionError) as error:
             raise HTTPException(400, "the body is not valid JSON") from error
         if not isinstance(body, dict):
@@ -98,6 +118,8 @@ def _ask(desk: Actions, op: str, fields: dict[str, Any]) -> dict[str, Any]:
         desk.library.refresh(wait=not desk.library.items())
         item = desk.library.find(str(fields["name"]))
         fields["key"] = item.key if item else str(fields["name"])
+    if op == "recipes" and fields.get("name"):
+        op, fields = "open", {"recipe": str(fields["name"])}
     if op in ("plan", "merge"):
         fields = {"state": _state(desk, fields)}
     return desk.handle_dict({**fields, "op": op})
@@ -109,7 +131,8 @@ def _state(desk: Actions, fields: Mapping[str, Any]) -> Any:  # noqa: ANN401
     if not desk.library.items():
         desk.library.refresh(wait=True)
     rows = []
-    for row in state.get("sources") or []:
+    given = state.get("sources")
+    for row in given if isinstance(given, list) else []:
         if isinstance(row, Mapping) and not row.get("key") and row.get("name"):
             item = desk.library.find(str(row["name"]))
             row = {**row, "key": item.key if item else str(row["name"])}  # noqa: PLW2901
