@@ -9,7 +9,7 @@ from safetensors import safe_open
 
 from tests.browser.hostile import EVIL
 from tests.browser.test_journey import _file, _pair
-from tests.factories import dense_of, exif_comment, relative
+from tests.factories import dense_of, exif_comment, relative, write_lora
 
 pytestmark = pytest.mark.browser
 
@@ -144,7 +144,9 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
         tab.quiet()
         assert not tab.page.evaluate(marks)
     tab.page.get_by_role("button", name="From prompt or image…").click()
-    tab.page.get_by_label("Prompt with LoRA tags").fill("<lora:<img src=x onerror=window.hacked=1>:1> <lora:\u202egnp:1>")
+    tab.page.get_by_label("Prompt with LoRA tags").fill(
+        "<lora:<img src=x onerror=window.hacked=1>:1> <lora:\u202egnp:1>"
+    )
     tab.page.get_by_role("button", name="Read", exact=True).click()
     tab.quiet()
     assert tab.page.evaluate("() => window.hacked") is None
@@ -232,7 +234,15 @@ def test_a_broken_presets_file_is_named_and_kept(tab, app):
 
 def test_progress_says_what_it_waits_for_and_how_long_it_takes(tab):
     def shown(**now):
-        state = {"what": "merge", "state": "running", "stage": "merge", "done": 3, "total": 9, "share": 0.3, "left": None}
+        state = {
+            "what": "merge",
+            "state": "running",
+            "stage": "merge",
+            "done": 3,
+            "total": 9,
+            "share": 0.3,
+            "left": None,
+        }
         return tab.page.evaluate(
             "(now) => { const { output } = window.loraMerge.app; output.progress(now);"
             " return [output.stage.textContent, output.bar.hasAttribute('value') ? output.bar.value : null]; }",
@@ -274,3 +284,47 @@ def test_settings_reach_a_state_that_left_them_as_they_were(tab, app):
     assert state["output"]["template"] == "{sources}_{method}_{weights}_v{n}"
     assert state["precision"] == "fp16"
     assert state["output"]["folder"] == "mine"
+
+
+def test_a_sweep_saves_five_merges_under_any_template(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Name of the merge").fill("sweep")
+    tab.planned()
+    tab.page.get_by_role("button", name="Sweep").click()
+    tab.page.get_by_text("Five merges were saved").wait_for(timeout=60000)
+    ratios = []
+    for path in sorted(app.folder.rglob("sweep_*.safetensors")):
+        with safe_open(path, "pt") as file:
+            recipe = json.loads(file.metadata()["merge_recipe"])
+        ratios.append([source["ratio"] for source in recipe["sources"]])
+    assert sorted(ratios) == [[first, 0.5] for first in (0.2, 0.4, 0.6, 0.8, 1.0)]
+    assert tab.state()["output"]["template"] == "sweep"
+    tab.page.get_by_label("Ratio for all").fill("0.3")
+    tab.page.get_by_role("button", name="Set all to").click()
+    assert [row["ratio"] for row in tab.state()["sources"]] == [0.3, 0.3]
+
+
+def test_a_picker_over_1800_files_draws_what_is_seen(tab, app):
+    """Links to one small file; the list knows all of them, the page holds a screenful."""
+    folder = app.folder / "many"
+    folder.mkdir()
+    first = write_lora(folder / "many-0000.safetensors")
+    for number in range(1, 1800):
+        (folder / f"many-{number:04}.safetensors").hardlink_to(first)
+    try:
+        tab.page.locator(".lm-row").first.locator(".lm-name").click()
+        tab.page.get_by_label("Refresh the list").click()
+        tab.page.wait_for_function(
+            "() => loraMerge.app.items.length >= 1800 && loraMerge.app.scan.done === loraMerge.app.scan.total",
+            timeout=60000,
+        )
+        assert tab.page.locator(".lm-picker [role=option]").count() < 60
+        assert tab.page.evaluate("() => document.querySelectorAll('*').length") < 3000
+        tab.page.locator(".lm-picker input[type=search]").fill("many-1799")
+        assert tab.page.locator(".lm-picker [role=option]").count() == 1
+        tab.page.keyboard.press("Enter")
+        assert tab.state()["sources"][0]["name"] == "many-1799"
+    finally:
+        for path in folder.iterdir():
+            path.unlink()
+        folder.rmdir()
