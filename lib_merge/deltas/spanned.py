@@ -65,7 +65,8 @@ class Spanned:
     out, columns        shape of ΔW
     up, down            B as a stack of columns; Aᵀ likewise
     left, right         Float64[R k], Float64[k R'], X and Y above
-    values              Float64[k], the singular values of ΔW, descending, at least one
+    values              Float64[k], the singular values of ΔW, descending, at least one; row norms, in any order, where only
+                        a distance is wanted
     up_sizes, down_sizes  Float64[R], squared lengths of B's columns; Float64[R'], of A's rows
     """
 

@@ -145,7 +145,7 @@ class CoreSpace:
         values, vectors = squares[:keep].sqrt(), vectors[:, :keep]
         right = vectors.T / torch.where(values > 0, values, 1.0)[:, None]
         sides = (self.up, stack, self.to_left @ vectors, values, right)
-        return Spanned(*self._shape, *sides, self.up_sizes, gram.diagonal())
+        return Spanned(*self._shape, *sides, self.up_sizes, gram.diagonal().clone())
 
 
 def core_space(deltas: Sequence[Delta], bases: str = "singular") -> CoreSpace | None:
@@ -170,7 +170,8 @@ def core_space(deltas: Sequence[Delta], bases: str = "singular") -> CoreSpace | 
     if grams is None or found is None:
         return None
     thin, to_left, to_right = found
-    sizes = grams[0].diagonal(), grams[1].diagonal()
+    # views would keep the Grams alive with what is kept of a module
+    sizes = grams[0].diagonal().clone(), grams[1].diagonal().clone()
     steep = frozenset(place for place, much in enumerate(size) if STEEP < much <= ILL)
     sides = side_of(pairs, 0), side_of(pairs, 1)
     space = CoreSpace(tuple(pairs), thin, *sides, *sizes, to_left, to_right, steep, max(size) > ILL)

@@ -90,6 +90,7 @@ class _Run:
         self.spectra: dict[str, np.ndarray] = {}
 
     def execute(self) -> Report:
+        """Survey, write, prove and publish; a second time where modules were off target."""
         self.survey()
         everything, room = self.layout()
         final = self._attempt(everything, room)
@@ -134,6 +135,8 @@ class _Run:
             return writer.publish(overwrite=self.job.overwrite)
 
     def survey(self) -> None:
+        """Find what methods, pruning and a budget must know of the whole LoRA first."""
+
         def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
             for done, _ in enumerate(in_order(self.blaming(work), items, self.device, self.job.cancelled), 1):
                 self.job.tell("survey", done, len(items))
