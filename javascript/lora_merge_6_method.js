@@ -117,16 +117,23 @@
             const list = Array.isArray(value) ? value : null;
             const one = list ? list[0] : value;
             const each = el("input", { type: "text", class: "lm-each", inputmode: "decimal", value: list ? list.join(", ") : "", placeholder: "one for each LoRA: 0.2, 0.4", title: "Leave it empty for one value for all", "aria-label": `${label}, one for each LoRA`, oninput: () => many(each) });
+            const wrong = el("small", { class: "lm-bad", role: "alert", hidden: true }, `numbers from ${knob.minimum} to ${knob.maximum}, please; the last good ones stay`);
             const many = (origin) => {
                 const numbers = each.value.split(/[,;\s]+/).filter(Boolean).map(Number);
-                if (!numbers.length) return set(Number(slider.value), origin);
                 const fine = numbers.every((number) => Number.isFinite(number) && number >= knob.minimum && number <= knob.maximum);
                 each.setAttribute("aria-invalid", String(!fine));
+                wrong.hidden = fine;
+                if (!numbers.length) return set(Number(slider.value), origin);
                 return fine && set(numbers.length > 1 ? numbers : numbers[0], origin);
             };
-            const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value: one, class: "lm-number", "aria-label": `${label}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), (each.value = ""), slider.mark(), set(box.valueAsNumber, box)) });
-            const slider = space.range({ min: knob.minimum, max: knob.maximum, step: knob.step, value: one, "aria-label": label, oninput: () => ((box.value = slider.value), (each.value = ""), set(Number(slider.value), slider)) });
-            control = el("span", {}, el("span", { class: "lm-line" }, slider, box), knob.scope === "source" ? each : null);
+            const all = () => {
+                each.value = "";
+                each.setAttribute("aria-invalid", "false");
+                wrong.hidden = true;
+            };
+            const box = el("input", { type: "number", min: knob.minimum, max: knob.maximum, step: knob.step, value: one, class: "lm-number", "aria-label": `${label}, exact`, oninput: () => Number.isFinite(box.valueAsNumber) && ((slider.value = box.value), all(), slider.mark(), set(box.valueAsNumber, box)) });
+            const slider = space.range({ min: knob.minimum, max: knob.maximum, step: knob.step, value: one, "aria-label": label, oninput: () => ((box.value = slider.value), all(), set(Number(slider.value), slider)) });
+            control = el("span", {}, el("span", { class: "lm-line" }, slider, box), ...(knob.scope === "source" ? [each, wrong] : []));
         }
         return el("label", {}, el("span", {}, title), control, el("small", { class: "lm-dim" }, knob.help));
     };

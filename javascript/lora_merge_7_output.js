@@ -217,11 +217,12 @@
 
         saved(result) {
             const use = this.app.known.can_generate;
+            const folder = result.key.split("/").slice(1, -1).join("/");
             this.last = result.output;
             this.result.hidden = false;
             this.result.replaceChildren(
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
-                el("p", { class: "lm-dim" }, "in the LoRA folder as ", el("bdi", {}, result.key.split("/").slice(1).join("/"))),
+                el("p", { class: "lm-dim" }, "in the LoRA folder", ...(folder ? [", in ", el("bdi", {}, folder)] : [])),
                 el("p", {}, "asked = saved to ", el("b", {}, space.percent(result.relative_error, 3)), result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : "",
                     ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
                     result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),

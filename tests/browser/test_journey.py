@@ -165,8 +165,10 @@ def test_a_knob_of_the_sources_takes_a_value_for_each(tab, app):
     each = tab.page.get_by_label("trim fraction, one for each LoRA")
     each.fill("0.2, 7")
     assert each.get_attribute("aria-invalid") == "true"
+    assert "from 0 to 0.95" in tab.page.get_by_role("alert").inner_text()
     each.fill("0.2, 0.4")
     assert each.get_attribute("aria-invalid") == "false"
+    assert not tab.page.get_by_role("alert").count()
     assert tab.state()["knobs"]["core_ties"]["trim_fraction"] == [0.2, 0.4]
     tab.shot("knob-for-each")
     tab.page.get_by_label("Name of the merge").fill("each")
@@ -176,7 +178,9 @@ def test_a_knob_of_the_sources_takes_a_value_for_each(tab, app):
     tab.page.reload()
     tab.page.wait_for_selector(".lm-columns")
     assert tab.page.get_by_label("trim fraction, one for each LoRA").input_value() == "0.2, 0.4"
+    tab.page.get_by_label("trim fraction, one for each LoRA").fill("0.2, 7")
     tab.page.get_by_label("trim fraction, exact").fill("0.3")
+    assert not tab.page.get_by_role("alert").count()
     assert tab.page.get_by_label("trim fraction, one for each LoRA").input_value() == ""
     assert tab.state()["knobs"]["core_ties"]["trim_fraction"] == 0.3
 
