@@ -24,7 +24,20 @@ from tests.test_tab_server import PAIR, Host, _state
 pytest.importorskip("fastapi", reason="every WebUI has it")
 PIL = pytest.importorskip("PIL.Image")
 
-from lib_merge.webui import always, axes, changes, columns, compare, compare_ui, figures, injection, live, rows, tags  # noqa: E402
+from lib_merge.webui import (  # noqa: E402
+    always,
+    asking,
+    axes,
+    changes,
+    columns,
+    compare,
+    compare_ui,
+    figures,
+    injection,
+    live,
+    rows,
+    tags,
+)
 
 ALL = list(columns.CHOICES)
 
@@ -159,7 +172,7 @@ def desk(tmp_path):
     write_lora(host.folder / "sub" / "b.safetensors", seed=2)
     (host.folder / "a.json").write_text('{"preferred weight": 0.7}')
     injection._live.clear()
-    found = Actions(host)
+    found = asking.WebuiActions(host)
     found.library.refresh(wait=True)
     return found
 
@@ -429,19 +442,77 @@ def test_rows_are_every_combination():
     assert rows.plan_rows(rows.Lines(), recipe, "tab", 9)[0] == rows.Row("tab", "tab", 9)
 
 
+def _estimate(desk, setup=SETUP, **more):
+    return desk.handle_dict({"op": "compare_estimate", "asked": json.dumps(_asked(**more)), "setup": setup})
+
+
 def test_the_estimate_says_how_much_and_what_is_wrong(desk):
-    said = compare_ui.estimate(desk, _asked(prompts="x\ny", methods=["ties"]), SETUP)
-    assert said.startswith("6 columns × 2 rows = 12 pictures, live merges: 2")
-    assert "set up a merge" in compare_ui.estimate(desk, _asked(), "")
-    assert [compare_ui.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
+    found = _estimate(desk, prompts="x\ny", methods=["ties"])
+    assert found["said"].startswith("6 columns × 2 rows = 12 pictures, live merges: 2")
+    assert not found["wrong"]
+    assert _estimate(desk, columns=["Merge"])["said"].startswith("1 column × 1 row = 1 picture, live merges: 1")
+    found = _estimate(desk, "")
+    assert found["wrong"]
+    assert "set up a merge" in found["said"]
+    assert [asking.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
 
 
-def test_test_prompts_are_kept(desk):
-    assert compare_ui.own_prompts(desk).count("\n") == 9
-    compare_ui.keep_prompts(desk, "one\ntwo")
-    assert compare_ui.own_prompts(desk) == "one\ntwo"
-    compare_ui.keep_prompts(desk, " ")
-    assert compare_ui.own_prompts(desk).count("\n") == 9
+def test_test_prompts_are_kept(desk, monkeypatch):
+    def ask(**more):
+        return desk.handle_dict({"op": "compare_prompts", **more})
+
+    assert ask()["prompts"].count("\n") == 9
+    assert ask(keep="one\ntwo")["said"] == "These are your test prompts from now on."
+    assert ask()["prompts"] == "one\ntwo"
+    assert "built-in" in ask(keep=" ")["said"]
+    assert ask()["prompts"].count("\n") == 9
+    monkeypatch.setattr(asking, "PROMPTS_FILE", "no folder/prompts.txt")
+    assert "could not be kept" in ask(keep="one")["error"]
+
+
+def test_the_panel_is_told_what_there_is_to_choose(world, desk, monkeypatch):
+    samplers = types.ModuleType("modules.sd_samplers")
+    samplers.samplers = [types.SimpleNamespace(name="Euler"), types.SimpleNamespace(name="DDIM")]
+    sys.modules["modules"].sd_samplers = samplers
+    monkeypatch.setitem(sys.modules, "modules.sd_samplers", samplers)
+    desk.handle_dict({"op": "recipe_save", "name": "pair", "state": json.loads(SETUP)})
+    found = desk.handle_dict({"op": "compare_choices"})
+    assert found["samplers"] == ["Euler", "DDIM"]
+    assert set(found["ticked"]) < set(found["columns"])
+    assert found["names"] == ["pair"]
+
+
+@pytest.mark.parametrize("given", ["", None, {}, "{}", '{"columns": ["Merge"], "seeds": "1"}', {"seeds": "1"}])
+def test_the_script_takes_json_or_an_object(given):
+    found = asking.asked(given)
+    assert found.get("seeds") in (None, "1")
+    assert set(found) <= set(asking.NAMES)
+
+
+@pytest.mark.parametrize("given", ["Merge tab", "[1]", "{", '{"colums": []}', {"nonsense": 1}, 7, '"text"'])
+def test_anything_else_is_refused_in_one_sentence(given):
+    with pytest.raises(RecipeError, match="columns") as caught:
+        asking.asked(given)
+    assert str(caught.value).count("\n") == 0
+
+
+def test_the_script_runs_what_its_panel_asked(world, desk, monkeypatch):
+    world.scripts.Script = object
+    monkeypatch.setattr(compare_ui, "desk_of", lambda extension: desk)
+    script = compare_ui.make_script(Path("extension"))()
+    assert script.title() == "LoRA merge comparison"
+    script.run(Processing(SETUP), json.dumps({"columns": [columns.MERGE], "seeds": "1, 2"}))
+    assert len(world.made) == 2
+    script.run(Processing(SETUP))  # nothing was touched: the ticked columns
+    assert len(world.made) == 2 + 5
+
+
+def test_the_panel_costs_two_components(world):
+    gradio = pytest.importorskip("gradio")
+    with gradio.Blocks(analytics_enabled=False) as page:
+        [field] = compare_ui.panel("txt2img")
+    assert field.do_not_save_to_config
+    assert len(page.blocks) == 2 + 1  # and the page itself
 
 
 # ---------------------------------------------------------------- axes

@@ -89,9 +89,9 @@ def build_app(host: PlainHost) -> FastAPI:
 
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/lora-merge/file/{folder}/{name}")
-    def asset(folder: str, name: str) -> Response:
-        path = ROOT / ("javascript" if folder == "javascript" else "") / name
+    @app.get("/lora-merge/file/{name:path}")
+    def asset(name: str) -> Response:
+        path = ROOT / name
         if path not in _assets():
             return Response(status_code=404)
         kind = "text/css" if path.suffix == ".css" else "text/javascript"
@@ -119,13 +119,12 @@ def build_app(host: PlainHost) -> FastAPI:
 
 
 def _assets() -> list[Path]:
-    return [*sorted((ROOT / "javascript").glob("*.js")), ROOT / "style.css"]
+    return [*(ROOT / "javascript").rglob("*.js"), ROOT / "style.css"]
 
 
 def _head() -> str:
-    scripts = [path for path in _assets() if path.suffix == ".js"]
-    tags = [f'<script src="lora-merge/file/javascript/{path.name}"></script>' for path in scripts]
-    return '<title>LoRA Merge</title><link rel="stylesheet" href="lora-merge/file/style/style.css">' + "".join(tags)
+    style = '<link rel="stylesheet" href="lora-merge/file/style.css">'
+    return f'<title>LoRA Merge</title>{style}<script src="lora-merge/file/javascript/lora_merge.js"></script>'
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

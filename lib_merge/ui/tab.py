@@ -7,6 +7,8 @@ login and the transport. The event has no queue, so that progress and cancel rea
 from __future__ import annotations
 
 import html
+import json
+from pathlib import Path
 from typing import Any
 
 import gradio as gr
@@ -14,6 +16,7 @@ import gradio as gr
 from lib_merge.ui.actions import Actions
 from lib_merge.ui.host import Host
 
+SCRIPTS = Path(__file__).resolve().parents[2] / "javascript" / "lora_merge"
 # gradio 3 knows the keyword as _js, gradio 4 as js
 _JS = "_js" if gr.__version__.startswith("3.") else "js"
 ASK = "(_) => [window.loraMerge ? window.loraMerge.bridge.take() : '{}']"
@@ -40,7 +43,9 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
         # the JavaScript puts its page into this column; an HTML component would bring an id twice on gradio 3
         with gr.Column(elem_id="lora_merge_page"), gr.Row(elem_id="lora_merge_bridge"):
             # one line: a field that grows with its text would be measured anew at every answer
-            box = gr.Textbox(value="", label="LoRA Merge message", elem_id="lora_merge_message", show_label=False, max_lines=1)
+            box = gr.Textbox(
+                scripts(), label="LoRA Merge message", elem_id="lora_merge_message", show_label=False, max_lines=1
+            )
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = True
         sent = ask.click(
@@ -48,6 +53,11 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
         )
         sent.then(fn=None, inputs=[box], outputs=[], queue=False, show_progress=False, **js(TELL))
     return tab
+
+
+def scripts() -> str:
+    """Return as JSON the scripts that `javascript/lora_merge.js` is to load, in order: pairs of name and time of change."""
+    return json.dumps([[path.name, path.stat().st_mtime_ns] for path in sorted(SCRIPTS.glob("*.js"))])
 
 
 def failed_tab(reason: str) -> gr.Blocks:

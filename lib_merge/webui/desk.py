@@ -17,11 +17,11 @@ _desks: dict[str, Actions] = {}
 
 def desk_of(extension: Path) -> Actions:
     """Return the tab's server side, the same one after "Reload UI", so that running jobs go on."""
-    from lib_merge.ui.actions import Actions
+    from lib_merge.webui.asking import WebuiActions
 
     key = str(extension)
     if key not in _desks:
-        _desks[key] = Actions(WebuiHost(extension))
+        _desks[key] = WebuiActions(WebuiHost(extension))
     return _desks[key]
 
 

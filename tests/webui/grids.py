@@ -11,6 +11,8 @@ import time
 import numpy as np
 from PIL import Image
 
+from tests.webui.server import SHOTS
+
 BASE = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "seed": 7, "sampler_name": "Euler", "cfg_scale": 5}
 MEAN, MOST = 0.05, 2
 HIRES = {
@@ -129,14 +131,8 @@ def speed(server, page, check):
     print(f"       a comparison of one column: {min(seconds):.2f} s in all")
 
 
-def _script(columns, methods=(), prompts="", seeds="", **more):
-    names = (
-        "merge", "columns", "methods", "ratios", "ranks", "presets", "knob", "strengths", "knockout", "prompts", "seeds",
-        "samplers", "cfgs", "sizes", "maps",
-    )  # fmt: skip
-    empty = {"merge": "Merge tab", "knockout": False, "samplers": [], "maps": False}
-    given = {**empty, "columns": columns, "methods": list(methods), "prompts": prompts, "seeds": seeds, **more}
-    return [given.get(name, "") for name in names]
+def _script(columns, methods=(), **more):
+    return [{"columns": columns, "methods": list(methods), **more}]
 
 
 COLUMNS = ["No LoRA", "Each source at its ratio", "Stack at these ratios", "Merge"]
@@ -146,7 +142,7 @@ def comparison(server, page, check):
     """2 prompts × 2 seeds × {none, A, B, stack, merge, TIES}; stack = merge, nothing left behind."""
     setup = setup_of(page)
     script = {"script_name": "LoRA merge comparison"}
-    given = _script(COLUMNS, ["ties"], "{trigger} a cat\na dog", "3, 4", maps=True)
+    given = _script(COLUMNS, ["ties"], prompts="{trigger} a cat\na dog", seeds="3, 4", maps=True)
     pictures, texts, info = ask(server, **script, script_args=given, **with_setup(setup))
     good = len(pictures) == 2 + 4 * 6 == len(texts)
     check("the comparison script", good, f"{len(pictures)} pictures" if pictures else info)
@@ -174,7 +170,7 @@ def comparison(server, page, check):
 def interrupt(server, page, check, setup):
     """What was done before an interrupt is kept."""
     answer = {}
-    given = _script(COLUMNS, [], "a cat\na dog\na bird", "1, 2, 3")
+    given = _script(COLUMNS, prompts="a cat\na dog\na bird", seeds="1, 2, 3")
 
     def work():
         answer["got"] = ask(
@@ -243,14 +239,28 @@ def in_the_page(server, page, check):
     count = page.locator(".lm-strip figure img").count()
     check("Preview shows stack and merge", count == 2, page.locator(".lm-strip").inner_text())
     page.locator("#lora_merge_root .lm-side").get_by_role("button", name="Compare in txt2img").first.click()
+    panel = page.locator("#lora_merge_panel_txt2img")
+    panel.get_by_label("Merge to compare").wait_for(timeout=20_000)
+    check("Compare in txt2img opens the script", panel.get_by_label("Merge to compare").input_value() == "Merge tab")
     page.wait_for_function(
-        "() => [...document.querySelectorAll('#txt2img_script_container label')].some((l) => /Merge to compare/.test(l.textContent) && l.offsetParent)",
+        "() => /pictures/.test(document.querySelector('#lora_merge_panel_txt2img .lm-estimate').textContent)",
         timeout=20_000,
     )
-    check("Compare in txt2img opens the script", True)
-    page.wait_for_timeout(1500)
-    said = page.locator("#lora_merge_estimate_txt2img textarea, #lora_merge_estimate_txt2img input").first.input_value()
-    check("it says how many pictures", "pictures" in said, said)
+    before = panel.locator(".lm-estimate").inner_text()
+    check("it says how many pictures", "pictures" in before, before)
+    panel.get_by_text("Variants of the merge").click()
+    panel.get_by_label("Strengths of the merge").fill("0.5, 0.8")
+    page.wait_for_function(
+        "(before) => document.querySelector('#lora_merge_panel_txt2img .lm-estimate').textContent !== before",
+        arg=before,
+        timeout=20_000,
+    )
+    said = panel.locator(".lm-estimate").inner_text()
+    check("and how many more with two variants", int(said.split()[0]) == int(before.split()[0]) + 2, said)
+    samplers = panel.get_by_label("Samplers to compare").locator("option").count()
+    check("it offers the WebUI's samplers", samplers > 5, samplers)
+    page.screenshot(path=str(SHOTS / f"webui-{server.kind}-compare.png"))
+    panel.get_by_label("Strengths of the merge").fill("0.5")
     old = page.locator("#generation_info_txt2img textarea").input_value()
     page.locator("#txt2img_generate").click()
     page.wait_for_function(
@@ -259,6 +269,8 @@ def in_the_page(server, page, check):
     page.wait_for_selector("#lora_merge_bar_txt2img:not([hidden])", timeout=20_000)
     page.wait_for_selector("#lora_merge_verdict_txt2img .lm-verdict", timeout=20_000)
     check("the verdict form is beside the grid", page.locator("#lora_merge_verdict_txt2img .lm-verdict").count() >= 1)
+    texts = page.evaluate("() => JSON.parse(document.querySelector('#generation_info_txt2img textarea').value).infotexts")
+    check("the panel's variant was made", any("merge × 0.5" in text for text in texts), len(texts))
     verdict(page, check)
     page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Save this merge").click()
     bar = page.locator("#lora_merge_bar_txt2img [role=status]")

@@ -19,6 +19,7 @@ import torch
 from safetensors.torch import save_file
 
 ROOT = Path(__file__).parents[2]
+SHOTS = ROOT / "test-artefacts"
 KEYS = ROOT.parent / "shared" / "data" / "keys" / "checkpoint_sd15.json"
 COMMON = "--skip-torch-cuda-test --skip-install --skip-version-check --skip-prepare-environment --skip-python-version-check --no-download-sd-model --do-not-download-clip"
 FLAGS = {"forge": ["--always-cpu"], "a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"]}

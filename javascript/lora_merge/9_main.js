@@ -45,9 +45,13 @@
             event.stopPropagation();
         }
 
+        setup(more) {
+            return JSON.stringify({ ...(this.compared || this.state.data), ...more });
+        }
+
         /* the scripts of txt2img and img2img read what is set up from a field of their own */
         tellScripts(more) {
-            const text = JSON.stringify({ ...(this.compared || this.state.data), ...more });
+            const text = this.setup(more);
             for (const tab of ["txt2img", "img2img"]) space.put(space.page().querySelector(`#lora_merge_setup_${tab} textarea, #lora_merge_setup_${tab} input`), text);
         }
 

@@ -8,9 +8,6 @@
     const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
     const find = (selector) => space.page().querySelector(selector);
 
-    /* what is set up, for the scripts */
-    space.setup = () => (space.app ? JSON.stringify(space.app.state.data) : "");
-
     const put = (field, text) => {
         if (!field || field.value === text) return;
         field.value = text;
@@ -40,22 +37,11 @@
         return input.value === title ? before : null;
     };
 
-    /* where the verdict goes: below the script's controls, while they are in the page */
-    const outcome = (tab) => {
-        const column = find(`#lora_merge_outcome_${tab}`);
-        if (column && !find(`#lora_merge_verdict_${tab}`)) {
-            column.append(el("div", { id: `lora_merge_verdict_${tab}`, class: "lora-merge" }));
-            /* a control that is left may have changed what will be made */
-            const again = space.later(() => column.offsetParent && find(`#lora_merge_count_${tab}`).click(), 400);
-            for (const kind of ["change", "focusout"]) column.parentElement.addEventListener(kind, (event) => column.contains(event.target) || again());
-        }
-        return find(`#lora_merge_verdict_${tab}`);
-    };
-
     class Pictures {
         constructor(app) {
             this.app = app;
             this.seen = {};
+            this.panels = Object.fromEntries(["txt2img", "img2img"].map((tab) => [tab, new space.ComparisonPanel(app, tab)]));
             this.strip = el("section", { class: "lm-card lm-strip", hidden: true, "aria-label": "Preview" });
         }
 
@@ -65,18 +51,12 @@
             if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
             const before = await chooseScript("txt2img", SCRIPT);
             if (before === null) return this.app.say(`Choose "${SCRIPT}" in the list of scripts of txt2img.`, true);
-            for (let turn = 0; turn < 40; turn += 1) {
-                const field = [...space.page().querySelectorAll("#txt2img_script_container label")].find((label) => label.textContent.trim().startsWith("Merge to compare"));
-                const input = field && field.querySelector("input, textarea");
-                if (input && input.offsetParent) {
-                    put(input, name || "Merge tab");
-                    const count = find("#lora_merge_count_txt2img");
-                    if (count) count.click();
-                    input.scrollIntoView({ block: "center" });
-                    break;
-                }
+            const panel = this.panels.txt2img;
+            for (let turn = 0; turn < 60 && !panel.shown(); turn += 1) {
+                panel.watch();
                 await pause(100);
             }
+            if (panel.shown()) panel.choose(name);
             return true;
         }
 
@@ -135,8 +115,7 @@
                     this.seen[tab] = field.value;
                     this.made(tab, field.value);
                 }
-                const place = outcome(tab);
-                if (place && this.judged && this.judged.tab === tab && !place.firstChild) this.drawComparison(place, this.judged.found);
+                this.panels[tab].watch();
                 const pasted = find(`#lora_merge_pasted_${tab} textarea, #lora_merge_pasted_${tab} input`);
                 if (pasted && pasted.value && pasted.value !== this.seen[`${tab} pasted`]) {
                     this.seen[`${tab} pasted`] = pasted.value;
@@ -240,9 +219,7 @@
         async comparison(tab) {
             const reply = await this.app.ask("comparison", {});
             if (!reply || !reply.found) return;
-            this.judged = { tab, found: reply.found };
-            const place = outcome(tab);
-            if (place) this.drawComparison(place, reply.found);
+            this.drawComparison(this.panels[tab].verdict, reply.found);
         }
 
         drawComparison(place, found) {
