@@ -21,6 +21,7 @@ from lib_merge.adapters.blocks import BLOCK_ORDERS, BLOCKS
 from lib_merge.blockspec import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.history import History, differences
+from lib_merge.ui import catalog
 from lib_merge.ui.actions import Actions
 from lib_merge.ui.infotext import infotext
 from lib_merge.ui.jobs import Jobs
@@ -575,3 +576,25 @@ def test_differences_are_sentences():
         "a, ratio: 0.5 → 0.7",
     ]
     assert differences(before, before) == ["nothing changed"]
+
+
+def test_every_block_has_a_hint_of_its_own_place():
+    for family, known in catalog.families().items():
+        assert set(known["hints"]) == set(known["blocks"]), family
+    sd1, xl = catalog.families()["SD1"]["hints"], catalog.families()["SDXL"]["hints"]
+    assert "1/8 as wide" in sd1["IN01"]
+    assert "1/64 as wide" in sd1["M00"]
+    assert sd1["IN07"] != sd1["IN04"] != sd1["IN01"]
+    assert "style" in xl["OUT01"]
+    assert "shown" in xl["OUT00"]
+    assert "1/32 as wide" in xl["M00"]
+
+
+def test_the_history_comes_in_pages(desk):
+    for number in range(5):
+        desk.history.add(time=f"2026-01-0{number + 1}T00:00:00+00:00", name=f"m{number}")
+    found = desk.handle_dict({"op": "history", "count": 2})
+    assert [entry["name"] for entry in found["entries"]] == ["m4", "m3"]
+    assert found["total"] == 5
+    assert len(desk.handle_dict({"op": "history"})["entries"]) == 5
+    assert len(desk.handle_dict({"op": "history", "count": -3})["entries"]) == 5

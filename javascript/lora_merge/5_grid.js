@@ -85,7 +85,9 @@
         }
 
         hint(block) {
-            const hints = this.app.known.hints;
+            const { hints, families } = this.app.known;
+            const family = families[this.app.family()];
+            if (family && family.hints[block]) return `${block}: ${family.hints[block]}`;
             return `${block}: ${hints[block] || hints[block.replace(/\d+$/, "")] || "a part of the model"}`;
         }
 
@@ -131,6 +133,7 @@
                 const reply = await space.bridge.ask("look", { keys });
                 Object.assign(this.app.looked, reply.found);
                 this.update();
+                this.app.output.weigh();
                 this.again = setTimeout(() => this.measure(), reply.reading ? 400 : 0);
             } catch {
                 this.reading = false;

@@ -12,6 +12,7 @@
             this.app = app;
             this.job = null;
             this.facts = el("ul", { class: "lm-facts", "aria-live": "polite" });
+            this.strength = el("li", { hidden: true });
             const text = (name, label, attributes, tag) =>
                 (this[name] = el(tag || "input", { type: tag ? undefined : "text", "aria-label": label, oninput: () => this.set(name, this[name].value), ...attributes }));
             this.overwrite = el("input", { type: "checkbox", onchange: () => this.set("overwrite", this.overwrite.checked) });
@@ -76,6 +77,15 @@
             return el("li", { class: `lm-${kind}` }, ...text);
         }
 
+        /* needs norms, which are measured once and kept: the line comes when they are there */
+        weigh() {
+            const found = space.strengths(this.app);
+            this.strength.className = found && found.much ? "lm-warn" : "lm-info";
+            this.strength.hidden = Boolean(found && !found.text);
+            this.strength.textContent = found ? found.text : "measuring how strong each is …";
+            this.strength.title = (found && found.title) || "";
+        }
+
         async preview() {
             const turn = (this.turn = (this.turn || 0) + 1);
             this.due = false;
@@ -109,7 +119,9 @@
                 this.fact("good", `${plan.family} · ${count} ${count === 1 ? "LoRA" : "LoRAs"} · ${plan.modules} modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} · ${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`),
                 this.fact(exact ? "good" : "info", exact ? `exact: nothing is cut · ${rank}` : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
                 this.fact("info", plan.estimate ? "at most " : "about ", el("b", {}, space.megabytes(plan.bytes)), ` as ${this.data.precision === "float" ? "float32" : this.data.precision}`),
+                this.strength,
             ];
+            this.weigh();
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));

@@ -6,10 +6,13 @@
     const { el, button } = space;
     /* of a report on an imported file */
     const MOST_LINES = 300;
+    /* entries of the history that are drawn at a time */
+    const PAGE = 100;
 
     class Below {
         constructor(app) {
             this.app = app;
+            this.count = PAGE;
             this.tabs = ["History", "Recipes", "Presets", "Tools"];
             this.list = el("div", { class: "lm-line lm-tabs", role: "tablist" });
             this.panel = el("div", { class: "lm-panel", role: "tabpanel" });
@@ -37,16 +40,19 @@
         /* ------------------------------------------------------------ history */
 
         async drawHistory() {
-            const reply = await this.app.ask("history", { search: this.search || "" });
+            const reply = await this.app.ask("history", { search: this.search || "", count: this.count });
             if (!reply || this.name !== "History") return;
             const typing = document.activeElement && document.activeElement.getAttribute("aria-label") === "Search the history";
             const look = space.later(() => ((this.search = search.value), this.drawHistory()), 250);
             const search = el("input", { type: "search", placeholder: "Search the history", value: this.search || "", "aria-label": "Search the history", oninput: look });
             const rows = reply.entries.map((entry) => this.entry(entry));
+            const merges = `${reply.total} ${reply.total === 1 ? "merge" : "merges"}`;
+            const older = () => ((this.count += PAGE), this.drawHistory());
             const keep = this.opened(rows);
             this.panel.replaceChildren(
-                el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim", "aria-live": "polite" }, `${reply.entries.length} ${reply.entries.length === 1 ? "merge" : "merges"}`)),
+                el("div", { class: "lm-line" }, search, el("span", { class: "lm-dim", "aria-live": "polite" }, rows.length < reply.total ? `the newest ${rows.length} of ${merges}` : merges)),
                 rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, this.search ? "No merge fits the search." : "Every merge is written down here, with its recipe and its proof."),
+                rows.length < reply.total ? button("Show older", older, { class: "lm-button lm-small" }) : "",
                 (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
             );
             keep();
@@ -157,15 +163,19 @@
             const own = Object.values(this.app.known.presets[family] || []).filter((item) => item.own);
             const file = el("input", { type: "file", accept: ".txt,.tsv,.json,.yaml", "aria-label": "Preset file of another tool", onchange: () => file.files[0] && this.importFile(file.files[0], family) });
             this.lines = el("div", { class: "lm-lines" });
+            this.found = el("div", { class: "lm-line", "aria-label": "Preset files of other extensions", role: "group" });
             this.panel.replaceChildren(
                 el("div", { class: "lm-line" }, el("b", {}, "Save"), which, "as", name, button("Save preset", save, { class: "lm-button lm-primary" })),
-                el("div", { class: "lm-line" }, el("b", {}, "Import"), file, button("Look in other extensions", () => this.findFiles(family)), el("span", { class: "lm-dim" }, "lbwpresets.txt, elempresets.txt, mbwpresets.txt, Inspire presets")),
+                el("div", { class: "lm-line" }, el("b", {}, "Import"), file, button("Look again in other extensions", () => this.findFiles(family)), el("span", { class: "lm-dim" }, "lbwpresets.txt, elempresets.txt, mbwpresets.txt, Inspire presets")),
+                this.found,
                 this.lines,
                 el("ul", { class: "lm-presets" }, ...own.map((item) => el("li", { class: "lm-line" }, el("bdi", { class: "lm-grow" }, item.name),
                     button("Rename", () => this.rename(item.name), { class: "lm-button lm-small" }),
                     button("Delete", () => window.confirm(`Delete the preset ${item.name}?`) && this.presets("preset_delete", { name: item.name }), { class: "lm-button lm-small" })))),
                 own.length ? "" : el("p", { class: "lm-dim" }, "Your own presets will be listed here."),
             );
+            if (this.files) this.drawFiles(family);
+            else this.findFiles(family, true);
         }
 
         savePreset(row) {
@@ -197,10 +207,17 @@
             return reader.readAsText(file);
         }
 
-        async findFiles(family) {
+        /* looked for by themselves when the panel is first opened; only the button says that there are none */
+        async findFiles(family, quiet) {
             const reply = await this.app.ask("preset_find", {});
             if (!reply) return;
-            this.lines.replaceChildren(...(reply.found.length ? reply.found.map((found) => button(`Import ${found.title}`, () => this.imported({ found: found.id, family }))) : ["No preset file was found beside this extension."]));
+            this.files = reply.found;
+            this.drawFiles(family);
+            if (!quiet && !reply.found.length) this.found.replaceChildren("No preset file was found beside this extension.");
+        }
+
+        drawFiles(family) {
+            this.found.replaceChildren(...this.files.map((one) => button(`Import ${one.title}`, () => this.imported({ found: one.id, family }), { class: "lm-button lm-small" })));
         }
 
         async imported(fields) {

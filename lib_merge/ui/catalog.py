@@ -26,6 +26,34 @@ HINTS: Mapping[str, str] = {
     "S": "single-stream block: details and rendering",
     "OTHER": "what belongs to no block: time embedding, last convolution",
 }
+# Width of the features in each block as a part of the picture's side. Coarse blocks decide shapes and arrangement, fine
+# ones surfaces and colour (Voynov et al. 2023, "P+", measured on SD1's cross-attention).
+_HALF: Mapping[str, int] = {
+    **{f"IN{index:02d}": 8 * 2 ** (index // 3) for index in range(12)},
+    "M00": 64,
+    **{f"OUT{index:02d}": 64 // 2 ** (index // 3) for index in range(12)},
+}
+_THIRD: Mapping[str, int] = {
+    **{f"IN{index:02d}": 8 * 2 ** (index // 3) for index in range(9)},
+    "M00": 32,
+    **{f"OUT{index:02d}": 32 // 2 ** (index // 3) for index in range(9)},
+}
+WIDTHS: Mapping[str, Mapping[str, int]] = {"SD1": _HALF, "SD2": _HALF, "SDXL": _THIRD}
+CARRIES = {
+    8: "fine detail, texture, colour",
+    16: "surfaces, middle-sized detail",
+    32: "shapes and parts",
+    64: "arrangement, rough shapes",
+}
+# single blocks of SDXL that were singled out: content and style by Frenkel et al. 2024 ("B-LoRA"), arrangement and style by
+# Wang et al. 2024 ("InstantStyle")
+KNOWN: Mapping[str, Mapping[str, str]] = {
+    "SDXL": {
+        "IN08": "the block that holds the arrangement of the picture",
+        "OUT00": "the block that holds what is shown",
+        "OUT01": "the block that holds style and colours",
+    },
+}
 LISTS = {"SD1": 17, "SD2": 17, "SDXL": 12, "Flux": 61, "Chroma": 61}
 
 
@@ -67,11 +95,22 @@ def families() -> dict[str, Any]:
     return {
         family: {
             "blocks": list(blocks),
+            "hints": {block: hint(family, block) for block in blocks},
             "list": list(BLOCK_ORDERS[LISTS[family]]) if family in LISTS else [],
             "orders": {str(length): list(order) for length, order in BLOCK_ORDERS.items() if set(order) <= set(blocks)},
         }
         for family, blocks in BLOCKS.items()
     }
+
+
+def hint(family: str, block: str) -> str:
+    """Return what a block is known to carry; of blocks without a name of their own, what its side of the model does."""
+    side = HINTS.get(block) or HINTS.get(block.rstrip("0123456789"), "a part of the model")
+    width = WIDTHS.get(family, {}).get(block)
+    known = KNOWN.get(family, {}).get(block)
+    if known:
+        return known
+    return f"{side}. Its features are 1/{width} as wide as the picture: {CARRIES[width]}" if width else side
 
 
 def presets(store: PresetStore) -> dict[str, list[dict[str, Any]]]:

@@ -16,6 +16,8 @@ from lib_merge.ui.moving import remove_merge, rename_merge
 if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
 
+HISTORY_PAGE = 100
+
 
 class Keeping:
     """The part of `Actions` that reads and writes presets and history."""
@@ -68,8 +70,11 @@ class Keeping:
     # ---------------------------------------------------------------- history
 
     def op_history(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the history, newest first."""
-        return {"entries": [entry.to_json() for entry in self.history.list(str(request.get("search") or ""))][:200]}
+        """Return the newest entries of the history, as many as `count`, and how many there are in all."""
+        found = self.history.list(str(request.get("search") or ""))
+        count = request.get("count")
+        count = count if isinstance(count, int) and count > 0 else HISTORY_PAGE
+        return {"entries": [entry.to_json() for entry in found[:count]], "total": len(found)}
 
     def op_history_update(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Change an entry's verdict, notes or status."""

@@ -47,7 +47,7 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
                 scripts(), label="LoRA Merge message", elem_id="lora_merge_message", show_label=False, max_lines=1
             )
             ask = gr.Button("send", elem_id="lora_merge_send")
-        box.do_not_save_to_config = True
+        box.do_not_save_to_config = ask.do_not_save_to_config = True
         sent = ask.click(
             fn=actions.handle, inputs=[box], outputs=[box], queue=False, show_progress=False, api_name=False, **js(ASK)
         )

@@ -51,7 +51,7 @@ class Served:
     """The standalone app with a folder of LoRAs of its own."""
 
     def __init__(self, folder: Path):
-        self.folder = folder
+        self.folder, self.data = folder, folder.parent / "data"
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = folder.parent / "app.log"
@@ -66,7 +66,7 @@ class Served:
             "--lora-dir",
             str(self.folder),
             "--data-dir",
-            str(self.folder.parent / "data"),
+            str(self.data),
         ]
         with self.log.open("ab") as log:
             self.process = subprocess.Popen(

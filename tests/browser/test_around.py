@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 from safetensors import safe_open
 
@@ -101,7 +102,7 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     tab.page.get_by_label("Delete step-other").click()
     tab.page.wait_for_function("() => !document.querySelector('.lm-table tbody tr')")
     assert not list(app.folder.rglob("step-other*"))
-    assert list((app.folder.parent / "data" / "trash").glob("*step-other.safetensors"))
+    assert list((app.data / "trash").glob("*step-other.safetensors"))
 
 
 def test_a_dropped_picture_fills_the_rows_and_a_picture_becomes_the_card(tab, app, tmp_path):
@@ -218,7 +219,7 @@ def test_new_files_are_in_the_picker_without_being_asked_for(tab, app):
 
 def test_a_broken_presets_file_is_named_and_kept(tab, app):
     tab.quiet()
-    file = app.folder.parent / "data" / "presets.json"
+    file = app.data / "presets.json"
     kept = file.read_bytes() if file.exists() else None
     app.stop()
     file.write_text('{"presets": [', encoding="utf-8")
@@ -328,3 +329,42 @@ def test_a_picker_over_1800_files_draws_what_is_seen(tab, app):
         for path in folder.iterdir():
             path.unlink()
         folder.rmdir()
+
+
+def test_how_strong_each_goes_in_is_said_before_the_merge(tab, app):
+    _pair(tab)
+    names = ("sample-ink-style", "sample-mira-character")
+    a, b = (sum(np.square(d).sum() for d in dense_of(_file(app, f"{n}.safetensors")).values()) ** 0.5 for n in names)
+    line = tab.page.locator(".lm-outlook li", has_text="strength at these ratios")
+    tab.ratio(0, 0.9)
+    tab.ratio(1, 0.6)
+    tab.quiet()
+    share = round(100 * 0.9 * a / (0.9 * a + 0.6 * b))
+    assert f"A {share} % · B {100 - share} %" in line.inner_text()
+    assert "drowns" not in line.inner_text()
+    tab.ratio(0, 9)
+    tab.quiet()
+    assert "A drowns the rest" in line.inner_text()
+    tab.preset("A", "=0")
+    tab.quiet()
+    assert "A 0 % · B 100 %" in line.inner_text()
+
+
+def test_older_merges_are_a_click_away(tab):
+    _pair(tab)
+    tab.page.get_by_label("Name of the merge").fill("older-1")
+    tab.merge()
+    tab.page.get_by_label("Name of the merge").fill("older-2")
+    tab.merge()
+    tab.page.evaluate("() => { loraMerge.app.below.count = 1; loraMerge.app.below.refresh(); }")
+    tab.page.get_by_text("the newest 1 of").wait_for()
+    assert tab.page.locator(".lm-table tbody tr[data-entry]").count() == 1
+    tab.page.get_by_role("button", name="Show older").click()
+    tab.page.get_by_text("the newest 1 of").wait_for(state="detached")
+    assert tab.page.locator(".lm-table tbody tr[data-entry]").count() >= 2
+
+
+def test_a_block_says_what_it_is_known_for(tab):
+    _pair(tab)
+    assert "1/8 as wide" in tab.cell(0, "IN01").get_attribute("title")
+    assert "1/32 as wide" in tab.cell(0, "OUT03").get_attribute("title")

@@ -115,7 +115,7 @@ def test_a_list_beside_the_row_and_presets_that_survive_a_reload(tab, app):
     tab.preset("A", "=c")
     assert tab.state()["sources"][0]["blocks"].get("IN01", 1) == 1
     assert tab.state()["sources"][0]["blocks"]["OUT03"] == 0
-    stored = json.loads((app.folder.parent / "data" / "presets.json").read_text(encoding="utf-8"))
+    stored = json.loads((app.data / "presets.json").read_text(encoding="utf-8"))
     assert "my <b>look</b>" in json.dumps(stored, ensure_ascii=False)
 
 

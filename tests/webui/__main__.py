@@ -16,7 +16,7 @@ from playwright.sync_api import sync_playwright
 
 from lib_merge.samples import write_samples
 from tests.browser.conftest import FLAGS as BROWSER_FLAGS
-from tests.webui import grids
+from tests.webui import grids, same
 from tests.webui.server import ROOT, SHOTS, Webui, write_checkpoint
 
 A, B = "sample-ink-style", "sample-mira-character"
@@ -175,6 +175,7 @@ def journey(browser, server, merged) -> None:
     grids.in_the_page(server, page, check)
     page.screenshot(path=str(SHOTS / f"webui-{server.kind}-end.png"))
     context.close()
+    same.same(browser, server, check)
 
 
 def card_button(page) -> None:
