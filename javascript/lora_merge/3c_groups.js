@@ -5,7 +5,10 @@
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
     const small = "lm-button lm-small";
-    space.GROUPS = ["A", "B", "C", "D"];
+    const OFFERED = ["A", "B", "C", "D"];
+
+    /* four, and whatever a recipe has beyond them */
+    space.groupsOf = (sources) => [...new Set([...OFFERED, ...sources.map((row) => row.group).filter(Boolean)])].sort();
 
     class Groups {
         constructor(app) {
@@ -23,7 +26,7 @@
         }
 
         render() {
-            const used = space.GROUPS.filter((letter) => this.data.sources.some((row) => row.group === letter));
+            const used = space.groupsOf(this.data.sources).filter((letter) => this.data.sources.some((row) => row.group === letter));
             this.box.replaceChildren(...used.map((letter) => this.level(letter)));
         }
 

@@ -111,7 +111,7 @@
             const te = button("TE", () => ((fold.hidden = !fold.hidden), te.setAttribute("aria-expanded", String(!fold.hidden))), { title: "Ratio for the text encoder", "aria-label": `Text-encoder ratio of ${letter}`, "aria-expanded": String(!fold.hidden), class: `${small}${row.te ? " lm-set" : ""}` });
             return [
                 roles.length ? space.select([["", "role –"], ...roles.map((role) => [role, role])], row.role, change("role", "value"), { "aria-label": `Role of ${letter}`, title: "What this LoRA is for" }) : null,
-                space.select([["", "no group"], ...space.GROUPS.map((group) => [group, `group ${group}`])], row.group, change("group", "rows"), { "aria-label": `Group of ${letter}`, title: "Sources of one group are merged first, by a method of their own" }),
+                space.select([["", "no group"], ...space.groupsOf(this.data.sources).map((group) => [group, `group ${group}`])], row.group, change("group", "rows"), { "aria-label": `Group of ${letter}`, title: "Sources of one group are merged first, by a method of their own" }),
                 te,
                 button("↑", () => this.move(row, -1), { "aria-label": `Move ${letter} up`, title: "Move up", class: small, disabled: index === 0 }),
                 button("↓", () => this.move(row, 1), { "aria-label": `Move ${letter} down`, title: "Move down", class: small, disabled: index === this.data.sources.length - 1 }),

@@ -75,7 +75,8 @@
             if (this.beginning) return;
             this.beginning = true;
             const reply = await this.app.ask("compare_choices", {});
-            this.beginning = false;
+            /* a server that cannot answer is not asked twice a second */
+            setTimeout(() => (this.beginning = false), reply ? 0 : 10000);
             if (!reply) return;
             this.choices = reply;
             if (!this.data.columns) this.data.columns = [...reply.ticked];

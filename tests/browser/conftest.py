@@ -52,6 +52,7 @@ class Served:
 
     def __init__(self, folder: Path):
         self.folder, self.data = folder, folder.parent / "data"
+        self.hostile = "hostile" if os.name == "nt" else "img src"  # finds that file
         self.port = _free_port()
         self.url = f"http://127.0.0.1:{self.port}/"
         self.log = folder.parent / "app.log"

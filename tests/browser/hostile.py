@@ -13,9 +13,11 @@ from lib_merge.samples import sd15_modules, synthetic_lora
 EVIL = '<img src=x onerror="window.hacked=1">"]}\u202egnp.exe'
 
 
-def write_hostile(folder: Path) -> Path:
+NAME = "hostile" if os.name == "nt" else '<img src=x onerror=window.hacked=1>"]}\u202egnp'
+
+
+def write_hostile(folder: Path, name: str = NAME) -> Path:
     """Write the file; on Windows, where such names cannot be, only its metadata is hostile."""
-    name = "hostile" if os.name == "nt" else '<img src=x onerror=window.hacked=1>"]}\u202egnp'
     tensors = synthetic_lora([row for row in sd15_modules() if row[0].startswith("lora_unet")], 2, seed=5)
     metadata = {
         "ss_output_name": EVIL,

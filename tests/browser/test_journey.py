@@ -237,13 +237,13 @@ def test_presets_of_another_tool(tab, tmp_path):
     assert tab.state()["sources"][0]["blocks"]["IN01"] == 0
 
 
-def test_a_hostile_file_stays_text(tab):
+def test_a_hostile_file_stays_text(tab, app):
     _pair(tab)
-    tab.pick(0, "img src")
+    tab.pick(0, app.hostile)
     tab.planned()
     tab.page.get_by_role("tab", name="Tools").click()
     tab.page.get_by_label("LoRA for the tools").click()
-    tab.page.keyboard.type("img src")
+    tab.page.keyboard.type(app.hostile)
     tab.page.keyboard.press("Enter")
     tab.page.wait_for_selector(".lm-facts-table", timeout=60000)
     tab.shot("inspected")
@@ -319,9 +319,9 @@ def test_control_enter_merges(tab, app):
     assert list(app.folder.rglob("keys.safetensors"))
 
 
-def test_the_analysis_advises_and_its_advice_is_applied(tab):
+def test_the_analysis_advises_and_its_advice_is_applied(tab, app):
     _pair(tab)
-    tab.pick(1, "img src")
+    tab.pick(1, app.hostile)
     tab.planned()
     tab.page.get_by_role("button", name="Analyse").click()
     tab.page.wait_for_selector(".lm-report-page", state="attached", timeout=60000)

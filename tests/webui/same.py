@@ -8,6 +8,7 @@ import shutil
 import tempfile
 import threading
 import time
+import traceback
 import types
 from pathlib import Path
 
@@ -78,9 +79,14 @@ def same(browser, server, check):
     """Every step, then what only a WebUI has: a generation to wait for, and cards."""
     loras = server.folder / "models" / "Lora"
     before = set(loras.rglob("*"))
-    write_hostile(loras)
+    # A1111 puts file names into its own cards as markup: only what is in this file, and marks, try ours
+    write_hostile(loras, "hostile ]}\u202egnp")
     place = types.SimpleNamespace(
-        folder=loras, data=server.folder / "lora-merge", url=server.url, kind=f"{server.kind}-tab"
+        folder=loras,
+        data=server.folder / "lora-merge",
+        url=server.url,
+        kind=f"{server.kind}-tab",
+        hostile="hostile",
     )
     context = browser.new_context(
         viewport={"width": 1400, "height": 1000}, permissions=["clipboard-read", "clipboard-write"]
@@ -113,8 +119,8 @@ def _step(step, given, check):
     try:
         step(**{name: given[name] for name in inspect.signature(step).parameters})
     except Exception as error:  # the others are tried all the same, and a failed check says why
-        lines = [line for line in f"{type(error).__name__}: {error}".splitlines() if line.strip()]
-        check(what, False, " ".join(lines)[:400])
+        where = [frame for frame in traceback.extract_tb(error.__traceback__) if "browser" in frame.filename][-1]
+        check(what, False, f"{where.line}: {' '.join(f'{type(error).__name__} {error}'.split())[:300]}")
         given["tab"].shot("failed")
     else:
         check(what, True)
@@ -124,7 +130,7 @@ def _waits(server, tab, check):
     """A merge waits for a running generation and says so; Cancel stops the merge alone."""
     journey._pair(tab)
     answer = {}
-    thread = threading.Thread(target=lambda: answer.update(got=server.picture("a cat", size=256, steps=25)))
+    thread = threading.Thread(target=lambda: answer.update(got=server.picture("a cat", steps=16)))
     thread.start()
     for _ in range(300):
         time.sleep(0.1)
@@ -144,7 +150,7 @@ def _waits(server, tab, check):
     seconds = time.monotonic() - begun
     check("a waiting merge is cancelled at once", seconds < 2 and thread.is_alive(), f"{seconds:.1f} s")
     thread.join(600)
-    check("the generation was not touched", "got" in answer and answer["got"][0].shape == (256, 256, 3))
+    check("the generation was not touched", "got" in answer and answer["got"][0].shape == (128, 128, 3))
     check("and nothing was saved", not list(server.folder.joinpath("models", "Lora").rglob("never*")))
 
 
