@@ -31,7 +31,7 @@
         const most = found.reduce((best, one) => (one.size > best.size ? one : best));
         const text = found.map((one) => `${one.letter} ${Math.round((100 * one.size) / total)} %`).join(" · ");
         const norms = found.map((one) => `${one.letter} ${Number(one.norm.toPrecision(3))}`).join(", ");
-        const much = found.length > 1 && most.size / total > MUCH;
-        return { text: `strength at these ratios: ${text}${much ? `; ${most.letter} drowns the rest` : ""}`, title: `|ratio| × norm of each. Norms at ratio 1: ${norms}`, much };
+        const mostly = most.size / total > MUCH ? `; mostly ${most.letter}` : "";
+        return { text: `strength at these ratios: ${text}${mostly}`, title: `|ratio| × norm of each. Norms at ratio 1: ${norms}` };
     };
 })();

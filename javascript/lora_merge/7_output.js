@@ -12,7 +12,7 @@
             this.app = app;
             this.job = null;
             this.facts = el("ul", { class: "lm-facts", "aria-live": "polite" });
-            this.strength = el("li", { hidden: true });
+            this.strength = el("li", { class: "lm-info", hidden: true });
             const text = (name, label, attributes, tag) =>
                 (this[name] = el(tag || "input", { type: tag ? undefined : "text", "aria-label": label, oninput: () => this.set(name, this[name].value), ...attributes }));
             this.overwrite = el("input", { type: "checkbox", onchange: () => this.set("overwrite", this.overwrite.checked) });
@@ -80,7 +80,6 @@
         /* needs norms, which are measured once and kept: the line comes when they are there */
         weigh() {
             const found = space.strengths(this.app);
-            this.strength.className = found && found.much ? "lm-warn" : "lm-info";
             this.strength.hidden = Boolean(found && !found.text);
             this.strength.textContent = found ? found.text : "measuring how strong each is …";
             this.strength.title = (found && found.title) || "";
