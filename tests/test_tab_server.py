@@ -598,3 +598,17 @@ def test_the_history_comes_in_pages(desk):
     assert found["total"] == 5
     assert len(desk.handle_dict({"op": "history"})["entries"]) == 5
     assert len(desk.handle_dict({"op": "history", "count": -3})["entries"]) == 5
+
+
+def test_a_saved_preset_keeps_the_rows_element_rules(desk):
+    rules = "OUT03:attn1:0.5, IN01-IN08:ff proj:0.0"
+    saved = desk.handle_dict(
+        {"op": "preset_save", "name": "mixed", "family": "SD1", "weights": {"M00": 0.25}, "elements": rules}
+    )
+    [item] = [item for item in saved["presets"]["SD1"] if item["name"] == "mixed"]
+    assert item["elements"] == rules
+    assert item["weights"]["M00"] == 0.25
+    assert Actions(desk.host).presets.get("mixed", "SD1").elements[1].ratio == 0.0  # from the disk
+    refused = desk.handle_dict({"op": "preset_save", "name": "bad", "family": "SD1", "elements": "no rule"})
+    assert "blocks:elements:ratio" in refused["error"]
+    assert Actions(desk.host).presets.get("bad", "SD1") is None

@@ -158,7 +158,7 @@
                 if (!name.value.trim()) return void name.focus();
                 if (own.some((item) => item.name.toLowerCase() === name.value.trim().toLowerCase()) && !window.confirm(`Replace the preset ${name.value.trim()}?`)) return;
                 const weights = Object.fromEntries(this.app.grid.columns.map((block) => [block, this.app.grid.weight(row, block)]));
-                if (await this.presets("preset_save", { name: name.value, family, weights })) this.app.say(`Saved the preset ${name.value}.`);
+                if (await this.presets("preset_save", { name: name.value, family, weights, elements: row.elements })) this.app.say(`Saved the preset ${name.value}.`);
             };
             const own = Object.values(this.app.known.presets[family] || []).filter((item) => item.own);
             const file = el("input", { type: "file", accept: ".txt,.tsv,.json,.yaml", "aria-label": "Preset file of another tool", onchange: () => file.files[0] && this.importFile(file.files[0], family) });

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from lib_merge.blockspec import parse_elements
 from lib_merge.errors import RecipeError
 from lib_merge.history import History
 from lib_merge.presets import Preset, PresetStore, find_preset_files, import_file, import_presets
@@ -29,9 +30,10 @@ class Keeping:
     # ---------------------------------------------------------------- presets
 
     def op_preset_save(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Save a row's weights under a name."""
+        """Save a row's weights, and its element rules where it has some, under a name."""
         weights = {str(block): float(value) for block, value in dict(request.get("weights") or {}).items()}
-        self.presets.save(Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights))
+        rules = parse_elements(str(request["elements"])) if request.get("elements") else ()
+        self.presets.save(Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights, rules))
         return {"presets": catalog.presets(self.presets)}
 
     def op_preset_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
