@@ -17,9 +17,13 @@ def _file(app, name):
     return next(app.folder.rglob(name))
 
 
+UNTOUCHED = "() => !loraMerge.app.state.past.length && !loraMerge.app.state.data.sources.some((row) => row.key)"
+
+
 def _pair(tab):
-    tab.page.evaluate("() => localStorage.clear()")
-    tab.open()
+    if not tab.page.evaluate(UNTOUCHED):  # a page that was just opened in a browser of its own is not loaded twice
+        tab.page.evaluate("() => localStorage.clear()")
+        tab.open()
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.quiet()
