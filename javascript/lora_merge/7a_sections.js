@@ -114,7 +114,7 @@
             const rows = this.report.pairs.map((pair) => {
                 const part = pair.whole;
                 return [el("span", { class: "lm-pair" }, this.chip(pair.first), this.chip(pair.second)), el("span", { title: pair.reason }, pair.relation), fixed(part.cosine, 3), `${this.times(part.overlap_out, part.chance_out)} / ${this.times(part.overlap_in, part.chance_in)}`,
-                    share(part.conflict, 1), part.excess === null ? "–" : `${(100 * part.excess).toFixed(1)} ± ${(100 * part.error).toFixed(1)} points`, fixed(pair.start, 2)];
+                    share(part.conflict, 1), part.excess === null ? "–" : `${fixed(100 * part.excess, 1)} ± ${(100 * part.error).toFixed(1)} points`, fixed(pair.start, 2)];
             });
             return el("div", { class: "lm-map" }, el("b", {}, "Pairs"), space.figures(head, rows, "Pairs"), el("small", {}, "Unrelated LoRAs: cosine 0, overlap 1 × chance, signs differing in 50 %: chance, not conflict."));
         }

@@ -131,10 +131,7 @@ def journey(browser, server, merged) -> None:
     page.on("pageerror", lambda error: errors.append(str(error)))
     page.goto(server.url)
     page.wait_for_selector("#txt2img_prompt textarea", timeout=120_000)
-    page.get_by_role("tab", name="Merge", exact=True).or_(
-        page.locator("#tabs > .tab-nav button", has_text="Merge").filter(has_not_text="Checkpoint")
-    ).first.click()
-    page.wait_for_selector("#lora_merge_root .lm-columns", timeout=60_000)
+    grids.merge_tab(page)
     page.wait_for_function(
         "() => loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total", timeout=60_000
     )
@@ -225,9 +222,7 @@ def pictures(server, page) -> None:
     check("the LoRAs change the picture", far.mean() > 0.1, f"mean {far.mean():.3f}, at most {far.max():.0f}")
     check("merge = stack", near.mean() <= 0.05 and near.max() <= 2, f"mean {near.mean():.4f}, at most {near.max():.0f}")
     page.evaluate("() => (window.confirm = () => true)")
-    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="Merge").filter(
-        has_not_text="Checkpoint"
-    ).first.click()
+    grids.merge_tab(page)
     page.locator("#lora_merge_root").get_by_label("Overwrite").check()
     page.locator(".lm-row").nth(0).locator("input.lm-number").first.fill("0.25")
     page.locator(".lm-row").nth(1).locator("input.lm-number").first.fill("1.5")

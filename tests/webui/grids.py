@@ -179,11 +179,7 @@ def interrupt(server, page, check, setup):
 
     thread = threading.Thread(target=work)
     thread.start()
-    for _ in range(600):
-        time.sleep(0.1)
-        _, progress = server.call("/sdapi/v1/progress?skip_current_image=true")
-        if progress.get("state", {}).get("job_no", 0) >= 4:
-            break
+    server.until("job_no", 4)
     server.call("/sdapi/v1/interrupt", {})
     thread.join(300)
     pictures, _, info = answer["got"]
@@ -310,7 +306,8 @@ def verdict(page, check):
 
 
 def merge_tab(page):
+    """Go to the Merge tab; A1111 has a "Checkpoint Merger" too."""
     page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="Merge").filter(
         has_not_text="Checkpoint"
     ).first.click()
-    page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=20_000)
+    page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=60_000)

@@ -16,6 +16,7 @@ from tests.browser import test_around as around
 from tests.browser import test_journey as journey
 from tests.browser.conftest import Tab
 from tests.browser.hostile import write_hostile
+from tests.webui.grids import merge_tab
 from tests.webui.server import SHOTS
 
 STEPS = (
@@ -56,7 +57,7 @@ class Inside(Tab):
     def open(self):
         self.page.goto(self.app.url)
         self.page.wait_for_selector("#txt2img_prompt textarea", timeout=120_000)
-        show(self.page)
+        merge_tab(self.page)
         self.page.wait_for_function(
             "() => loraMerge.app && loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total",
             timeout=60_000,
@@ -65,14 +66,6 @@ class Inside(Tab):
     def shot(self, label):
         SHOTS.mkdir(exist_ok=True)
         self.page.screenshot(path=str(SHOTS / f"webui-{self.name}-{label}.png"))
-
-
-def show(page):
-    """Go to the Merge tab; A1111 has a "Checkpoint Merger" too."""
-    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="Merge").filter(
-        has_not_text="Checkpoint"
-    ).first.click()
-    page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=60_000)
 
 
 def same(browser, server, check):
@@ -132,11 +125,7 @@ def _waits(server, tab, check):
     answer = {}
     thread = threading.Thread(target=lambda: answer.update(got=server.picture("a cat", steps=16)))
     thread.start()
-    for _ in range(300):
-        time.sleep(0.1)
-        _, progress = server.call("/sdapi/v1/progress?skip_current_image=true")
-        if progress.get("state", {}).get("sampling_step", 0) >= 2:
-            break
+    server.until("sampling_step", 2)
     tab.page.get_by_label("Name of the merge").fill("never")
     tab.planned()
     tab.page.locator(".lm-side .lm-big").click()
@@ -160,14 +149,14 @@ def _card(tab, check):
     page.evaluate("() => switch_to_txt2img()")
     page.locator("#txt2img_extra_tabs button", has_text="Lora").first.click()
     page.locator("#txt2img_lora_cards .card").first.wait_for(timeout=60_000)
-    show(page)
+    merge_tab(page)
     journey._pair(tab)
     page.evaluate("() => switch_to_txt2img()")
     page.locator("#txt2img_extra_tabs button", has_text="Lora").first.click()
     page.locator("#txt2img_lora_cards .card").first.wait_for(timeout=60_000)
     there = page.locator("#txt2img_lora_cards .card", has_text="fresh-card")
     none = there.count() == 0
-    show(page)
+    merge_tab(page)
     page.get_by_label("Name of the merge").fill("fresh-card")
     tab.merge()
     page.evaluate("() => switch_to_txt2img()")

@@ -156,6 +156,14 @@ class Webui:
         except urllib.error.HTTPError as error:
             return error.code, {"said": error.read().decode(errors="replace")[:600]}
 
+    def until(self, name, least):
+        """Wait until a running generation is so far: `job_no` pictures, or `sampling_step` of one."""
+        for _ in range(600):
+            time.sleep(0.1)
+            _, progress = self.call("/sdapi/v1/progress?skip_current_image=true")
+            if progress.get("state", {}).get(name, 0) >= least:
+                return
+
     def picture(self, prompt, size=128, steps=4, **more):
         """Float[height width 3] and the infotext of one picture, always of the same seed."""
         from PIL import Image
