@@ -77,11 +77,15 @@ def main() -> int:
     """Run one of the three doors."""
     if len(sys.argv) == 1:
         return hook()
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     door = parser.add_mutually_exclusive_group(required=True)
     door.add_argument("--app", action="store_true", help="try it on this machine")
     door.add_argument("--test", action="store_true", help="run the test suite")
-    parser.add_argument("--lora-dir", metavar="DIR", help="your LoRAs instead of samples (they are only read)")
+    parser.add_argument(
+        "--lora-dir", metavar="DIR", help="your LoRAs instead of samples (they are only read)"
+    )
     arguments, rest = parser.parse_known_args()
     if rest and not arguments.test:
         parser.error(f"unknown: {' '.join(rest)}")
@@ -95,14 +99,17 @@ def main() -> int:
 
 
 def hook() -> int:
-    """Say in one sentence when the WebUI lacks a package; it ships all four, so nothing is ever installed into it."""
+    """Say in one sentence when the WebUI lacks a package; it ships all four, so nothing is ever installed
+    into it.
+    """
     missing = [name for name in NEEDED if importlib.util.find_spec(name) is None]
     if missing:
         print(f"LoRA Merge: {' and '.join(missing)} is missing in this WebUI's Python; reinstall the WebUI.")
     return 0
 
 
-# ------------------------------------------------------------------------------------------------ environments
+# ------------------------------------------------------------------------------------------------
+# environments
 
 
 def environment(folder: Path, requirements: str, bare: str = "") -> Path:
@@ -119,9 +126,16 @@ def environment(folder: Path, requirements: str, bare: str = "") -> Path:
     python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
     stamp = folder / "requirements.stamp"
     wanted = _digest(requirements)
-    if python.is_file() and stamp.is_file() and stamp.read_text(encoding="utf-8") == wanted and _starts(python):
+    if (
+        python.is_file()
+        and stamp.is_file()
+        and stamp.read_text(encoding="utf-8") == wanted
+        and _starts(python)
+    ):
         return python
-    print(f"Preparing {folder.relative_to(ROOT)} (once; torch is large, this takes some minutes) …", flush=True)
+    print(
+        f"Preparing {folder.relative_to(ROOT)} (once; torch is large, this takes some minutes) …", flush=True
+    )
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=True)
     # torch first and alone: a package that asks for "any torch" must find the pinned one in place
@@ -239,7 +253,8 @@ def _tell(report: dict) -> None:
         f"\nSaved {Path(report['output']).relative_to(ROOT)}\n"
         f"  {report['family']}, {report['modules']} modules, rank {ranks['min']} to {ranks['max']}, "
         f"{report['bytes'] / 1e6:.1f} MB, {report['seconds']['total']:.1f} s\n"
-        f"  asked = saved to {report['relative_error']:.3%} (worst module {report['worst_module']['error']:.3%})"
+        f"  asked = saved to {report['relative_error']:.3%} (worst module "
+        f"{report['worst_module']['error']:.3%})"
     )
     for warning in report["warnings"]:
         print(f"  note: {warning}")

@@ -10,11 +10,11 @@ from __future__ import annotations
 
 from lib_merge.adapters.source import LoraFile, open_lora
 from lib_merge.api import load_recipe, merge, resize, run_recipe, verify
-from lib_merge.compress import RankPolicy, parse_policy
 from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job
 from lib_merge.errors import MergeError
 from lib_merge.methods import METHODS
+from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Recipe, Source
 
 __version__ = "0.1.0"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 
 if __name__ == "__main__":
     sys.exit(main())

@@ -9,12 +9,12 @@ from typing import Any, Union
 
 from lib_merge import metadata
 from lib_merge.adapters.source import open_lora
-from lib_merge.compress import RankPolicy, parse_policy
 from lib_merge.engine import levels, recheck
-from lib_merge.engine.locate import finder
 from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job, run
 from lib_merge.errors import RecipeError
+from lib_merge.library.locate import finder
+from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source, loads, with_paths
 
 PathLike = Union[str, Path]
@@ -63,7 +63,10 @@ def merge(
     Raises:
         MergeError: one sentence on what is wrong; nothing was written.
     """
-    given = [item if isinstance(item, Source) else Source(path=Path(item), name=Path(item).name) for item in sources]
+    given = [
+        item if isinstance(item, Source) else Source(path=Path(item), name=Path(item).name)
+        for item in sources
+    ]
     given = _spread(given, "ratio", ratios)
     given = _spread(given, "blocks", blocks)
     given = _spread(given, "te_ratio", te_ratios)
@@ -118,7 +121,8 @@ def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
 
     Args:
         path: the recipe or the merged LoRA.
-        folders: where to look for the sources, beside the file's own folder; by name and size first, then by hash.
+        folders: where to look for the sources, beside the file's own folder; by name and size first, then by
+            hash.
     Raises:
         RecipeError: no recipe in it, or a source is not found.
     """

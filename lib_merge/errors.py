@@ -1,7 +1,7 @@
 """The closed family of errors that reach people.
 
-Each message is one sentence (or two short ones) that says what failed, in which file, at which key, with both shapes
-where shapes matter, and what to do. Anything that is not a `MergeError` is a defect of this program.
+Each message is one sentence (or two short ones) that says what failed, in which file, at which key, with both
+shapes where shapes matter, and what to do. Anything that is not a `MergeError` is a defect of this program.
 """
 
 from __future__ import annotations
@@ -38,7 +38,9 @@ class NumericsError(MergeError):
 
 
 class RecipeError(MergeError):
-    """The request itself is wrong: unknown method or knob, wrong number of sources, a list that does not parse."""
+    """The request itself is wrong: unknown method or knob, wrong number of sources, a list that does not
+    parse.
+    """
 
 
 class OutputError(MergeError):

@@ -1,6 +1,7 @@
 """What a merged file says of itself: in its header for the WebUIs and kohya's tools, beside it for the cards.
 
-Written are only things that are true of the merge: a new unique output name, the family, ranks, the recipe once, the
+Written are only things that are true of the merge: a new unique output name, the family, ranks, the recipe
+    once, the
 trigger tags of every source kept apart. Training keys (steps, losses, session, clock) are not carried over.
 """
 
@@ -59,7 +60,11 @@ def _ratios(ratios: float | tuple[float, ...]) -> str:
 
 
 def build(
-    recipe: Recipe, family: str, title: str, sources: Sequence[tuple[Source, Mapping[str, str]]], ranks: Sequence[int]
+    recipe: Recipe,
+    family: str,
+    title: str,
+    sources: Sequence[tuple[Source, Mapping[str, str]]],
+    ranks: Sequence[int],
 ) -> dict[str, str]:
     """Return the header's metadata, without the hashes.
 
@@ -101,7 +106,9 @@ def build(
 
 
 def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> dict[str, Any]:
-    """Return `ss_tag_frequency` of all sources, each folder named after its source so that none hides another's."""
+    """Return `ss_tag_frequency` of all sources, each folder named after its source so that none hides
+    another's.
+    """
     merged: dict[str, Any] = {}
     for number, (source, metadata) in enumerate(sources, 1):
         for folder, tags in read_tags(metadata).items():

@@ -1,21 +1,22 @@
 """The recipe: everything that decides the bytes of a merge, and nothing else.
 
-A recipe goes from tab or command line through the engine into the file's metadata and back without loss. As JSON it is
-versioned, holds file names instead of paths, and every named or random value in it has become a number.
+A recipe goes from tab or command line through the engine into the file's metadata and back without loss. As
+JSON it is versioned, holds file names instead of paths, and every named or random value in it has become a
+number.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Union
 
-from lib_merge.compress import RankPolicy, parse_policy
 from lib_merge.errors import RecipeError
 from lib_merge.methods import Method, get_method
-from lib_merge.recipe_checks import check_number, check_roles, check_source
+from lib_merge.ranks.policy import RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
 VERSION = 1
@@ -26,7 +27,8 @@ Blocks = Union[str, Sequence[object], Mapping[str, float], None]
 
 @dataclass(frozen=True, slots=True)
 class ElementRule:
-    """`blocks:elements:ratio`: in these blocks, modules whose name contains one of the words get this block weight.
+    """`blocks:elements:ratio`: in these blocks, modules whose name contains one of the words get this block
+    weight.
 
     Empty blocks or words match everything; the later rule wins.
     """
@@ -73,7 +75,8 @@ class Source:
 class Recipe:
     """Sources, method and how the result is cut and saved.
 
-    rank       None = the method's default: lossless for scalar and core methods, Σ of the sources' ranks for dense
+    rank       None = the method's default: lossless for scalar and core methods, Σ of the sources' ranks for
+               dense
     conv_rank  rank of k×k convolutions where it differs
     prune      drop ranks and modules below this share of the largest (0 = none)
     precision  fp16, bf16 or float
@@ -105,7 +108,8 @@ class Recipe:
             return RankPolicy("sum" if dense else "lossless")
         if dense and self.rank.exact:
             message = (
-                f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99, error:0.01 or budget:50MB."
+                f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99, "
+                "error:0.01 or budget:50MB."
             )
             raise RecipeError(message)
         return self.rank
@@ -237,7 +241,9 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
     return Recipe(
         sources=tuple(_parse_source(item, depth) for item in data["sources"]),
         method=str(data.get("method", "weighted_sum")),
-        knobs={str(name): tuple(value) if isinstance(value, list) else value for name, value in knobs.items()},
+        knobs={
+            str(name): tuple(value) if isinstance(value, list) else value for name, value in knobs.items()
+        },
         rank=parse_policy(data["rank"]) if data.get("rank") else None,
         conv_rank=None if conv_rank is None else int(conv_rank),
         prune=float(data.get("prune") or 0.0),
@@ -276,3 +282,37 @@ def with_paths(recipe: Recipe, find: Any) -> Recipe:  # noqa: ANN401 - a callabl
         else:
             sources.append(source if source.path is not None else replace(source, path=find(source)))
     return replace(recipe, sources=tuple(sources))
+
+
+def check_roles(method: Method, roles: Sequence[str | None]) -> None:
+    """Raise `RecipeError` unless every role of the method is given to one source; other methods ignore
+    roles.
+    """
+    given = [role for role in roles if role]
+    if method.roles and sorted(given) != sorted(method.roles):
+        message = f"{method.name} needs the roles {' and '.join(method.roles)}, one source each."
+        raise RecipeError(message)
+
+
+def check_source(source: Source) -> None:
+    """Raise `RecipeError` for a ratio or rule of the source that is no finite number in range."""
+    check_number(f"the ratio of {source.label}", source.ratio)
+    ratios = source.te_ratio if isinstance(source.te_ratio, tuple) else (source.te_ratio,)
+    if not 1 <= len(ratios) <= 3:
+        message = (
+            f"the text-encoder ratio of {source.label} has {len(ratios)} numbers; it takes "
+            "one for each encoder."
+        )
+        raise RecipeError(message)
+    for ratio in ratios:
+        if ratio is not None:
+            check_number(f"the text-encoder ratio of {source.label}", ratio)
+    for rule in source.elements:
+        check_number(f"an element rule of {source.label}", rule.ratio)
+
+
+def check_number(what: str, value: float, least: float = -1e4, most: float = 1e4) -> None:
+    """Raise `RecipeError` unless `value` is a number from `least` to `most`; `what` names it."""
+    if not (isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most):
+        message = f"{what} is {value!r}; it takes a number from {least:g} to {most:g}."
+        raise RecipeError(message)

@@ -1,7 +1,8 @@
 """Synthetic LoRAs: real module names and shapes, decaying spectra, random directions.
 
-They make no pictures; they let the tool be tried, tested and measured where no LoRA is at hand. A factor pair is drawn
-Gaussian and the columns of `up` are scaled by k^(−0.8) times a lognormal, the shape of trained spectra.
+They make no pictures; they let the tool be tried, tested and measured where no LoRA is at hand. A factor pair
+is drawn Gaussian and the columns of `up` are scaled by k^(−0.8) times a lognormal, the shape of trained
+spectra.
 """
 
 from __future__ import annotations
@@ -99,7 +100,9 @@ def synthetic_lora(
         area = math.prod(side)
         down = torch.empty((own, int(columns) * area)).uniform_(-1, 1, generator=generator)  # type: ignore[call-overload]
         down *= 1.0 / math.sqrt(int(columns) * area)  # type: ignore[call-overload]
-        spectrum = torch.arange(1, own + 1).pow(-0.8) * torch.empty(own).log_normal_(0, 0.3, generator=generator)
+        spectrum = torch.arange(1, own + 1).pow(-0.8) * torch.empty(own).log_normal_(
+            0, 0.3, generator=generator
+        )
         up = torch.randn((int(out), own), generator=generator) * spectrum  # type: ignore[call-overload]
         up *= 0.02 * (strength(str(name)) if strength is not None else 1.0)
         tensors[f"{name}.lora_up.weight"] = up.to(dtype).reshape(int(out), own, *(1 for _ in side))  # type: ignore[call-overload]
@@ -121,9 +124,24 @@ def _even(name: str) -> float:
 
 
 SAMPLES = (
-    Sample("sample-ink-style", 16, 11, _style, {"10_inkwash": {"inkwash": 40, "monochrome": 22}}, text_encoder=False),
-    Sample("sample-mira-character", 8, 12, _character, {"10_mira": {"mira": 30, "red hair": 28, "green eyes": 25}}),
-    Sample("sample-neon-concept", 4, 13, _even, {"5_neon": {"neon lights": 16, "night": 12}}, convolutions=True),
+    Sample(
+        "sample-ink-style",
+        16,
+        11,
+        _style,
+        {"10_inkwash": {"inkwash": 40, "monochrome": 22}},
+        text_encoder=False,
+    ),
+    Sample(
+        "sample-mira-character",
+        8,
+        12,
+        _character,
+        {"10_mira": {"mira": 30, "red hair": 28, "green eyes": 25}},
+    ),
+    Sample(
+        "sample-neon-concept", 4, 13, _even, {"5_neon": {"neon lights": 16, "night": 12}}, convolutions=True
+    ),
 )
 
 

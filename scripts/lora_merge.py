@@ -38,7 +38,8 @@ try:
         LoraMergeComparison = make_comparison(EXTENSION)
     else:
         _failed(
-            f"Another extension brought a package of the same name, lib_merge, from {found.name}; disable one of the two."
+            f"Another extension brought a package of the same name, lib_merge, from {found.name}; "
+            "disable one of the two."
         )
 except Exception as error:
     import logging

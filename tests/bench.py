@@ -103,7 +103,9 @@ def _methods(arguments: argparse.Namespace) -> None:
     """Print merge and merge with proof and hashes, in times of the weighted sum cut to the same rank."""
     from lib_merge.methods import METHODS
 
-    print("\n| SDXL r32+r32 → 32 | merge, × weighted sum | with proof and hashes, × weighted sum |\n|---|---|---|")
+    print(
+        "\n| SDXL r32+r32 → 32 | merge, × weighted sum | with proof and hashes, × weighted sum |\n|---|---|---|"
+    )
     with tempfile.TemporaryDirectory() as folder:
         inputs = _inputs("sdxl", (32, 32), None, folder)
         base = None
@@ -208,7 +210,9 @@ def _merge(job: dict) -> dict:
         torch.zeros(1, device=job["device"])
     cpu = time.process_time()
     roles = job.get("roles") or [None] * len(job["inputs"])
-    sources = [Source(path=Path(path), ratio=r, role=role) for path, r, role in zip(job["inputs"], (0.8, 0.6), roles)]
+    sources = [
+        Source(path=Path(path), ratio=r, role=role) for path, r, role in zip(job["inputs"], (0.8, 0.6), roles)
+    ]
     report = merge(
         sources,
         save_to=Path(job["folder"]) / "merged.safetensors",
@@ -260,7 +264,9 @@ def _machine() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     if cpuinfo.is_file():
         names = [
-            line.split(":", 1)[1].strip() for line in cpuinfo.read_text().splitlines() if line.startswith("model name")
+            line.split(":", 1)[1].strip()
+            for line in cpuinfo.read_text().splitlines()
+            if line.startswith("model name")
         ]
         model = names[0] if names else model
     return f"{os.cpu_count()} × {model}, torch {torch.__version__}, Python {platform.python_version()}, {platform.system()}"

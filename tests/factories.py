@@ -20,7 +20,13 @@ NAMES = (
 )
 CONV = "lora_unet_up_blocks_1_resnets_0_conv1"
 # attn2_to_k carries the text width, which tells SD1
-SHAPES = {NAMES[0]: (24, 20), NAMES[1]: (16, 768), NAMES[2]: (18, 18), NAMES[3]: (14, 30), NAMES[4]: (768, 768)}
+SHAPES = {
+    NAMES[0]: (24, 20),
+    NAMES[1]: (16, 768),
+    NAMES[2]: (18, 18),
+    NAMES[3]: (14, 30),
+    NAMES[4]: (768, 768),
+}
 
 
 def lora_tensors(seed=0, rank=4, *, alpha=2.0, names=NAMES, conv=True, dtype=torch.float32, size=0.1):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
-from lib_merge.cli_text import methods_markdown
+from lib_merge.cli.text import methods_markdown
 
 README = Path(__file__).parents[1] / "README.md"
 

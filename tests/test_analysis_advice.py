@@ -12,8 +12,8 @@ import torch
 
 from lib_merge import Recipe, Source, resize
 from lib_merge.analysis import RELATIONS, analyze, apply_changes
+from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.analysis.starts import starting_points
-from lib_merge.engine.forecast import analyze_with_engine
 from lib_merge.errors import RecipeError
 from lib_merge.samples import sd15_modules, synthetic_lora
 from tests.factories import write
@@ -50,7 +50,9 @@ def two(folder):
 
 def _recipe(paths, ratios=None, **kw):
     ratios = ratios or [1.0] * len(paths)
-    return Recipe(tuple(Source(path=path, name=path.name, ratio=ratio) for path, ratio in zip(paths, ratios)), **kw)
+    return Recipe(
+        tuple(Source(path=path, name=path.name, ratio=ratio) for path, ratio in zip(paths, ratios)), **kw
+    )
 
 
 def _advice(report):
@@ -139,7 +141,9 @@ def test_balance_follows_what_was_asked(folder, one):
 
 
 def test_blocks_are_balanced_where_one_ratio_cannot(folder, one):
-    other = write(folder / "out.safetensors", _scaled(_scaled(_lora(2), 12.0, "_up_blocks_"), 0.5, "_down_blocks_"))
+    other = write(
+        folder / "out.safetensors", _scaled(_scaled(_lora(2), 12.0, "_up_blocks_"), 0.5, "_down_blocks_")
+    )
     advice = _advice(analyze(_recipe([one, other])))
     assert {"balance", "balance-blocks"} <= set(advice)
     weights = advice["balance-blocks"].apply["blocks"]
@@ -149,7 +153,9 @@ def test_blocks_are_balanced_where_one_ratio_cannot(folder, one):
 
 def test_disjoint_blocks_are_left_alone(folder):
     halves = [
-        write(folder / f"{side}.safetensors", _lora(seed, rows=[row for row in UNET if f"_{side}_" in row[0]]))
+        write(
+            folder / f"{side}.safetensors", _lora(seed, rows=[row for row in UNET if f"_{side}_" in row[0]])
+        )
         for seed, side in ((1, "down"), (2, "up"))
     ]
     report = analyze(halves)
@@ -284,7 +290,9 @@ def test_too_much_in_all(folder, one, two):
     recipe = _recipe([one, two, third, fourth])
     advice = _advice(analyze(recipe))
     assert set(advice) == {"strength"}
-    assert advice["strength"].numbers["strength"] == pytest.approx(2 * advice["strength"].numbers["strongest"], rel=0.1)
+    assert advice["strength"].numbers["strength"] == pytest.approx(
+        2 * advice["strength"].numbers["strongest"], rel=0.1
+    )
     after = analyze(_applied(recipe, advice["strength"]))
     assert after.recipe.whole.norm == pytest.approx(advice["strength"].numbers["strongest"], rel=0.02)
     assert not after.advice
@@ -406,7 +414,8 @@ def test_starting_points_by_role(one, two):
         analyze(apply_changes(roles("style", "character"), item.apply))
     assert "start-roles-concept-style" in {item.id for item in starting_points(roles("concept", "style"))}
     subject = {
-        item.id: item for item in starting_points(Recipe(roles("style", "subject").sources, method="np_lora"), "SD1")
+        item.id: item
+        for item in starting_points(Recipe(roles("style", "subject").sources, method="np_lora"), "SD1")
     }
     assert "roles" not in subject["start-roles-style-character"].apply
 
@@ -415,7 +424,14 @@ def test_every_complaint_has_an_answer(folder, one):
     other = write(folder / "ten.safetensors", _scaled(_lora(2), 10.0))
     recipe = _recipe([one, other])
     report = analyze(recipe)
-    assert [item.id for item in report.symptoms] == ["muddy", "dominates", "artefacts", "loading", "worse", "lost"]
+    assert [item.id for item in report.symptoms] == [
+        "muddy",
+        "dominates",
+        "artefacts",
+        "loading",
+        "worse",
+        "lost",
+    ]
     for symptom in report.symptoms:
         assert symptom.says
         for item in symptom.tries:

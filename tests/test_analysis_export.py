@@ -12,7 +12,7 @@ import pytest
 from lib_merge import Recipe, Source
 from lib_merge.analysis import STAGES, analyze, analyze_steps, to_html, to_json
 from lib_merge.analysis.svg import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, text
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 from lib_merge.errors import Cancelled
 from tests.factories import write_lora
 
@@ -88,7 +88,8 @@ def test_no_place_on_a_disk_leaves(pair, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "line", ["https://example.org/a/b", "N/A", "1/2 and 3/4", "512 × 768", "a: b", "cosine/linear", "<lora:x:1>"]
+    "line",
+    ["https://example.org/a/b", "N/A", "1/2 and 3/4", "512 × 768", "a: b", "cosine/linear", "<lora:x:1>"],
 )
 def test_what_is_no_place_stays(line):
     from lib_merge.analysis.training import _short
@@ -112,7 +113,13 @@ def test_the_page_fetches_nothing_and_has_its_plots(pair):
     assert "default-src 'none'" in page
     assert "prefers-color-scheme:dark" in page
     assert page.count("<svg") == 9  # four maps with their keys, and the curve
-    for label in ("Rank of every module", "Energy kept", "Who dominates where", "What pairs want", "What is wrong?"):
+    for label in (
+        "Rank of every module",
+        "Energy kept",
+        "Who dominates where",
+        "What pairs want",
+        "What is wrong?",
+    ):
         assert label in page
 
 
@@ -145,7 +152,9 @@ def test_json_has_what_was_promised(pair):
     assert len(source["tensors"]["rows"]) == 12
     assert found["pairs"][0]["names"][1] == "plain"
     assert found["training"]["rows"][0]["field"] == "base"
-    assert {"shares", "crosstalk", "retention", "growth", "cancel", "to_source"} <= found["recipe"]["whole"].keys()
+    assert {"shares", "crosstalk", "retention", "growth", "cancel", "to_source"} <= found["recipe"][
+        "whole"
+    ].keys()
     assert len(found["symptoms"]) == 6
     assert "tensors" not in to_json(analyze(pair), tensors=False)["sources"][0]
 
@@ -193,7 +202,9 @@ def test_command_line(pair, tmp_path, capsys):
     assert "unrelated" in said
     assert "Weighted sum" in said
     assert page.read_text(encoding="utf-8").startswith("<!doctype html>")
-    assert main(["analyze", *files, "--json", "--no_tensors", "--method", "core_ties", "--compare", "tsv"]) == 0
+    assert (
+        main(["analyze", *files, "--json", "--no_tensors", "--method", "core_ties", "--compare", "tsv"]) == 0
+    )
     found = json.loads(capsys.readouterr().out)
     assert found["recipe"]["method"] == "core_ties"
     assert [row["name"] for row in found["methods"]] == ["tsv", "core_ties"]

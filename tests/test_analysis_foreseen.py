@@ -11,9 +11,8 @@ import torch
 
 from lib_merge import RankPolicy, Recipe, Source
 from lib_merge.adapters.source import open_lora
-from lib_merge.analysis import analyze
-from lib_merge.engine import forecast
-from lib_merge.engine.forecast import analyze_with_engine
+from lib_merge.analysis import analyze, forecast
+from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.methods import METHODS
 from tests.factories import write_lora
 from tests.reference import analysis as dense
@@ -34,7 +33,9 @@ def _recipe(paths, method, **fields):
     roles = METHODS[method].roles or (None, None)
     sources = zip(paths, (0.7, -0.4), roles)
     return Recipe(
-        tuple(Source(path=path, ratio=ratio, role=role) for path, ratio, role in sources), method=method, **fields
+        tuple(Source(path=path, ratio=ratio, role=role) for path, ratio, role in sources),
+        method=method,
+        **fields,
     )
 
 
@@ -69,7 +70,9 @@ def test_a_source_that_is_silent_somewhere_is_carried_out(pair):
 def test_one_plan_serves_every_method(pair, monkeypatch):
     built = []
     plan = forecast.Planner.build
-    monkeypatch.setattr(forecast.Planner, "build", lambda self, recipe: built.append(recipe) or plan(self, recipe))
+    monkeypatch.setattr(
+        forecast.Planner, "build", lambda self, recipe: built.append(recipe) or plan(self, recipe)
+    )
     rows = analyze_with_engine(_recipe(pair, "weighted_sum")).methods
     assert {"tsv", "iso_c", "core_ties", "weighted_sum"} <= {row.name for row in rows}
     assert len(built) == 1
@@ -92,7 +95,7 @@ def test_figures_of_real_files_are_dense_ones(loras, names):
     parts = [file.settled("SD1", drop_unsupported=True).parts() for file in files]
     from lib_merge.analysis.gather import pair_parts
     from lib_merge.analysis.outcome import Weighing, direct, summed
-    from lib_merge.analysis.spectrum import effective_rank, stable_rank
+    from lib_merge.linalg.spectrum import effective_rank, stable_rank
 
     sample = [place for place, module in enumerate(bench.modules) if all(module.counts)][::25]
     assert len(sample) >= 3
@@ -102,17 +105,23 @@ def test_figures_of_real_files_are_dense_ones(loras, names):
     for place in sample:
         module = bench.modules[place]
         name = module.task.name
-        deltas = [part[name].load(file.file).dense(dtype=torch.float64).numpy() for part, file in zip(parts, files)]
+        deltas = [
+            part[name].load(file.file).dense(dtype=torch.float64).numpy() for part, file in zip(parts, files)
+        ]
         for index, delta in enumerate(deltas):
             assert math.sqrt(module.products[index, index]) == pytest.approx(np.linalg.norm(delta), **CLOSE)
-            assert effective_rank(module.spectra[index]) == pytest.approx(dense.effective_rank(delta), **CLOSE)
+            assert effective_rank(module.spectra[index]) == pytest.approx(
+                dense.effective_rank(delta), **CLOSE
+            )
             assert stable_rank(module.spectra[index]) == pytest.approx(dense.stable_rank(delta), **CLOSE)
         own = bench.__class__(bench.family, bench.files, [module])
         part, _ = pair_parts(own, 0, 1)
         assert part.cosine == pytest.approx(dense.cosine(*deltas), rel=1e-6, abs=1e-6)
         assert part.expected == pytest.approx(dense.expected_conflict(*deltas), rel=1e-6)
         assert abs(part.conflict - dense.conflict(*deltas)) <= 5 * part.error
-        for side, (seen, chance) in enumerate(((part.overlap_out, part.chance_out), (part.overlap_in, part.chance_in))):
+        for side, (seen, chance) in enumerate(
+            ((part.overlap_out, part.chance_out), (part.overlap_in, part.chance_in))
+        ):
             assert (seen, chance) == pytest.approx(dense.overlap(*deltas, side), rel=1e-6, abs=1e-7)
         wanted = [ratio * delta for ratio, delta in zip(ratios, deltas)]
         total = sum(wanted)
@@ -121,7 +130,11 @@ def test_figures_of_real_files_are_dense_ones(loras, names):
         assert outcome.norm == pytest.approx(np.linalg.norm(total), **CLOSE)
         assert outcome.cancel == pytest.approx(np.linalg.norm(total) / math.hypot(*norms), **CLOSE)
         assert outcome.shares == pytest.approx([norm / sum(norms) for norm in norms], **CLOSE)
-        assert outcome.retention == pytest.approx([dense.retention(total, delta) for delta in wanted], **CLOSE)
-        assert outcome.crosstalk == pytest.approx([dense.crosstalk(total, d) for d in wanted], rel=1e-6, abs=1e-7)
+        assert outcome.retention == pytest.approx(
+            [dense.retention(total, delta) for delta in wanted], **CLOSE
+        )
+        assert outcome.crosstalk == pytest.approx(
+            [dense.crosstalk(total, d) for d in wanted], rel=1e-6, abs=1e-7
+        )
     for file in files:
         file.close()

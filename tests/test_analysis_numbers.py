@@ -11,9 +11,9 @@ import torch
 from lib_merge import RankPolicy, Recipe, Source
 from lib_merge.adapters.source import open_lora
 from lib_merge.analysis import analyze, analyze_steps, reweigh
-from lib_merge.analysis.stack import stack
-from lib_merge.deltas import LowRank, Term
-from lib_merge.engine.forecast import analyze_with_engine
+from lib_merge.analysis.forecast import analyze_with_engine
+from lib_merge.linalg import LowRank, Term
+from lib_merge.linalg.stack import stack
 from tests.factories import CONV, NAMES, dense_of, lora_tensors, write, write_lora
 from tests.reference import analysis as dense
 
@@ -91,9 +91,13 @@ def test_sources_agree_with_dense(pair):
             assert part.norm == pytest.approx(np.linalg.norm(everything), **CLOSE)
             assert part.share == pytest.approx((everything**2).sum() / total, **CLOSE)
             assert part.peak == pytest.approx(max(dense.spectrum(d)[0] for d in mine.values()), **CLOSE)
-            assert part.effective_rank == pytest.approx(dense.weighted_mean(mine, dense.effective_rank), **CLOSE)
+            assert part.effective_rank == pytest.approx(
+                dense.weighted_mean(mine, dense.effective_rank), **CLOSE
+            )
             assert part.stable_rank == pytest.approx(dense.weighted_mean(mine, dense.stable_rank), **CLOSE)
-            assert dict(part.ranks) == {share: dense.rank_for(mine, share) for share in (0.9, 0.95, 0.99, 0.999)}
+            assert dict(part.ranks) == {
+                share: dense.rank_for(mine, share) for share in (0.9, 0.95, 0.99, 0.999)
+            }
             assert part.mean == pytest.approx(everything.mean(), rel=1e-6, abs=1e-8 * everything.std())
             assert part.std == pytest.approx(everything.std(), **CLOSE)
             assert everything.min() - 1e-6 <= part.low <= part.high <= everything.max() + 1e-6
@@ -111,7 +115,9 @@ def test_tensors_are_exact(pair):
             value = values[tensor.key]
             assert tensor.count == value.size
             found = (tensor.mean, tensor.std, tensor.low, tensor.high)
-            assert found == pytest.approx((value.mean(), value.std(), value.min(), value.max()), rel=1e-6, abs=1e-9)
+            assert found == pytest.approx(
+                (value.mean(), value.std(), value.min(), value.max()), rel=1e-6, abs=1e-9
+            )
         largest = max(abs(v).max() for v in values.values())
         assert source.largest == pytest.approx(largest)
         assert source.headroom == pytest.approx(65504 / largest)
@@ -125,10 +131,13 @@ def test_pairs_agree_with_dense(pair):
         one, two = _of(a, names), _of(b, names)
         assert part.modules == len(names)
         assert part.cosine == pytest.approx(dense.cosine(dense.flat(one), dense.flat(two)), **CLOSE)
-        for side, (seen, chance) in enumerate(((part.overlap_out, part.chance_out), (part.overlap_in, part.chance_in))):
+        for side, (seen, chance) in enumerate(
+            ((part.overlap_out, part.chance_out), (part.overlap_in, part.chance_in))
+        ):
             each = {n: dense.overlap(one[n], two[n], side) for n in names}
             least = {
-                n: min(q.shape[1] for q in (dense.spaces(one[n])[side], dense.spaces(two[n])[side])) for n in names
+                n: min(q.shape[1] for q in (dense.spaces(one[n])[side], dense.spaces(two[n])[side]))
+                for n in names
             }
             slots = sum(least.values())
             assert seen == pytest.approx(sum(each[n][0] * least[n] for n in names) / slots, **CLOSE)
@@ -174,13 +183,17 @@ def _check_outcome(outcome, total, parts, full, names):
     assert outcome.norm == pytest.approx(norm, **CLOSE)
     assert outcome.apart == pytest.approx(math.hypot(*norms), **CLOSE)
     assert outcome.cancel == pytest.approx(norm / math.hypot(*norms), **CLOSE)
-    assert outcome.to_source == pytest.approx([norm / np.linalg.norm(dense.flat(_of(d, names))) for d in full], **CLOSE)
+    assert outcome.to_source == pytest.approx(
+        [norm / np.linalg.norm(dense.flat(_of(d, names))) for d in full], **CLOSE
+    )
     assert outcome.shares == pytest.approx([value / sum(norms) for value in norms], **CLOSE)
     assert outcome.retention == pytest.approx([dense.retention(tau, part) for part in flat_parts], **CLOSE)
     for index, part in enumerate(parts):
         square = sum((dense.crosstalk(total[n], part[n]) * np.linalg.norm(part[n])) ** 2 for n in names)
         assert outcome.crosstalk[index] == pytest.approx(math.sqrt(square) / norms[index], **CLOSE)
-    assert outcome.growth == pytest.approx(max(dense.growth(total[n], [p[n] for p in parts]) for n in names), **CLOSE)
+    assert outcome.growth == pytest.approx(
+        max(dense.growth(total[n], [p[n] for p in parts]) for n in names), **CLOSE
+    )
 
 
 def test_weighted_sum_agrees_with_dense(pair):
@@ -220,7 +233,9 @@ def test_scalar_methods_agree_with_the_merge_itself(pair, tmp_path, method):
     tau = dense.flat(total)
     assert report.recipe.whole.norm == pytest.approx(np.linalg.norm(tau), rel=1e-5)
     parts = [0.7 * dense.flat(both[0]), 0.4 * dense.flat(both[1])]
-    assert report.recipe.whole.retention == pytest.approx([dense.retention(tau, p) for p in parts], rel=1e-4, abs=1e-6)
+    assert report.recipe.whole.retention == pytest.approx(
+        [dense.retention(tau, p) for p in parts], rel=1e-4, abs=1e-6
+    )
 
 
 @pytest.mark.parametrize("method", ["decorrelated_sum", "tsv", "core_ties", "ties"])
@@ -243,7 +258,9 @@ def test_other_methods_agree_with_the_merge_itself(pair, tmp_path, method):
     assert whole.retention == pytest.approx([dense.retention(tau, dense.flat(p)) for p in parts], rel=1e-4)
     for index, part in enumerate(parts):
         square = sum((dense.crosstalk(total[n], part[n]) * np.linalg.norm(part[n])) ** 2 for n in part)
-        assert whole.crosstalk[index] == pytest.approx(math.sqrt(square) / np.linalg.norm(dense.flat(part)), rel=1e-3)
+        assert whole.crosstalk[index] == pytest.approx(
+            math.sqrt(square) / np.linalg.norm(dense.flat(part)), rel=1e-3
+        )
     fits = [
         [dense.best_fit(total[n], [p[n] for p in parts])[i] ** 2 * (p[n] ** 2).sum() for n in p]
         for i, p in enumerate(parts)
@@ -261,7 +278,8 @@ def test_groups_of_plain_sums_are_exact(pair, tmp_path):
     third = write_lora(tmp_path / "three.safetensors", seed=7)
     inner = Recipe((Source(path=paths[0], ratio=0.5), Source(path=paths[1], ratio=0.25)))
     recipe = Recipe(
-        (Source(recipe=inner, ratio=2.0, blocks={"M00": 0.5}), Source(path=third, ratio=0.3)), method="average"
+        (Source(recipe=inner, ratio=2.0, blocks={"M00": 0.5}), Source(path=third, ratio=0.3)),
+        method="average",
     )
     report = analyze(recipe)
     everything = (*both, dense_of(third))
@@ -276,7 +294,9 @@ def test_groups_of_plain_sums_are_exact(pair, tmp_path):
 
 def test_reweigh_is_a_fresh_analysis(pair):
     paths, _ = pair
-    changed = Recipe((Source(path=paths[0], ratio=0.2), Source(path=paths[1], ratio=0.9, blocks={"IN04": 0.0})))
+    changed = Recipe(
+        (Source(path=paths[0], ratio=0.2), Source(path=paths[1], ratio=0.9, blocks={"IN04": 0.0}))
+    )
     again, fresh = reweigh(analyze(paths), changed), analyze(changed)
     assert again.recipe == fresh.recipe
     assert again.methods == fresh.methods
@@ -289,9 +309,9 @@ def test_gauge_does_not_matter(tmp_path):
     generator = torch.Generator().manual_seed(0)
     turned = dict(tensors)
     for name in NAMES:
-        mixed = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))[0] * torch.tensor(
-            [1, 5, 25, 100.0]
-        )
+        mixed = torch.linalg.qr(torch.randn(4, 4, generator=generator, dtype=torch.float64))[
+            0
+        ] * torch.tensor([1, 5, 25, 100.0])
         turned[f"{name}.lora_up.weight"] = (tensors[f"{name}.lora_up.weight"].double() @ mixed).float()
         turned[f"{name}.lora_down.weight"] = (
             torch.linalg.inv(mixed) @ tensors[f"{name}.lora_down.weight"].double()
@@ -338,7 +358,9 @@ def test_real_files_agree_with_dense(loras, names):
     assert sample
     for module in sample:
         name = module.task.name
-        a, b = (part[name].load(file.file).dense(dtype=torch.float64).numpy() for part, file in zip(parts, files))
+        a, b = (
+            part[name].load(file.file).dense(dtype=torch.float64).numpy() for part, file in zip(parts, files)
+        )
         for index, delta in enumerate((a, b)):
             assert module.products[index, index] == pytest.approx((delta**2).sum(), rel=1e-6)
             rank = module.ranks[index]
@@ -351,7 +373,9 @@ def test_real_files_agree_with_dense(loras, names):
         for side, found in enumerate((module.out_overlap, module.in_overlap)):
             least = min(module.counts)
             assert found[0, 1] / least == pytest.approx(dense.overlap(a, b, side)[0], rel=1e-5, abs=1e-6)
-        assert math.sqrt(module.talk[0, 1, 1]) / np.linalg.norm(a) == pytest.approx(dense.crosstalk(a + b, a), rel=1e-5)
+        assert math.sqrt(module.talk[0, 1, 1]) / np.linalg.norm(a) == pytest.approx(
+            dense.crosstalk(a + b, a), rel=1e-5
+        )
     for file in files:
         file.close()
 

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from lib_merge import METHODS, Job, Source, merge, open_lora, verify
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 from lib_merge.errors import ModuleError, NumericsError, VerifyError
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
 
@@ -71,7 +71,9 @@ def test_inspect_lists_broken_modules_as_valid_json(tmp_path, capsys):
         ("lora_down.weight", torch.ones(4, 20, dtype=torch.bool), r"holds BOOL numbers \[4, 20\]"),
     ],
 )  # fmt: skip
-def test_what_cannot_be_a_weight_or_an_alpha_is_refused_when_the_file_is_opened(role, value, says, tmp_path, capsys):
+def test_what_cannot_be_a_weight_or_an_alpha_is_refused_when_the_file_is_opened(
+    role, value, says, tmp_path, capsys
+):
     tensors = lora_tensors(1)
     tensors[f"{NAMES[0]}.{role}"] = value
     path = write(tmp_path / "odd.safetensors", tensors)
@@ -83,7 +85,9 @@ def test_what_cannot_be_a_weight_or_an_alpha_is_refused_when_the_file_is_opened(
     assert capsys.readouterr().err.count("\n") == 1
 
 
-@pytest.mark.parametrize("alpha", [torch.tensor([2.0]), torch.tensor(2), torch.tensor(2.0, dtype=torch.bfloat16)])
+@pytest.mark.parametrize(
+    "alpha", [torch.tensor([2.0]), torch.tensor(2), torch.tensor(2.0, dtype=torch.bfloat16)]
+)
 def test_an_alpha_of_any_type_and_one_number_counts(alpha, tmp_path):
     tensors = lora_tensors(1)
     wanted = dense_of(write(tmp_path / "a.safetensors", tensors))
@@ -125,7 +129,8 @@ def test_weights_of_any_float_type_are_merged(dtype, precision, rank, tmp_path):
 
 def test_mixed_float_types_within_one_module_are_merged(tmp_path):
     tensors = {
-        k: v.bfloat16() if "lora_up" in k else v.half() if "lora_down" in k else v for k, v in lora_tensors(2).items()
+        k: v.bfloat16() if "lora_up" in k else v.half() if "lora_down" in k else v
+        for k, v in lora_tensors(2).items()
     }
     path = write(tmp_path / "a.safetensors", tensors)
     out = tmp_path / "m.safetensors"

@@ -9,8 +9,8 @@ import pytest
 
 from lib_merge import merge, resize
 from lib_merge.adapters.source import open_lora
-from lib_merge.engine.budget import allot
 from lib_merge.errors import RecipeError
+from lib_merge.ranks.budget import allot
 from tests.factories import dense_of, relative, write_lora
 
 
@@ -51,7 +51,10 @@ def test_a_budget_is_never_worse_than_a_fixed_rank_of_the_same_size(rank, tmp_pa
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=6, size=0.1 * (n + 1)) for n in range(2)]
     fixed = merge(paths, save_to=tmp_path / "fixed.safetensors", rank=rank, save_precision="float")
     shared = merge(
-        paths, save_to=tmp_path / "shared.safetensors", rank=f"budget:{fixed.bytes + 16}B", save_precision="float"
+        paths,
+        save_to=tmp_path / "shared.safetensors",
+        rank=f"budget:{fixed.bytes + 16}B",
+        save_precision="float",
     )
     assert shared.bytes <= fixed.bytes + 16  # the padding of a header
     assert shared.relative_error <= fixed.relative_error + 1e-6
@@ -79,7 +82,9 @@ def test_a_budget_that_holds_everything_cuts_nothing(tmp_path):
 def test_dense_methods_and_pruning_share_a_budget_too(tmp_path):
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
     plain = merge(paths, save_to=tmp_path / "p.safetensors", method="ties", rank=2)
-    report = merge(paths, save_to=tmp_path / "m.safetensors", method="ties", rank=f"budget:{plain.bytes}B", prune=0.01)
+    report = merge(
+        paths, save_to=tmp_path / "m.safetensors", method="ties", rank=f"budget:{plain.bytes}B", prune=0.01
+    )
     assert report.bytes <= plain.bytes
     assert report.energy_kept >= plain.energy_kept - 1e-9
 
@@ -89,7 +94,15 @@ def test_a_budget_that_is_too_small_is_one_sentence(tmp_path):
     with pytest.raises(RecipeError, match="too small: this merge needs"):
         merge([path], save_to=tmp_path / "m.safetensors", rank="budget:10kB")
     assert not (tmp_path / "m.safetensors").exists()
-    for text in ("budget:", "budget:0MB", "budget:-1MB", "budget:nanMB", "budget:1TB", "budget:50 apples", "50MB"):
+    for text in (
+        "budget:",
+        "budget:0MB",
+        "budget:-1MB",
+        "budget:nanMB",
+        "budget:1TB",
+        "budget:50 apples",
+        "50MB",
+    ):
         with pytest.raises(RecipeError, match="is not understood"):
             merge([path], save_to=tmp_path / "m.safetensors", rank=text)
 
@@ -104,7 +117,9 @@ def test_text_encoder_attention_of_sdxl_is_never_torn_apart(tmp_path):
     tensors = synthetic_lora(rows, 4, strength=lambda n: 1e-4 if n.endswith(("q_proj", "out_proj")) else 1.0)
     path = write(tmp_path / "a.safetensors", tensors)
     full = merge([path], save_to=tmp_path / "f.safetensors")
-    report = merge([path], save_to=tmp_path / "m.safetensors", rank=f"budget:{full.bytes // 1000 * 1000 - 30000}B")
+    report = merge(
+        [path], save_to=tmp_path / "m.safetensors", rank=f"budget:{full.bytes // 1000 * 1000 - 30000}B"
+    )
     pruned = merge([path], save_to=tmp_path / "p.safetensors", prune=0.01)
     for name in ("m", "p"):
         with open_lora(tmp_path / f"{name}.safetensors") as file:
@@ -130,12 +145,20 @@ def test_a_result_that_is_nearly_empty_or_inflated_is_said(tmp_path):
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
     stock = merge(paths, save_to=tmp_path / "a.safetensors", method="model_stock")
     assert any("next to nothing is left" in text for text in stock.warnings)
-    gone = merge([paths[0]] * 2, ratios=[1.0, -0.999], save_to=tmp_path / "b.safetensors", save_precision="float")
+    gone = merge(
+        [paths[0]] * 2, ratios=[1.0, -0.999], save_to=tmp_path / "b.safetensors", save_precision="float"
+    )
     assert any("next to nothing is left" in text for text in gone.warnings)
-    blown = merge(paths, save_to=tmp_path / "c.safetensors", method="dare", knobs={"drop_rate": 0.95}, rank=64)
+    blown = merge(
+        paths, save_to=tmp_path / "c.safetensors", method="dare", knobs={"drop_rate": 0.95}, rank=64
+    )
     assert any("inflated" in text for text in blown.warnings)
     opposite = merge(
-        [paths[0]] * 2, ratios=[1.0, -1.0], save_to=tmp_path / "d.safetensors", method="slerp", knobs={"t": 0.3}
+        [paths[0]] * 2,
+        ratios=[1.0, -1.0],
+        save_to=tmp_path / "d.safetensors",
+        method="slerp",
+        knobs={"t": 0.3},
     )
     assert any("opposite directions" in text for text in opposite.warnings)
     plain = merge(paths, ratios=[0.6, 0.4], save_to=tmp_path / "e.safetensors")
@@ -148,9 +171,14 @@ def test_a_very_faint_result_survives_half_precision(size, tmp_path):
     for rank in ("lossless", "3"):
         report = merge(paths, ratios=[size, size], save_to=tmp_path / f"m{rank}.safetensors", rank=rank)
         exact = merge(
-            paths, ratios=[size] * 2, save_to=tmp_path / f"f{rank}.safetensors", rank=rank, save_precision="float"
+            paths,
+            ratios=[size] * 2,
+            save_to=tmp_path / f"f{rank}.safetensors",
+            rank=rank,
+            save_precision="float",
         )
         assert (
-            relative(dense_of(tmp_path / f"m{rank}.safetensors"), dense_of(tmp_path / f"f{rank}.safetensors")) <= 1e-3
+            relative(dense_of(tmp_path / f"m{rank}.safetensors"), dense_of(tmp_path / f"f{rank}.safetensors"))
+            <= 1e-3
         )
         assert report.energy_kept == pytest.approx(exact.energy_kept, abs=1e-6)

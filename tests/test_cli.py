@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from lib_merge import METHODS
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 from tests.factories import dense_of, relative, write_lora
 
 ROOT = Path(__file__).parents[1]
@@ -50,14 +50,31 @@ def test_merge_prints_one_json_object_with_every_promised_field(pair, tmp_path, 
     assert found["bytes"] == out.stat().st_size
     assert found["relative_error"] <= 5e-4
     assert (
-        relative(dense_of(out), {n: 0.6 * a + 0.4 * dense_of(pair[1])[n] for n, a in dense_of(pair[0]).items()}) <= 5e-4
+        relative(
+            dense_of(out), {n: 0.6 * a + 0.4 * dense_of(pair[1])[n] for n, a in dense_of(pair[0]).items()}
+        )
+        <= 5e-4
     )
 
 
 def test_inspect_resize_run_and_verify(pair, tmp_path, capsys):
     out, small, again = (tmp_path / name for name in ("m.safetensors", "s.safetensors", "again.safetensors"))
     assert (
-        main(["merge", "--models", *pair, "--save_to", str(out), "--blocks", "M00=0.5", "-", "--te_ratios", "-", "0.3"])
+        main(
+            [
+                "merge",
+                "--models",
+                *pair,
+                "--save_to",
+                str(out),
+                "--blocks",
+                "M00=0.5",
+                "-",
+                "--te_ratios",
+                "-",
+                "0.3",
+            ]
+        )
         == 0
     )
     assert main(["verify", str(out), "--json"]) == 0
@@ -75,7 +92,10 @@ def test_inspect_resize_run_and_verify(pair, tmp_path, capsys):
     assert relative(dense_of(again), dense_of(out)) == 0
     recipe = tmp_path / "r.json"
     recipe.write_text(json.dumps(merged["recipe"]))
-    assert main(["run", str(recipe), "--lora_dir", str(tmp_path), "--save_to", str(tmp_path / "r.safetensors")]) == 0
+    assert (
+        main(["run", str(recipe), "--lora_dir", str(tmp_path), "--save_to", str(tmp_path / "r.safetensors")])
+        == 0
+    )
     assert relative(dense_of(tmp_path / "r.safetensors"), dense_of(out)) == 0
 
 
@@ -98,7 +118,10 @@ BAD = {
         ["merge", "--models", "nope.safetensors", "--save_to", "m.safetensors"],
         "nope.safetensors does not exist",
     ),
-    "no such method": (["merge", "--models", "{a}", "--save_to", "{m}", "--method", "tie"], "Did you mean ties"),
+    "no such method": (
+        ["merge", "--models", "{a}", "--save_to", "{m}", "--method", "tie"],
+        "Did you mean ties",
+    ),
     "knob without a value": (
         ["merge", "--models", "{a}", "--save_to", "{m}", "--method", "ties", "--knob", "elect"],
         "is not NAME=VALUE",
@@ -107,7 +130,10 @@ BAD = {
         ["merge", "--models", "{a}", "--save_to", "{m}", "--method", "ties", "--knob", "elect@2=mass"],
         "one value for the whole merge",
     ),
-    "ratio count": (["merge", "--models", "{a}", "--save_to", "{m}", "--ratios", "1", "2"], "2 values for 1 models"),
+    "ratio count": (
+        ["merge", "--models", "{a}", "--save_to", "{m}", "--ratios", "1", "2"],
+        "2 values for 1 models",
+    ),
     "te ratio": (["merge", "--models", "{a}", "--save_to", "{m}", "--te_ratios", "x"], "is not a number"),
     "output extension": (["merge", "--models", "{a}", "--save_to", "m.ckpt"], "must end in .safetensors"),
     "device": (
@@ -197,7 +223,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path):
 
 
 def test_the_engine_runs_without_tqdm(pair, tmp_path):
-    code = "import sys; sys.modules['tqdm'] = None; from lib_merge.cli import main; sys.exit(main(sys.argv[1:]))"
+    code = "import sys; sys.modules['tqdm'] = None; from lib_merge.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.run(
         [sys.executable, "-c", code, "merge", "--models", *pair, "--save_to", str(tmp_path / "m.safetensors")],
         cwd=ROOT, capture_output=True, text=True, check=False,

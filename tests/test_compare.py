@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.history import History
+from lib_merge.kept.history import History
 from lib_merge.recipe import Recipe, Source
 from lib_merge.ui.actions import Actions
 from lib_merge.ui.state import to_recipe
@@ -103,7 +103,9 @@ class World:
         images.GridAnnotation = lambda text: text
         images.draw_grid_annotations = self.annotate
         images.save_image = lambda image, path, name, **more: self.saved.append((image, more["info"]))
-        self.state = types.SimpleNamespace(interrupted=False, stopping_generation=False, job_count=0, job="", textinfo=None)
+        self.state = types.SimpleNamespace(
+            interrupted=False, stopping_generation=False, job_count=0, job="", textinfo=None
+        )
         shared = types.ModuleType("modules.shared")
         shared.state, shared.opts = self.state, types.SimpleNamespace(data={})
         extra = types.ModuleType("modules.extra_networks")
@@ -112,7 +114,12 @@ class World:
         models.model_data = types.SimpleNamespace(sd_model=self.model)
         scripts = types.ModuleType("modules.scripts")
         modules = types.ModuleType("modules")
-        modules.processing, modules.images, modules.shared, modules.scripts = processing, images, shared, scripts
+        modules.processing, modules.images, modules.shared, modules.scripts = (
+            processing,
+            images,
+            shared,
+            scripts,
+        )
         networks = types.ModuleType("networks")
         networks.available_networks, networks.available_network_aliases = {}, {}
         network = types.ModuleType("network")
@@ -152,7 +159,9 @@ class World:
                 self.state.interrupted = True
             self.networks.available_network_aliases.clear()  # as a refresh of the WebUI's list does
             pictures.append(PIL.new("RGB", (p.width, p.height), (10 * len(loaded), 0, 0)))
-            keys = ", ".join(f"{key}: {compare.quoted(value)}" for key, value in p.extra_generation_params.items())
+            keys = ", ".join(
+                f"{key}: {compare.quoted(value)}" for key, value in p.extra_generation_params.items()
+            )
             texts.append(f"{p.prompt}\nSteps: 2, {keys}")
         return types.SimpleNamespace(images=pictures, infotexts=texts or [""])
 
@@ -242,7 +251,10 @@ def test_every_picture_pastes_back_into_the_tab(world, desk):
     ]  # fmt: skip
     assert to_recipe(state, desk.library.resolve).method == "ties"
     # the grid itself carries the merge it is about
-    assert desk.handle_dict({"op": "picture_text", "text": done.infotexts[0]})["state"]["method"] == "weighted_sum"
+    assert (
+        desk.handle_dict({"op": "picture_text", "text": done.infotexts[0]})["state"]["method"]
+        == "weighted_sum"
+    )
     assert desk.handle_dict({"op": "picture_text", "text": "a cat\nSteps: 3"}) == {"ok": True, "state": None}
 
 
@@ -343,7 +355,10 @@ def test_a_recipe_is_found_before_anybody_has_opened_the_tab(world, desk):
     desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
     started = Actions(desk.host)  # a WebUI that only its API uses
     (started.host.data_folder() / "library.json").unlink(missing_ok=True)
-    assert [source.path.name for source in started.recipe_named("pair").sources] == ["a.safetensors", "b.safetensors"]
+    assert [source.path.name for source in started.recipe_named("pair").sources] == [
+        "a.safetensors",
+        "b.safetensors",
+    ]
     assert injection_place(Actions(desk.host)).tag(desk.host.folder / "a.safetensors") == "a"
 
 
@@ -425,7 +440,9 @@ def test_figures_are_distances_to_stack_and_sources():
         return figures.Cell(PIL.fromarray(np.full((9, 9, 3), value, np.uint8)), seconds=2.0, **more)
 
     names = [columns.Column("stack", "stack"), columns.Column("merge", "merge", (columns.Part(),))]
-    grid = figures.Grid(names, [], [[cell(10), cell(14)], [cell(0), cell(2)], [cell(0), cell(90, error="interrupted")]])
+    grid = figures.Grid(
+        names, [], [[cell(10), cell(14)], [cell(0), cell(2)], [cell(0), cell(90, error="interrupted")]]
+    )
     stack, merge = figures.figures(grid)
     assert not stack["against"]
     [against] = merge["against"]
@@ -450,7 +467,9 @@ def test_the_estimate_says_how_much_and_what_is_wrong(desk):
     found = _estimate(desk, prompts="x\ny", methods=["ties"])
     assert found["said"].startswith("6 columns × 2 rows = 12 pictures, live merges: 2")
     assert not found["wrong"]
-    assert _estimate(desk, columns=["Merge"])["said"].startswith("1 column × 1 row = 1 picture, live merges: 1")
+    assert _estimate(desk, columns=["Merge"])["said"].startswith(
+        "1 column × 1 row = 1 picture, live merges: 1"
+    )
     found = _estimate(desk, "")
     assert found["wrong"]
     assert "set up a merge" in found["said"]
@@ -482,7 +501,9 @@ def test_the_panel_is_told_what_there_is_to_choose(world, desk, monkeypatch):
     assert found["names"] == ["pair"]
 
 
-@pytest.mark.parametrize("given", ["", None, {}, "{}", '{"columns": ["Merge"], "seeds": "1"}', {"seeds": "1"}])
+@pytest.mark.parametrize(
+    "given", ["", None, {}, "{}", '{"columns": ["Merge"], "seeds": "1"}', {"seeds": "1"}]
+)
 def test_the_script_takes_json_or_an_object(given):
     found = asking.asked(given)
     assert found.get("seeds") in (None, "1")
@@ -519,8 +540,17 @@ def test_the_panel_costs_two_components(world):
 
 
 class AxisOption:
-    def __init__(self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None):
-        self.label, self.type, self.apply, self.confirm, self.cost, self.choices = label, type, apply, confirm, cost, choices
+    def __init__(
+        self, label, type, apply, format_value=None, confirm=None, cost=0.0, choices=None, prepare=None
+    ):
+        self.label, self.type, self.apply, self.confirm, self.cost, self.choices = (
+            label,
+            type,
+            apply,
+            confirm,
+            cost,
+            choices,
+        )
 
 
 @pytest.fixture
@@ -534,7 +564,15 @@ def options(world, desk):
 
 
 def test_axes_are_there_once_and_change_copies_only(world, desk, options):
-    assert {"method", "ratio A", "balance A:B", "rank", "block preset A", "text encoder ratio A", "knob"} < set(options)
+    assert {
+        "method",
+        "ratio A",
+        "balance A:B",
+        "rank",
+        "block preset A",
+        "text encoder ratio A",
+        "knob",
+    } < set(options)
     assert options["ratio A"].type is float
     assert "ties" in options["method"].choices()
     p = Processing(SETUP, n_iter=1, batch_size=1)
@@ -586,8 +624,18 @@ def test_a_verdict_goes_to_the_history_with_its_grid(world, desk):
     reply = desk.handle_dict(ask)
     assert reply["status"] == "revise"
     entry = desk.history.get(reply["entry"])
-    assert (entry.status, entry.grid, entry.notes, entry.method) == ("revise", found["id"], "too loud", "core_ties")
-    assert entry.verdict == {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "decision": "", "artefacts": True}
+    assert (entry.status, entry.grid, entry.notes, entry.method) == (
+        "revise",
+        found["id"],
+        "too loud",
+        "core_ties",
+    )
+    assert entry.verdict == {
+        "preserved": {"a": "no", "b": "yes"},
+        "against": "worse",
+        "decision": "",
+        "artefacts": True,
+    }
     again = desk.handle_dict({**ask, "verdict": {"decision": "keep"}})
     assert (again["entry"], again["status"]) == (reply["entry"], "ok")
     assert len(desk.history.list()) == 1
@@ -611,7 +659,9 @@ def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
     assert desk.jobs.get(job).state == "done", desk.jobs.get(job).error
     compare.run_comparison(Processing(SETUP), desk, _asked(merge="both", columns=[columns.MERGE]))
     found = desk.handle_dict({"op": "comparison"})["found"]
-    reply = desk.handle_dict({"op": "verdict", "comparison": found["id"], "column": 0, "verdict": {"decision": "keep"}})
+    reply = desk.handle_dict(
+        {"op": "verdict", "comparison": found["id"], "column": 0, "verdict": {"decision": "keep"}}
+    )
     assert [entry.id for entry in desk.history.list()] == [reply["entry"]]
     picture = desk.handle_dict({"op": "comparison_picture", "comparison": found["id"]})["picture"]
     [_, _, _, keys, _] = world.made[0]
@@ -620,8 +670,13 @@ def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
     assert done == {"ok": True, "name": "both"}
     assert (desk.host.folder / "both.preview.png").read_bytes().startswith(b"\x89PNG")
     other = changes.with_ratio(to_recipe(_state(*PAIR), desk.library.resolve), 0, 0.1)
-    assert "save it first" in desk.handle_dict({"op": "preview_set", "text": other.dumps(), "image": picture})["error"]
-    assert "cannot be read" in desk.handle_dict({"op": "preview_set", "text": text, "image": "data:,x"})["error"]
+    assert (
+        "save it first"
+        in desk.handle_dict({"op": "preview_set", "text": other.dumps(), "image": picture})["error"]
+    )
+    assert (
+        "cannot be read" in desk.handle_dict({"op": "preview_set", "text": text, "image": "data:,x"})["error"]
+    )
 
 
 def test_saved_recipes(desk, tmp_path):

@@ -8,17 +8,20 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_merge.compress import RankPolicy, compress, parse_policy
-from lib_merge.compress import core as kernel
-from lib_merge.deltas import Dense, LowRank, Term, difference_norm
 from lib_merge.errors import RecipeError
+from lib_merge.linalg import Dense, LowRank, Term, difference_norm
+from lib_merge.linalg import truncate as kernel
+from lib_merge.linalg.truncate import compress
+from lib_merge.ranks.policy import RankPolicy, parse_policy
 from tests.reference.merge import ranks_for, truncate
 
 
 def _term(out, columns, rank, seed, scale=1.0, decay=0.8):
     g = torch.Generator().manual_seed(seed)
     spectrum = torch.arange(1, rank + 1) ** -decay
-    return Term(scale, torch.randn(out, rank, generator=g) * spectrum, torch.randn(rank, columns, generator=g))
+    return Term(
+        scale, torch.randn(out, rank, generator=g) * spectrum, torch.randn(rank, columns, generator=g)
+    )
 
 
 def _error(delta, done):
@@ -35,7 +38,9 @@ def _error(delta, done):
     decay=st.floats(0, 3),
 )
 def test_a_truncation_is_within_one_per_cent_of_the_best_there_is(out, columns, ranks, keep, seed, decay):
-    delta = LowRank(out, columns, tuple(_term(out, columns, r, seed + i, 0.5, decay) for i, r in enumerate(ranks)))
+    delta = LowRank(
+        out, columns, tuple(_term(out, columns, r, seed + i, 0.5, decay) for i, r in enumerate(ranks))
+    )
     done = compress(delta, RankPolicy("rank", keep))
     error, dense = _error(delta, done)
     best = truncate(dense, min(keep, out, columns))[1]
@@ -56,7 +61,9 @@ DEGENERATE = {
     "fewer columns than ranks": LowRank(30, 3, (_term(30, 3, 5, 4),)),
     "a tiny source beside a large one": LowRank(30, 24, (_T, _term(30, 24, 5, 5, 1e-6))),
     "repeated columns": LowRank(30, 24, (Term(1.0, _T.up[:, :1].repeat(1, 4), _T.down[:4]),)),
-    "a zero row direction": LowRank(30, 24, (Term(1.0, _T.up, torch.cat([_T.down[:4], torch.zeros(1, 24)])),)),
+    "a zero row direction": LowRank(
+        30, 24, (Term(1.0, _T.up, torch.cat([_T.down[:4], torch.zeros(1, 24)])),)
+    ),
     "one rank": LowRank(30, 24, (_term(30, 24, 1, 6),)),
 }
 
@@ -123,7 +130,9 @@ def test_distances_are_measured_without_cancellation(kind):
     asked = LowRank(60, 50, (_term(60, 50, 6, 1, 0.3), _term(60, 50, 4, 2, -0.7)))
     up, down = asked.factors(dtype=torch.float64)
     if kind == "regauged":
-        g = torch.randn(10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(4)) + 5 * torch.eye(10)
+        g = torch.randn(
+            10, 10, dtype=torch.float64, generator=torch.Generator().manual_seed(4)
+        ) + 5 * torch.eye(10)
         saved_up, saved_down = (up @ g).float(), (torch.linalg.inv(g) @ down).float()
     else:
         saved_up = up.half().float()

@@ -37,7 +37,9 @@ def _probes(path, family, split=()):
     with open_lora(path, family) as file:
         for name, part in file.parts(split).items():
             if part.columns:
-                x = torch.randn(part.columns, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64)
+                x = torch.randn(
+                    part.columns, 2, generator=torch.Generator().manual_seed(1), dtype=torch.float64
+                )
                 up, down = part.load(file.file).factors(dtype=torch.float64)
                 found[name] = up @ (down @ x)
         return found, file.split_modules
@@ -82,7 +84,9 @@ def _krea2(state):
             .replace("layerwise.blocks", "layerwise_blocks")
             .replace("refiner.blocks", "refiner_blocks")
         )
-        dotted[f"diffusion_model.{name}.{role.replace('lora_up', 'lora_B').replace('lora_down', 'lora_A')}"] = value
+        dotted[
+            f"diffusion_model.{name}.{role.replace('lora_up', 'lora_B').replace('lora_down', 'lora_A')}"
+        ] = value
     return conversion._convert_non_diffusers_krea2_lora_to_diffusers(dotted)
 
 
@@ -101,7 +105,9 @@ def test_a_file_and_what_diffusers_converts_it_to_are_one_lora(name, keys, tmp_p
     family, convert, skip = CASES[name]
     state = _filled(keys, name, skip)
     ours = write(tmp_path / "a.safetensors", {key: value.clone() for key, value in state.items()})
-    theirs = write(tmp_path / "b.safetensors", {key: value.clone() for key, value in convert(dict(state)).items()})
+    theirs = write(
+        tmp_path / "b.safetensors", {key: value.clone() for key, value in convert(dict(state)).items()}
+    )
     found, split = _probes(theirs, family)
     wanted, _ = _probes(ours, family, split)
     _same(wanted, found)

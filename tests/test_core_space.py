@@ -11,12 +11,13 @@ import torch
 import lib_merge.engine.core_merge as core_merge
 import lib_merge.engine.run as engine_run
 from lib_merge import Job, Source, merge
-from lib_merge.compress import RankPolicy, compress
-from lib_merge.deltas import Dense, LowRank, Term, difference_norm, zero
-from lib_merge.engine.corespace import column_products, core_space
-from lib_merge.engine.order import bracket, order_statistic
 from lib_merge.errors import NumericsError, VerifyError
-from lib_merge.methods.factoring import polar, product_svd, solve, svd
+from lib_merge.linalg import Dense, LowRank, Term, difference_norm, zero
+from lib_merge.linalg.core import column_products, core_space
+from lib_merge.linalg.factoring import polar, product_svd, solve, svd
+from lib_merge.linalg.order import bracket, order_statistic
+from lib_merge.linalg.truncate import compress
+from lib_merge.ranks.policy import RankPolicy
 from tests.factories import dense_of, relative, write_lora
 
 
@@ -102,7 +103,9 @@ def test_products_of_columns(case):
 
 
 @pytest.mark.parametrize("rank", [1, 3, 8])
-@pytest.mark.parametrize("case", ["two strangers", "bad gauge", "the same file twice", "steep", "more ranks than rows"])
+@pytest.mark.parametrize(
+    "case", ["two strangers", "bad gauge", "the same file twice", "steep", "more ranks than rows"]
+)
 def test_a_cut_is_the_best_there_is_and_its_distance_is_measured(case, rank):
     deltas = CASES[case]
     space = core_space(deltas, "any")

@@ -78,7 +78,9 @@ def test_a_read_only_folder_is_said(pair, tmp_path, monkeypatch):
 
 def test_the_output_may_not_be_a_source(pair):
     before = pair[0].read_bytes()
-    _refused(OutputError, "is one of the sources", lambda: merge(pair, save_to=pair[0], job=Job(overwrite=True)))
+    _refused(
+        OutputError, "is one of the sources", lambda: merge(pair, save_to=pair[0], job=Job(overwrite=True))
+    )
     assert pair[0].read_bytes() == before
 
 
@@ -120,7 +122,9 @@ def test_nan_in_a_source_is_named_with_its_key(value, role, rank, pair, tmp_path
 def test_a_number_beyond_the_precision_is_said(tmp_path):
     path = write_lora(tmp_path / "a.safetensors", size=3e4)
     out = tmp_path / "m.safetensors"
-    _refused(NumericsError, "grows beyond what fp16 can hold", lambda: merge([path], ratios=[5000], save_to=out))
+    _refused(
+        NumericsError, "grows beyond what fp16 can hold", lambda: merge([path], ratios=[5000], save_to=out)
+    )
     assert not out.exists()
     assert merge([path], ratios=[5000], save_to=out, save_precision="float").relative_error < 1e-6
 
@@ -132,12 +136,18 @@ def test_two_families_are_refused_in_one_sentence(pair, tmp_path):
          "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k.lora_down.weight": torch.ones(2, 2048)},
     )  # fmt: skip
     _refused(
-        FamilyError, r"SD1.*SDXL.*cannot be merged", lambda: merge([pair[0], xl], save_to=tmp_path / "m.safetensors")
+        FamilyError,
+        r"SD1.*SDXL.*cannot be merged",
+        lambda: merge([pair[0], xl], save_to=tmp_path / "m.safetensors"),
     )
     _refused(
-        FamilyError, "there is no family 'SD9'", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SD9")
+        FamilyError,
+        "there is no family 'SD9'",
+        lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SD9"),
     )
-    _refused(FamilyError, "not for SDXL", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SDXL"))
+    _refused(
+        FamilyError, "not for SDXL", lambda: merge(pair, save_to=tmp_path / "m.safetensors", family="SDXL")
+    )
 
 
 def test_one_module_of_two_sizes_is_named_with_both(pair, tmp_path):
@@ -219,7 +229,11 @@ def test_a_changed_merge_no_longer_verifies(pair, tmp_path):
     tensors[f"{NAMES[0]}.lora_up.weight"] = tensors[f"{NAMES[0]}.lora_up.weight"] * 1.05
     write(out, tensors, metadata)
     _refused(VerifyError, NAMES[0], lambda: verify(out))
-    del tensors[f"{NAMES[0]}.lora_up.weight"], tensors[f"{NAMES[0]}.lora_down.weight"], tensors[f"{NAMES[0]}.alpha"]
+    del (
+        tensors[f"{NAMES[0]}.lora_up.weight"],
+        tensors[f"{NAMES[0]}.lora_down.weight"],
+        tensors[f"{NAMES[0]}.alpha"],
+    )
     write(out, tensors, metadata)
     _refused(VerifyError, NAMES[0], lambda: verify(out))
     write(out, lora_tensors(1), None)
@@ -276,7 +290,9 @@ for line in sys.stdin:
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="kill -9 is a POSIX matter; Windows is covered by the rename tests")
+@pytest.mark.skipif(
+    not hasattr(os, "fork"), reason="kill -9 is a POSIX matter; Windows is covered by the rename tests"
+)
 def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(tmp_path):
     sources = [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=8) for n in b"ab"]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
@@ -316,5 +332,7 @@ def test_a_group_in_a_group_in_a_group_has_an_end(pair, tmp_path):
     for _ in range(12):
         recipe = Recipe((Source(recipe=recipe),))
     _refused(
-        RecipeError, "nested more than", lambda: merge([Source(recipe=recipe)], save_to=tmp_path / "m.safetensors")
+        RecipeError,
+        "nested more than",
+        lambda: merge([Source(recipe=recipe)], save_to=tmp_path / "m.safetensors"),
     )

@@ -42,7 +42,9 @@ def test_a_header_length_that_looks_like_a_zip_or_a_pickle_is_still_a_header_len
 @pytest.mark.parametrize("where", ["key", "metadata"])
 def test_half_a_character_is_refused_before_it_could_reach_an_output(where, tmp_path):
     entry = {"dtype": "F32", "shape": [2], "data_offsets": [0, 8]}
-    header = {"\ud800": entry} if where == "key" else {"__metadata__": {"ss_output_name": "x\udfff"}, "a": entry}
+    header = (
+        {"\ud800": entry} if where == "key" else {"__metadata__": {"ss_output_name": "x\udfff"}, "a": entry}
+    )
     text = json.dumps(header).encode()
     path = tmp_path / "a.safetensors"
     path.write_bytes(struct.pack("<Q", len(text)) + text + bytes(8))
@@ -65,7 +67,9 @@ def test_a_long_run_is_read_in_pieces_and_comes_out_whole(tmp_path, monkeypatch)
     sizes = []
     real = reader.SafetensorsFile._read_at
     monkeypatch.setattr(
-        reader.SafetensorsFile, "_read_at", lambda self, view, at: sizes.append(len(view)) or real(self, view, at)
+        reader.SafetensorsFile,
+        "_read_at",
+        lambda self, view, at: sizes.append(len(view)) or real(self, view, at),
     )
     for positional in (True, False):
         with open_tensors(tmp_path / "a.safetensors") as file:

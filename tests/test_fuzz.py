@@ -33,15 +33,17 @@ def _mutated(raw: bytes, rng: random.Random) -> bytes:
     if kind == 0:  # bytes anywhere
         data = bytearray(raw)
         for _ in range(rng.randrange(1, 9)):
-            data[rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(min(len(data), 8 + length))] = (
-                rng.randrange(256)
-            )
+            data[
+                rng.randrange(len(data)) if rng.random() < 0.5 else rng.randrange(min(len(data), 8 + length))
+            ] = rng.randrange(256)
         return bytes(data)
     if kind == 1:  # cut or grown
         return raw[: rng.randrange(len(raw))] if rng.random() < 0.7 else raw + bytes(rng.randrange(1, 99))
     if kind == 2:  # another header length
         return (
-            struct.pack("<Q", rng.choice([0, 1, 7, length - 1, length + 1, 2**31, 2**63, rng.randrange(2 * length)]))
+            struct.pack(
+                "<Q", rng.choice([0, 1, 7, length - 1, length + 1, 2**31, 2**63, rng.randrange(2 * length)])
+            )
             + raw[8:]
         )
     header = json.loads(raw[8 : 8 + length])
@@ -80,7 +82,10 @@ def test_mutated_files_are_read_or_refused_in_one_sentence(tmp_path):
             with open_lora(path) as lora:
                 for module in lora.modules.values():
                     if module.layout.columns:
-                        assert tuple(module.load(lora.file).dense().shape) == (module.layout.out, module.layout.columns)
+                        assert tuple(module.load(lora.file).dense().shape) == (
+                            module.layout.out,
+                            module.layout.columns,
+                        )
                 read += 1
         except MergeError as error:
             refused += 1

@@ -96,9 +96,13 @@ def _mutated(raw: bytes, rng: random.Random) -> bytes:
         at = rng.randrange(len(text))
         return _pack(text[:at] + rng.choice(BYTES) + text[at + rng.randrange(3) :], data)
     if kind == 3:
-        other = rng.choice([0, 1, 7, length - 1, length + 1, length + 8, 10**8, 10**8 + 1, 2**31, 2**63, 2**64 - 1])
+        other = rng.choice(
+            [0, 1, 7, length - 1, length + 1, length + 8, 10**8, 10**8 + 1, 2**31, 2**63, 2**64 - 1]
+        )
         return struct.pack("<Q", other) + raw[8:]
-    changed = bytearray(rng.choice([raw, raw[: rng.randrange(len(raw))], raw + b"\x00" * rng.randrange(1, 9)]))
+    changed = bytearray(
+        rng.choice([raw, raw[: rng.randrange(len(raw))], raw + b"\x00" * rng.randrange(1, 9)])
+    )
     for _ in range(rng.randrange(3) if changed else 0):
         changed[rng.randrange(len(changed))] = rng.randrange(256)
     return bytes(changed)

@@ -8,14 +8,18 @@ from pathlib import Path
 
 import pytest
 
-from lib_merge.cli_text import methods_markdown
+from lib_merge.cli.text import methods_markdown
 
 ROOT = Path(__file__).parents[1]
 
 
 def _install(*arguments, **kw):
     return subprocess.run(
-        [sys.executable, str(ROOT / "install.py"), *arguments], capture_output=True, text=True, check=False, **kw
+        [sys.executable, str(ROOT / "install.py"), *arguments],
+        capture_output=True,
+        text=True,
+        check=False,
+        **kw,
     )
 
 
@@ -27,7 +31,11 @@ def test_the_hook_installs_nothing_and_says_at_most_one_sentence(tmp_path):
         name
         for name in ("torch", "safetensors", "gradio", "numpy")
         if subprocess.run(
-            [sys.executable, "-c", f"import importlib.util,sys; sys.exit(importlib.util.find_spec('{name}') is None)"],
+            [
+                sys.executable,
+                "-c",
+                f"import importlib.util,sys; sys.exit(importlib.util.find_spec('{name}') is None)",
+            ],
             check=False,
         ).returncode
     ]
@@ -56,7 +64,7 @@ def test_the_readme_opens_with_the_two_commands_and_its_tables_are_the_registrys
 def test_every_command_of_the_readme_exists():
     import re
 
-    from lib_merge.cli import _parser
+    from lib_merge.cli.commands import _parser
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     known = set(_parser()._subparsers._group_actions[0].choices)

@@ -26,7 +26,11 @@ def _kind_tensors(kind):
         t = {"lora_up.weight": _r(12, 4, 1, 1), "lora_down.weight": _r(4, 10, 3, 3), "alpha": a}
         return CONV, t, kinds.lora(t["lora_up.weight"], t["lora_down.weight"], 3.0)
     if kind == "tucker":
-        t = {"lora_up.weight": _r(12, 4, 1, 1), "lora_mid.weight": _r(4, 5, 3, 3), "lora_down.weight": _r(5, 10, 1, 1)}
+        t = {
+            "lora_up.weight": _r(12, 4, 1, 1),
+            "lora_mid.weight": _r(4, 5, 3, 3),
+            "lora_down.weight": _r(5, 10, 1, 1),
+        }
         return (
             CONV,
             {**t, "alpha": a},
@@ -50,7 +54,9 @@ def _kind_tensors(kind):
         }
         return CONV, {**t, "alpha": a}, kinds.loha(t, 3.0)
     if kind == "loha_tucker":
-        t = {f"hada_w{n}_a": _r(3, 12, seed=n) for n in (1, 2)} | {f"hada_w{n}_b": _r(3, 10, seed=n) for n in (1, 2)}
+        t = {f"hada_w{n}_a": _r(3, 12, seed=n) for n in (1, 2)} | {
+            f"hada_w{n}_b": _r(3, 10, seed=n) for n in (1, 2)
+        }
         t |= {f"hada_t{n}": _r(3, 3, 3, 3, seed=n) for n in (1, 2)}
         return CONV, {**t, "alpha": a}, kinds.loha(t, 3.0)
     if kind == "lokr_full":
@@ -71,7 +77,9 @@ def _kind_tensors(kind):
     if kind == "lokr_tucker":
         t = {"lokr_w1": _r(3, 2), "lokr_t2": _r(2, 2, 3, 3), "lokr_w2_a": _r(2, 4), "lokr_w2_b": _r(2, 5)}
         return CONV, {**t, "alpha": a}, kinds.lokr(t, 3.0)
-    if kind == "lokr_2023":  # the flattened [out, in·kh·kw] matrix as a Kronecker product that splits the kernel
+    if (
+        kind == "lokr_2023"
+    ):  # the flattened [out, in·kh·kw] matrix as a Kronecker product that splits the kernel
         t = {"lokr_w1_a": _r(3, 1), "lokr_w1_b": _r(1, 6), "lokr_w2_a": _r(4, 2), "lokr_w2_b": _r(2, 15)}
         return CONV, {**t, "alpha": a}, kinds.lokr(t, 3.0)
     t = {"diff": _r(12, 10, 3, 3)}
@@ -88,7 +96,9 @@ KINDS = [
 def test_a_kind_is_read_as_its_reference_says(kind, tmp_path):
     name, tensors, wanted = _kind_tensors(kind)
     anchor = lora_tensors(names=NAMES[1:2], conv=False)  # tells SD1
-    path = write(tmp_path / "a.safetensors", anchor | {f"{name}.{role}": value for role, value in tensors.items()})
+    path = write(
+        tmp_path / "a.safetensors", anchor | {f"{name}.{role}": value for role, value in tensors.items()}
+    )
     with open_lora(path) as file:
         found = file.modules[name].load(file.file).dense(dtype=torch.float64).numpy()
     assert np.linalg.norm(found - wanted) <= 1e-6 * np.linalg.norm(wanted)
@@ -100,7 +110,9 @@ def test_a_kind_merges_with_a_plain_lora(kind, rank, tmp_path):
     name, tensors, wanted = _kind_tensors(kind)
     base = lora_tensors(1, names=NAMES[:3])
     anchor = lora_tensors(names=NAMES[1:2], conv=False)
-    a = write(tmp_path / "a.safetensors", anchor | {f"{name}.{role}": value for role, value in tensors.items()})
+    a = write(
+        tmp_path / "a.safetensors", anchor | {f"{name}.{role}": value for role, value in tensors.items()}
+    )
     b = write(tmp_path / "b.safetensors", base)
     out = tmp_path / "m.safetensors"
     report = merge([a, b], ratios=[0.7, -0.4], save_to=out, rank=rank, save_precision="float")

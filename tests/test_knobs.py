@@ -9,7 +9,7 @@ import pytest
 from safetensors import safe_open
 
 from lib_merge import METHODS, Job, merge, verify
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import loads
 from tests.factories import NAMES, dense_of, relative, write_lora
@@ -19,7 +19,9 @@ from tests.reference import methods as reference
 FLOAT = {"save_precision": "float", "job": Job(overwrite=True, side_car=False)}
 SMALL = (*NAMES[:1], *NAMES[1:4])
 WEIGHTS = [0.8, 0.5, -0.6]
-PER_SOURCE = sorted((name, knob.name) for name, m in METHODS.items() for knob in m.knobs if knob.scope == "source")
+PER_SOURCE = sorted(
+    (name, knob.name) for name, m in METHODS.items() for knob in m.knobs if knob.scope == "source"
+)
 TRIMMING = {
     "ties": {"elect": "mass", "normalize": True},
     "magnitude_prune": {},
@@ -89,7 +91,10 @@ def test_the_command_line_takes_one_value_for_all_and_another_for_one(order, pat
     typed = ["--knob", "trim_fraction=0.3", "--knob", "trim_fraction@2=0.7"]
     typed = typed if order == 1 else typed[2:] + typed[:2]
     models = [str(path) for path in paths]
-    assert main(["merge", "--models", *models, "--save_to", str(out), "--method", "magnitude_prune", *typed]) == 0
+    assert (
+        main(["merge", "--models", *models, "--save_to", str(out), "--method", "magnitude_prune", *typed])
+        == 0
+    )
     with safe_open(str(out), "pt") as file:
         recipe = loads(file.metadata()["merge_recipe"])
     assert recipe.knobs["trim_fraction"] == (0.3, 0.7, 0.3)
@@ -123,7 +128,9 @@ def test_a_recipe_holds_one_number_where_all_sources_have_the_same(paths, tmp_pa
 def test_a_bad_knob_is_one_sentence_and_nothing_is_written(typed, says, paths, tmp_path, capsys):
     models = [str(path) for path in paths]
     out = tmp_path / "m.safetensors"
-    assert main(["merge", "--models", *models, "--save_to", str(out), "--method", "ties", "--knob", typed]) == 2
+    assert (
+        main(["merge", "--models", *models, "--save_to", str(out), "--method", "ties", "--knob", typed]) == 2
+    )
     said = capsys.readouterr().err
     assert says in said
     assert said.count("\n") == 1

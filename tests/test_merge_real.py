@@ -80,7 +80,9 @@ def test_the_family_of_a_text_encoder_alone_comes_from_its_companions(loras, tmp
         merge([clip], save_to=out)
     merge([clip], save_to=out, family="SDXL")
     assert all(name.startswith("lora_te1_") for name in dense_of(out))
-    report = merge([clip, loras / "diffusers_sd15_r4_pokemon.safetensors"], save_to=out, job=Job(overwrite=True))
+    report = merge(
+        [clip, loras / "diffusers_sd15_r4_pokemon.safetensors"], save_to=out, job=Job(overwrite=True)
+    )
     assert report.family == "SD1"
     assert any(name.startswith("lora_te_text") for name in dense_of(out))
     with pytest.raises(FamilyError):
@@ -104,7 +106,7 @@ def test_the_openclip_text_encoder_gets_its_missing_projections_as_zeros(tmp_pat
 
 def test_block_weights_text_encoder_ratios_and_element_rules_multiply_as_they_say(tmp_path):
     from lib_merge import Source
-    from lib_merge.blockspec import parse_elements
+    from lib_merge.blocks.weights import parse_elements
 
     path = write_lora(tmp_path / "a.safetensors", seed=1)
     out = tmp_path / "m.safetensors"
@@ -156,9 +158,18 @@ def test_the_saved_file_says_what_it_is_and_nothing_that_is_not_true(loras, tmp_
     assert found["ss_network_module"] == "networks.lora"
     assert found["ss_base_model_version"] == "sd_v1"
     assert found["modelspec.architecture"] == "stable-diffusion-v1/lora"
-    assert set(json.loads(found["ss_tag_frequency"])) == {"1_sample-ink-style_inkwash", "2_sample-mira-character_mira"}
+    assert set(json.loads(found["ss_tag_frequency"])) == {
+        "1_sample-ink-style_inkwash",
+        "2_sample-mira-character_mira",
+    }
     assert found["modelspec.trigger_phrase"] == "inkwash, mira"
-    assert not {"ss_session_id", "ss_training_started_at", "ss_steps", "ss_num_epochs", "modelspec.date"} & set(found)
+    assert not {
+        "ss_session_id",
+        "ss_training_started_at",
+        "ss_steps",
+        "ss_num_epochs",
+        "modelspec.date",
+    } & set(found)
     text = raw[8 : 8 + length].decode()
     assert str(tmp_path) not in text
     assert str(samples[0].parent) not in text

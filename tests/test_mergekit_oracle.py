@@ -52,7 +52,10 @@ def test_ties(elect, method, normalize, deltas):
 
 def test_breadcrumbs(deltas):
     fraction, gamma = 0.3, 0.05
-    parts = [sparsify.magnitude_outliers(torch.from_numpy(d), 1 - fraction - gamma + 1e-9, gamma=gamma) for d in deltas]
+    parts = [
+        sparsify.magnitude_outliers(torch.from_numpy(d), 1 - fraction - gamma + 1e-9, gamma=gamma)
+        for d in deltas
+    ]
     ours = reference.breadcrumbs(deltas, [0.7, -0.4, 0.2], gamma, fraction)
     _close(ours, 0.7 * parts[0] - 0.4 * parts[1] + 0.2 * parts[2])
 
@@ -71,7 +74,9 @@ def test_arcs_at_equal_lengths(t, deltas):
 def test_karcher_mean(deltas):
     from mergekit.merge_methods.karcher import karcher_merge_tensors
 
-    theirs = karcher_merge_tensors([torch.from_numpy(d) for d in deltas], [1 / 3] * 3, max_iter=200, tol=1e-12)
+    theirs = karcher_merge_tensors(
+        [torch.from_numpy(d) for d in deltas], [1 / 3] * 3, max_iter=200, tol=1e-12
+    )
     _close(reference.karcher(deltas, [1.0] * 3), theirs, 1e-8)
 
 

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib_merge import METHODS, Job, Source, merge, open_lora
-from lib_merge.cli import main
+from lib_merge.cli.commands import main
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.methods.registry import SPACES
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
@@ -83,7 +83,9 @@ def test_no_method_is_without_a_reference():
 )
 def test_a_method_is_what_its_paper_says(name, knobs, tmp_path):
     count = _count(name)
-    paths = [write_lora(tmp_path / f"{n}.safetensors", seed=20 + n, rank=2 + n, names=SMALL) for n in range(count)]
+    paths = [
+        write_lora(tmp_path / f"{n}.safetensors", seed=20 + n, rank=2 + n, names=SMALL) for n in range(count)
+    ]
     if name == "model_stock":  # unrelated LoRAs have no stock: give them a common part
         shared = lora_tensors(9, rank=2, names=SMALL)
         for path in paths:
@@ -93,7 +95,11 @@ def test_a_method_is_what_its_paper_says(name, knobs, tmp_path):
                 axis = 1 if "lora_up" in key else 0
                 joined[key] = value if value.ndim == 0 else torch.cat([value, shared[key]], axis)
             write(path, joined)
-    weights = [0.8, 0.5, -0.6][:count] if name not in ("model_stock", "karcher", "nuslerp") else [0.8, 0.5, 0.6][:count]
+    weights = (
+        [0.8, 0.5, -0.6][:count]
+        if name not in ("model_stock", "karcher", "nuslerp")
+        else [0.8, 0.5, 0.6][:count]
+    )
     out = tmp_path / "m.safetensors"
     rank = None if METHODS[name].space != "dense" else "768"
     _merge(name, paths, weights, knobs, out, rank=rank, **FLOAT)
@@ -131,7 +137,9 @@ def test_a_method_merges_real_files(name, loras, tmp_path):
         report = _merge(name, paths, weights, {}, out, rank="16" if dense else None, **FLOAT)
         assert np.isfinite(report.relative_error)
         assert len(report.modules) == 128
-        assert name == "model_stock" or not report.left_out  # modules whose stock is nothing are left out, and named
+        assert (
+            name == "model_stock" or not report.left_out
+        )  # modules whose stock is nothing are left out, and named
         if dense:
             assert 0 < report.energy_kept <= 1
         else:
@@ -173,7 +181,15 @@ def test_global_ties_takes_one_threshold_for_the_whole_lora(fraction, tmp_path):
             tensors[0][key] = tensors[0][key] * 20
     paths = [write(tmp_path / f"{n}.safetensors", t) for n, t in enumerate(tensors)]
     out = tmp_path / "m.safetensors"
-    _merge("ties", paths, [0.7, 0.4], {"trim_scope": "global", "trim_fraction": fraction}, out, rank="768", **FLOAT)
+    _merge(
+        "ties",
+        paths,
+        [0.7, 0.4],
+        {"trim_scope": "global", "trim_fraction": fraction},
+        out,
+        rank="768",
+        **FLOAT,
+    )
     dense = [dense_of(path) for path in paths]
     order = sorted(dense[0])
     flat = [np.concatenate([w * d[n].ravel() for n in order])[None] for d, w in zip(dense, (0.7, 0.4))]
@@ -248,7 +264,8 @@ def test_identity_scaling_and_emptiness(name, tmp_path):
             # means over weights give the LoRA itself, or its negative, whatever the ratio
             mean = name == "average" or "normalize" in {knob.name for knob in method.knobs}
             expected = {
-                n: (np.sign(ratio) if mean else 1.0 if name == "norm_preserving" and ratio == 1 else ratio) * v
+                n: (np.sign(ratio) if mean else 1.0 if name == "norm_preserving" and ratio == 1 else ratio)
+                * v
                 for n, v in before.items()
             }
             if name == "norm_preserving":
@@ -262,7 +279,9 @@ def test_identity_scaling_and_emptiness(name, tmp_path):
     report = _merge(name, [path, *[other] * (count - 1)], [1.0] * count, knobs, out, rank=rank, **FLOAT)
     found = dense_of(out)
     assert all(np.isfinite(value).all() for value in found.values())
-    size = np.sqrt(sum((v**2).sum() for v in found.values())) / np.sqrt(sum((v**2).sum() for v in before.values()))
+    size = np.sqrt(sum((v**2).sum() for v in found.values())) / np.sqrt(
+        sum((v**2).sum() for v in before.values())
+    )
     assert size <= 1.0 + 1e-5  # an empty companion adds nothing
     assert report.relative_error <= 1e-4
     # all empty: zeros, or a refusal to save nothing; never NaN

@@ -10,13 +10,13 @@ import pytest
 import torch
 
 from lib_merge import open_lora
-from lib_merge.adapters.blocks import BLOCK_ORDERS, BLOCKS, block_of, encoder_of, expand_block_list
 from lib_merge.adapters.cloneofsimo import cloneofsimo_text_order, cloneofsimo_unet_order
-from lib_merge.adapters.families import detect_family
-from lib_merge.adapters.placement import place, split_of
 from lib_merge.adapters.styles import RawModule, parse_keys
-from lib_merge.adapters.unet_names import to_diffusers, to_sgm
 from lib_merge.errors import MergeError, ModuleError, RecipeError
+from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS, block_of, encoder_of, expand_block_list
+from lib_merge.families.detect import detect_family
+from lib_merge.families.placement import place, split_of
+from lib_merge.families.unet_names import to_diffusers, to_sgm
 from lib_merge.files.header import TensorInfo
 from lib_merge.samples import sd15_modules
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write
@@ -37,7 +37,9 @@ def _read(keys, name):
 
 def _placed(keys, name, family):
     tensors = _read(keys, name)
-    return {place(raw, family).name: place(raw, family) for raw in parse_keys(tensors, {}, None, name).modules}
+    return {
+        place(raw, family).name: place(raw, family) for raw in parse_keys(tensors, {}, None, name).modules
+    }
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -68,7 +70,11 @@ def test_every_spelling_of_flux_meets(keys):
     assert set(_placed(keys, "flux_lora_xlabs", "Flux")) <= kohya
     for name in ("flux_lora_diffusers", "flux_lora_diffusers_base_model", "flux_peft_r4"):
         for placed in _placed(keys, name, "Flux").values():
-            assert (placed.fused or placed.name) in kohya or "_final_layer_" in placed.name or "_in" in placed.name
+            assert (
+                (placed.fused or placed.name) in kohya
+                or "_final_layer_" in placed.name
+                or "_in" in placed.name
+            )
     pieces = {piece for fused in kohya for piece, _ in split_of(fused, "Flux") or ()}
     split = {p.name for p in _placed(keys, "flux_lora_diffusers", "Flux").values() if p.fused}
     assert split == pieces
@@ -90,7 +96,9 @@ def test_the_pieces_of_a_fused_module_cover_its_rows_once(keys):
 
 @pytest.mark.parametrize("key", ["sdxl", "sdxl_locon"])
 def test_sgm_and_diffusers_names_of_sdxl_are_one_to_one(key, keys):
-    names = [row[0].removeprefix("lora_unet_") for row in json.loads((keys / "modules.json").read_text())[key]]
+    names = [
+        row[0].removeprefix("lora_unet_") for row in json.loads((keys / "modules.json").read_text())[key]
+    ]
     unet = [name for name in names if not name.startswith("lora_te")]
     diffusers = [to_diffusers(name) for name in unet]
     assert len(set(diffusers)) == len(unet)
@@ -272,7 +280,8 @@ def test_cloneofsimo_positions():
     assert order[4].endswith("down_blocks_0_attentions_0_transformer_blocks_0_ff_net_0_proj")
     assert order[135].startswith("lora_unet_mid_block")
     assert cloneofsimo_text_order(12)[:4] == tuple(
-        f"lora_te_text_model_encoder_layers_0_self_attn_{name}" for name in ("k_proj", "v_proj", "q_proj", "out_proj")
+        f"lora_te_text_model_encoder_layers_0_self_attn_{name}"
+        for name in ("k_proj", "v_proj", "q_proj", "out_proj")
     )
 
 

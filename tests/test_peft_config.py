@@ -27,7 +27,8 @@ def _file(path, metadata=None, prefix="", rank=4):
 def _scales(path):
     with open_lora(path) as file:
         return {
-            name.rsplit("_0_", 1)[1]: module.load(file.file).terms[0].scale for name, module in file.modules.items()
+            name.rsplit("_0_", 1)[1]: module.load(file.file).terms[0].scale
+            for name, module in file.modules.items()
         }
 
 
@@ -47,10 +48,13 @@ def test_rank_stabilised_files_divide_by_the_root_of_the_rank(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "pattern", ["to_k", "attn2.to_k", r".*attn2\.to_k", "^down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k$"]
+    "pattern",
+    ["to_k", "attn2.to_k", r".*attn2\.to_k", "^down_blocks.1.attentions.0.transformer_blocks.0.attn2.to_k$"],
 )
 def test_patterns_give_single_modules_their_own_alpha(pattern, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 4, "alpha_pattern": {pattern: 12}}))
+    (tmp_path / "adapter_config.json").write_text(
+        json.dumps({"r": 4, "lora_alpha": 4, "alpha_pattern": {pattern: 12}})
+    )
     assert _scales(_file(tmp_path / "a.safetensors")) == {"attn1_to_q": 1.0, "attn2_to_k": 3.0}
 
 
@@ -58,7 +62,10 @@ def test_the_headers_own_metadata_wins_and_speaks_per_component(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 99}))
     inside = {"unet.r": 4, "unet.lora_alpha": 2, "text_encoder.lora_alpha": 77}
     assert (
-        _scales(_file(tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(inside)}))["attn1_to_q"] == 0.5
+        _scales(_file(tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(inside)}))[
+            "attn1_to_q"
+        ]
+        == 0.5
     )
 
 

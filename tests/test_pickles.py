@@ -132,7 +132,11 @@ def _hostile(canary: str):
     yield "such a thing in a frozen set", b"\x80\x04()" + b"2\x86" * 60 + b"\x91."
     yield (
         "calls without end",
-        b"\x80\x02ctorch\nSize\nq\x000(" + b"K\x01" * 50_000 + b"t\x85q\x010" + b"h\x00h\x01R0" * 500 + b"K\x01.",
+        b"\x80\x02ctorch\nSize\nq\x000("
+        + b"K\x01" * 50_000
+        + b"t\x85q\x010"
+        + b"h\x00h\x01R0" * 500
+        + b"K\x01.",
     )
     yield "a name of a megabyte", b"c" + b"m" * 1_000_000 + b"\nx\n."
 
@@ -183,7 +187,8 @@ def test_archive_entries_that_overlap_cannot_ask_for_more_than_the_file_has(tmp_
     one = _tensor_program(size=(numel,), numel=numel)[2:-1]
     text = b"X\x01\x00\x00\x00"
     items = [
-        one.replace(text + b"0", text + key).replace(text + b"a", text + key) for key in (b"%d" % n for n in range(10))
+        one.replace(text + b"0", text + key).replace(text + b"a", text + key)
+        for key in (b"%d" % n for n in range(10))
     ]
     program = b"\x80\x02(" + b"".join(items) + b"l."
     path = _zip(tmp_path / "a.pt", program, {"0": bytes(4 * numel)})

@@ -6,19 +6,12 @@ import random
 
 import pytest
 
-from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.adapters.families import FAMILIES
-from lib_merge.blockspec import resolve_blocks
+from lib_merge.blocks import Preset, PresetStore, complement, find_preset, preset_hint, preset_names
+from lib_merge.blocks.tokens import draw_weight, parse_weight
+from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import RecipeError
-from lib_merge.presets import (
-    Preset,
-    PresetStore,
-    complement,
-    find_preset,
-    preset_hint,
-    preset_names,
-)
-from lib_merge.presets.tokens import draw_weight, parse_weight
+from lib_merge.families.blocks import BLOCKS
+from lib_merge.families.detect import FAMILIES
 
 ONES17 = (1.0,) * 17
 FACE = Preset("Face", "SD1", tuple(float(place % 2) for place in range(17)))
@@ -81,7 +74,15 @@ def test_pairs():
 
 
 def test_tokens():
-    plain = {" 0.5": 0.5, "-1": -1.0, ".5": 0.5, "1e-1": 0.1, "X + 0.10": "X+0.1", "X0.5": "X", "R*3-1.5": "R*3-1.5"}
+    plain = {
+        " 0.5": 0.5,
+        "-1": -1.0,
+        ".5": 0.5,
+        "1e-1": 0.1,
+        "X + 0.10": "X+0.1",
+        "X0.5": "X",
+        "R*3-1.5": "R*3-1.5",
+    }
     assert {text: parse_weight(text) for text in plain} == plain
     for bad in ("", "r", "nan", "inf", "1_0", "1e9", "X+..", "١", "0x1", "--1", "1,2", "R" * 99, "X*1e9"):
         assert parse_weight(bad) is None, bad

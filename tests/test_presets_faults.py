@@ -17,17 +17,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.adapters.families import FAMILIES
+from lib_merge.blocks import ANY, Preset, PresetStore, lock, storefile
+from lib_merge.blocks.lock import held
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.presets import (
-    ANY,
-    Preset,
-    PresetStore,
-    lock,
-    storefile,
-)
-from lib_merge.presets.lock import held
+from lib_merge.families.blocks import BLOCKS
+from lib_merge.families.detect import FAMILIES
 
 ROOT = Path(__file__).parents[1]
 ONES17 = (1.0,) * 17
@@ -136,7 +130,11 @@ def test_the_lock_of_windows(store, monkeypatch):
     monkeypatch.setitem(sys.modules, "msvcrt", Fake)
     store.save(FACE)
     assert Fake.steps == [1, 2]
-    with held(store.path, 1.0), pytest.raises(OutputError, match="held by another program"), held(store.path, 0.05):
+    with (
+        held(store.path, 1.0),
+        pytest.raises(OutputError, match="held by another program"),
+        held(store.path, 0.05),
+    ):
         pass
     assert Fake.owner is None
 
@@ -177,7 +175,7 @@ def _python(code, *arguments):
 def test_two_processes_lose_nothing(store, tmp_path):
     code = """
         import sys
-        from lib_merge.presets import Preset, PresetStore
+        from lib_merge.blocks import Preset, PresetStore
         store = PresetStore(sys.argv[1], 60.0)
         for index in range(20):
             store.save(Preset(f"{sys.argv[2]}-{index}", "SD1", (0.5,) * 17))
@@ -201,7 +199,7 @@ def test_a_kill_in_the_middle_of_a_save_keeps_the_old_file(store, tmp_path, mome
     before = store.path.read_bytes()
     code = """
         import os, signal, sys
-        from lib_merge.presets import Preset, PresetStore
+        from lib_merge.blocks import Preset, PresetStore
         setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
         PresetStore(sys.argv[1]).save(Preset("B", "SD1", (0.5,) * 17))
     """
@@ -218,7 +216,9 @@ def test_a_kill_in_the_middle_of_a_save_keeps_the_old_file(store, tmp_path, mome
 
 
 NAMES = st.text(max_size=90)
-VALUES = st.one_of(st.floats(), st.integers(), st.text(max_size=5), st.none(), st.sampled_from(["R", "X+0.1", "1"]))
+VALUES = st.one_of(
+    st.floats(), st.integers(), st.text(max_size=5), st.none(), st.sampled_from(["R", "X+0.1", "1"])
+)
 
 
 @given(name=NAMES, family=st.sampled_from([*FAMILIES, ANY]), weights=st.one_of(st.lists(VALUES, min_size=12, max_size=17).map(tuple), st.dictionaries(st.sampled_from(["BASE", "M00", "B01", "?"]), VALUES)))  # fmt: skip

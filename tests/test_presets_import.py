@@ -10,18 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_merge.adapters.blocks import BLOCKS, expand_block_list
-from lib_merge.adapters.families import FAMILIES
-from lib_merge.blockspec import ElementMatcher, resolve_blocks
+from lib_merge.blocks import ANY, Preset, PresetStore, find_preset_files, import_file, import_presets
+from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FileFormatError, MergeError, RecipeError
-from lib_merge.presets import (
-    ANY,
-    Preset,
-    PresetStore,
-    find_preset_files,
-    import_file,
-    import_presets,
-)
+from lib_merge.families.blocks import BLOCKS, expand_block_list
+from lib_merge.families.detect import FAMILIES
 from lib_merge.recipe import ElementRule
 
 ONES17 = (1.0,) * 17
@@ -188,12 +181,23 @@ def test_inspire_presets():
     assert found["SD-AB"].weights[:4] == ("X", 0.5, "R*3", "R*3-1.5")
     assert "B was taken as 1" in lines[2].says
     outs = expand_block_list(found["SD-LyC-OUTALL"].weights, "SD1")[0]
-    assert {block for block, value in outs.items() if value} == {"BASE", "OTHER", *(f"OUT{n:02d}" for n in range(12))}
+    assert {block for block, value in outs.items() if value} == {
+        "BASE",
+        "OTHER",
+        *(f"OUT{n:02d}" for n in range(12)),
+    }
     middle = expand_block_list(found["SDXL-LyC-MID"].weights, "SDXL")[0]
     assert {block for block, value in middle.items() if value} == {"BASE", "M00", "OTHER"}
     assert "M00 takes the second" in lines[5].says
     front = expand_block_list(found["FLUX-DBL-FRONT7"].weights, "Flux")[0]
-    assert [b for b, v in front.items() if v] == ["CLIP", "T5", "IN", *(f"D{n:02d}" for n in range(7)), "OUT", "OTHER"]
+    assert [b for b, v in front.items() if v] == [
+        "CLIP",
+        "T5",
+        "IN",
+        *(f"D{n:02d}" for n in range(7)),
+        "OUT",
+        "OTHER",
+    ]
     tail = expand_block_list(found["FLUX-DBL-TAIL6"].weights, "Flux")[0]
     assert tail["D12"] == 0
     assert tail["D13"] == tail["S37"] == 1
@@ -202,9 +206,23 @@ def test_inspire_presets():
     assert [b for b, v in single.items() if v and b[0] == "S"] == [f"S{n:02d}" for n in range(30, 38)]
     assert lines[9].outcome == lines[10].outcome == "skipped"
     own = found["FLUX-OWN"].weights
-    assert (own["CLIP"], own["D01"], own["D02"], own["S04"], own["S08"], own["S09"]) == (0, 1, 0.2, 0.4, 0.4, 1)
+    assert (own["CLIP"], own["D01"], own["D02"], own["S04"], own["S08"], own["S09"]) == (
+        0,
+        1,
+        0.2,
+        0.4,
+        0.4,
+        1,
+    )
     own = found["SD-OWN"].weights
-    assert (own["IN01"], own["IN02"], own["IN04"], own["M00"], own["OUT00"], own["OUT11"]) == (0.5, 0.5, 1, 0.7, 0, 0)
+    assert (own["IN01"], own["IN02"], own["IN04"], own["M00"], own["OUT00"], own["OUT11"]) == (
+        0.5,
+        0.5,
+        1,
+        0.7,
+        0,
+        0,
+    )
     assert found["SDXL-OWN"].weights["IN08"] == 0
     assert found["SDXL-OWN"].weights["M00"] == 1
     assert "which family" in lines[14].says
@@ -238,7 +256,9 @@ def test_encodings():
     assert set(_import(f"\ufeffA:{ones}")[0]) == {"A"}
 
 
-@pytest.mark.parametrize("data", [b"\x00" * 90, os.urandom(50) + b"\x00", b"A:1\x07", b"\xff\xfe\x00\xd8", "A:\x001"])
+@pytest.mark.parametrize(
+    "data", [b"\x00" * 90, os.urandom(50) + b"\x00", b"A:1\x07", b"\xff\xfe\x00\xd8", "A:\x001"]
+)
 def test_binary_files_are_one_sentence(data):
     with pytest.raises(FileFormatError, match="is not a text file") as error:
         import_presets(data, "lbwpresets.txt")
@@ -259,7 +279,11 @@ def test_huge_and_missing_files_are_one_sentence(tmp_path):
 
 def test_an_import_goes_into_the_store_and_overwrites_nothing(store):
     store.save(FACE)
-    rows = ["OUTD:1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0", "OUTALL:0" + ",0" * 7 + ",1" * 9, "face:" + ",".join("1" * 17)]
+    rows = [
+        "OUTD:1,0,0,0,0,0,0,0,1,1,1,1,0,0,0,0,0",
+        "OUTALL:0" + ",0" * 7 + ",1" * 9,
+        "face:" + ",".join("1" * 17),
+    ]
     rows += ["FLUXALL:" + ",".join("1" * 61), "NEW:R" + ",1" * 16, "Face:" + ",".join("1" * 12)]
     entries = import_presets("\n".join(rows), "lbwpresets.txt").entries
     said = store.add(entries)
@@ -355,7 +379,9 @@ def test_neighbours_files_are_found(tmp_path):
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text("A:" + ",".join("1" * 17))
     (webui / "extensions" / "fake" / "scripts" / "lbwpresets.txt").mkdir(parents=True)
-    found = find_preset_files([webui / "extensions", webui / "custom_nodes", webui / "none", webui / "extensions"])
+    found = find_preset_files(
+        [webui / "extensions", webui / "custom_nodes", webui / "none", webui / "extensions"]
+    )
     assert {(item.path.relative_to(webui).as_posix(), item.kind) for item in found} == set(places.items())
     assert any("sd-webui-supermerger" in item.title for item in found)
     single = find_preset_files(sorted((webui / "extensions").iterdir()))

@@ -9,16 +9,10 @@ import random
 
 import pytest
 
-from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.blockspec import ElementMatcher, parse_elements, resolve_blocks
+from lib_merge.blocks import ANY, Preset, PresetStore, find_preset, storefile
+from lib_merge.blocks.weights import ElementMatcher, parse_elements, resolve_blocks
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.presets import (
-    ANY,
-    Preset,
-    PresetStore,
-    find_preset,
-    storefile,
-)
+from lib_merge.families.blocks import BLOCKS
 from lib_merge.recipe import ElementRule
 
 ONES17 = (1.0,) * 17
@@ -174,7 +168,11 @@ def test_weights_that_cannot_be(store, tmp_path, preset, says):
 
 def test_names_that_do_not_exist(store):
     store.save(FACE)
-    for action in (lambda: store.delete("x"), lambda: store.rename("x", "y"), lambda: store.delete("Face", "SDXL")):
+    for action in (
+        lambda: store.delete("x"),
+        lambda: store.rename("x", "y"),
+        lambda: store.delete("Face", "SDXL"),
+    ):
         with pytest.raises(RecipeError, match="there is no preset"):
             action()
     store.save(Preset("Other", "SD1", ONES17))

@@ -107,7 +107,9 @@ def test_how_a_lora_is_factored_does_not_matter(name, rank, tmp_path, monkeypatc
     outputs = []
     for label, change in (("a", lambda t, _: t), ("b", _gauged)):
         paths = [write(tmp_path / f"{label}{n}.safetensors", change(t, n)) for n, t in enumerate(plain)]
-        sources = [Source(path=p, name=p.name, ratio=0.8 - 0.3 * n, role=roles[n]) for n, p in enumerate(paths)]
+        sources = [
+            Source(path=p, name=p.name, ratio=0.8 - 0.3 * n, role=roles[n]) for n, p in enumerate(paths)
+        ]
         out = tmp_path / f"m{label}.safetensors"
         merge(sources, save_to=out, method=name, rank=rank, **FLOAT)
         outputs.append(dense_of(out))
@@ -118,7 +120,10 @@ def test_a_badly_conditioned_lora_is_factored_anew_instead_of_magnifying_one_rou
     path = write(tmp_path / "a.safetensors", _gauged(lora_tensors(0, rank=6), 1))
     report = merge([path], ratios=[0.7], save_to=tmp_path / "m.safetensors")
     assert report.relative_error <= 5e-4
-    assert relative(dense_of(tmp_path / "m.safetensors"), {n: 0.7 * v for n, v in dense_of(path).items()}) <= 5e-4
+    assert (
+        relative(dense_of(tmp_path / "m.safetensors"), {n: 0.7 * v for n, v in dense_of(path).items()})
+        <= 5e-4
+    )
 
 
 @pytest.mark.parametrize("name", list(METHODS))
@@ -147,13 +152,18 @@ def test_a_module_that_a_source_lacks_is_a_zero_delta(name, tmp_path, monkeypatc
     count = _count(name)
     full = lora_tensors(1)
     part = {key: value for key, value in full.items() if not key.startswith((NAMES[0], NAMES[3]))}
-    zeros = {key: value if key in part or "up" not in key else torch.zeros_like(value) for key, value in full.items()}
+    zeros = {
+        key: value if key in part or "up" not in key else torch.zeros_like(value)
+        for key, value in full.items()
+    }
     others = [write_lora(tmp_path / f"o{n}.safetensors", seed=5 + n) for n in range(count - 1)]
     roles = list(method.roles) or [None] * count
     outputs = []
     for tensors in (part, zeros):
         path = write(tmp_path / "x.safetensors", tensors)
-        sources = [Source(path=p, name=p.name, ratio=0.7, role=roles[n]) for n, p in enumerate([*others, path])]
+        sources = [
+            Source(path=p, name=p.name, ratio=0.7, role=roles[n]) for n, p in enumerate([*others, path])
+        ]
         out = tmp_path / "m.safetensors"
         merge(sources, save_to=out, method=name, rank="20", **FLOAT)
         outputs.append(dense_of(out))
@@ -172,7 +182,14 @@ def test_the_same_seed_gives_the_same_bytes_for_any_thread_count(name, files, tm
     for workers, blas in ((1, 1), (2, 2), (4, 1)):
         monkeypatch.setattr(threads, "worker_count", lambda _, workers=workers: workers)
         torch.set_num_threads(blas)
-        merge(sources, save_to=tmp_path / "m.safetensors", method=name, rank="3", seed=7, job=Job(overwrite=True))
+        merge(
+            sources,
+            save_to=tmp_path / "m.safetensors",
+            method=name,
+            rank="3",
+            seed=7,
+            job=Job(overwrite=True),
+        )
         seen.add((tmp_path / "m.safetensors").read_bytes())
         assert torch.get_num_threads() == blas
     torch.set_num_threads(before)
@@ -203,7 +220,9 @@ def test_ties_is_ties(elect, normalize, trim, files, tmp_path):
     merge(files, ratios=ratios, save_to=out, method="ties", knobs=knobs, rank="768", **FLOAT)
     dense = [dense_of(path) for path in files]
     wanted = {
-        n: reference.ties([d[n] for d in dense], ratios, trim, elect, normalize) for n in dense[0] if "_te_" not in n
+        n: reference.ties([d[n] for d in dense], ratios, trim, elect, normalize)
+        for n in dense[0]
+        if "_te_" not in n
     }
     found = {name: value for name, value in dense_of(out).items() if name in wanted}
     assert relative(found, wanted) <= 1e-5
@@ -221,7 +240,10 @@ def test_dare_drops_the_asked_share_and_keeps_the_mean(tmp_path):
 
 def test_groups_merge_inside_first_and_each_level_can_be_kept(files, tmp_path):
     inner = Recipe(tuple(Source(path=p, name=p.name, ratio=r) for p, r in zip(files[:2], (0.5, 0.7))))
-    sources = [Source(recipe=inner, ratio=0.6, name="styles"), Source(path=files[2], name=files[2].name, ratio=0.4)]
+    sources = [
+        Source(recipe=inner, ratio=0.6, name="styles"),
+        Source(path=files[2], name=files[2].name, ratio=0.4),
+    ]
     out = tmp_path / "m.safetensors"
     report = merge(sources, save_to=out, keep_levels=tmp_path / "levels", **FLOAT)
     dense = [dense_of(path) for path in files]

@@ -44,7 +44,9 @@ def _run(loader, adapters):
             loader.load_lora_weights(str(path.parent), weight_name=path.name, adapter_name=names[-1])
             continue
         # embeddings that ride along are the WebUIs' way; diffusers takes them as files of their own
-        state = {key: value for key, value in load_file(str(path)).items() if not key.startswith("bundle_emb.")}
+        state = {
+            key: value for key, value in load_file(str(path)).items() if not key.startswith("bundle_emb.")
+        }
         if not any(key.startswith(("unet.", "text_encoder.", "lora_")) for key in state):
             state = {
                 f"unet.{key}": value for key, value in state.items()
@@ -63,7 +65,11 @@ def _header(path):
 
 def _distance(found, wanted, base):
     """‖found − wanted‖ relative to what the LoRAs change."""
-    return [float((f - w).norm() / (w - b).norm()) for f, w, b in zip(found, wanted, base) if float((w - b).norm()) > 0]
+    return [
+        float((f - w).norm() / (w - b).norm())
+        for f, w, b in zip(found, wanted, base)
+        if float((w - b).norm()) > 0
+    ]
 
 
 # sources by key style: diffusers, the oldest diffusers (attention processors), kohya (the synthetic samples)
@@ -79,7 +85,9 @@ PAIRS = {
 
 @pytest.mark.parametrize("precision", ["fp16", "float"])
 @pytest.mark.parametrize("pair", PAIRS)
-def test_diffusers_sees_the_stack_and_our_merge_as_the_same(pair, precision, models, loader, loras, samples, tmp_path):
+def test_diffusers_sees_the_stack_and_our_merge_as_the_same(
+    pair, precision, models, loader, loras, samples, tmp_path
+):
     paths = [samples[item] if isinstance(item, int) else loras / item for item in PAIRS[pair]]
     weights = [0.8, 0.55]
     out = tmp_path / "merged.safetensors"
@@ -111,7 +119,10 @@ def test_a_peft_file_and_a_diffusers_file_are_seen_as_their_merge(models, loader
     merge(paths, ratios=weights, save_to=out, save_precision="float")
     direct = tmp_path / "direct.safetensors"
     merge(
-        [loras / "peft_sd15_r4_alpha16.safetensors", paths[1]], ratios=weights, save_to=direct, save_precision="float"
+        [loras / "peft_sd15_r4_alpha16.safetensors", paths[1]],
+        ratios=weights,
+        save_to=direct,
+        save_precision="float",
     )
     base = sd15.outputs(*models)
     stack = _run(loader, list(zip(paths, weights)))
@@ -145,7 +156,10 @@ def test_the_oldest_files_added_layer_by_layer_are_seen_as_their_merge(models, l
     adapters = list(zip([loras / name for name in names], [0.8, 0.55]))
     out = tmp_path / "merged.safetensors"
     merge(
-        [path for path, _ in adapters], ratios=[weight for _, weight in adapters], save_to=out, save_precision="float"
+        [path for path, _ in adapters],
+        ratios=[weight for _, weight in adapters],
+        save_to=out,
+        save_precision="float",
     )
     base = sd15.outputs(*models)
     apart = _distance(_run(loader, [(out, 1.0)]), _added_in_place(models, adapters), base)
@@ -198,7 +212,9 @@ def _walk(unet):
                     for inner, module in getattr(block, child).named_modules(prefix=f"{name}.{child}"):
                         if type(module).__name__ in ("Attention", "GEGLU"):
                             layers = module.named_modules(prefix=inner)
-                            found.extend((n, layer) for n, layer in layers if isinstance(layer, torch.nn.Linear))
+                            found.extend(
+                                (n, layer) for n, layer in layers if isinstance(layer, torch.nn.Linear)
+                            )
     return found
 
 

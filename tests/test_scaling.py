@@ -29,7 +29,10 @@ def test_ratios_times_two_are_twice_the_result_or_the_same_mean(name, tmp_path):
     paths = []
     for number in range(count):
         own = lora_tensors(50 + number)
-        joined = {k: torch.cat([v, shared[k]], 0 if "lora_down" in k else 1) if v.ndim else v for k, v in own.items()}
+        joined = {
+            k: torch.cat([v, shared[k]], 0 if "lora_down" in k else 1) if v.ndim else v
+            for k, v in own.items()
+        }
         paths.append(write(tmp_path / f"{number}.safetensors", joined))
     roles = list(method.roles) or [None] * count
     rank = "768" if method.space == "dense" else None
@@ -38,7 +41,9 @@ def test_ratios_times_two_are_twice_the_result_or_the_same_mean(name, tmp_path):
     outputs = []
     for factor in (1.0, 2.0):
         ratios = [0.6 * factor, (0.3 if name not in OTHER_DEGREE else 0.3 / factor) * factor]
-        sources = [Source(path=p, name=p.name, ratio=r, role=role) for p, r, role in zip(paths, ratios, roles)]
+        sources = [
+            Source(path=p, name=p.name, ratio=r, role=role) for p, r, role in zip(paths, ratios, roles)
+        ]
         out = tmp_path / "m.safetensors"
         merge(sources, save_to=out, method=name, knobs=knobs, rank=rank, **FLOAT)
         outputs.append(dense_of(out))

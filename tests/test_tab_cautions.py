@@ -20,7 +20,9 @@ def _notes(host, *files, **fields):  # noqa: F811
     """Return the plan's notes for files of the host's folder, at ratio 0.5 each."""
     desk = Actions(host)  # noqa: F811
     desk.library.refresh(wait=True)
-    reply = desk.handle_dict({"op": "plan", "state": _state(*((f"0/{name}", 0.5, {}) for name in files), **fields)})
+    reply = desk.handle_dict(
+        {"op": "plan", "state": _state(*((f"0/{name}", 0.5, {}) for name in files), **fields)}
+    )
     assert reply["ok"], reply
     return reply["plan"]["notes"]
 
@@ -37,7 +39,11 @@ def test_two_alike_sources_are_unremarkable(host):  # noqa: F811
 @pytest.mark.parametrize(
     ("one", "other", "said"),
     [
-        ({"ss_sd_model_name": "ponyDiffusionV6XL.safetensors"}, {"ss_sd_model_name": "sd_xl_base_1.0.safetensors"}, "Pony"),
+        (
+            {"ss_sd_model_name": "ponyDiffusionV6XL.safetensors"},
+            {"ss_sd_model_name": "sd_xl_base_1.0.safetensors"},
+            "Pony",
+        ),
         ({"ss_sd_model_name": "Illustrious-XL-v0.1"}, {"ss_sd_model_name": "sd_xl_base_1.0"}, "Illustrious"),
         ({"ss_v_parameterization": "True"}, {"ss_v_parameterization": "False"}, "v-prediction"),
         ({"ss_unet_lr": "1e-3"}, {"ss_unet_lr": "1e-5"}, "learning rate 0.001 in A, 1e-05 in B"),
@@ -57,7 +63,14 @@ def test_sources_that_do_not_go_together_are_named(host, one, other, said):  # n
 
 def test_nonsense_in_the_metadata_is_no_reason_to_warn(host):  # noqa: F811
     bad = {"ss_unet_lr": "nan", "ss_steps": "many", "ss_network_alpha": "inf", "ss_network_dim": "0"}
-    assert _notes(host, _file(host, "x", bad, seed=3), _file(host, "y", {"ss_unet_lr": "1e-4", "ss_steps": "5"}, seed=4)) == []
+    assert (
+        _notes(
+            host,
+            _file(host, "x", bad, seed=3),
+            _file(host, "y", {"ss_unet_lr": "1e-4", "ss_steps": "5"}, seed=4),
+        )
+        == []
+    )
 
 
 def test_a_large_difference_in_rank_is_said(host):  # noqa: F811
@@ -73,7 +86,9 @@ def test_a_text_encoder_in_only_one_is_said(host):  # noqa: F811
 
 def test_the_same_file_and_a_copy_of_it_are_said(host):  # noqa: F811
     shutil.copy(host.folder / "a.safetensors", host.folder / "copy.safetensors")
-    assert _notes(host, "a.safetensors", "a.safetensors") == ["A and B are the same file: their ratios add up"]
+    assert _notes(host, "a.safetensors", "a.safetensors") == [
+        "A and B are the same file: their ratios add up"
+    ]
     three = _notes(host, "a.safetensors", "sub/b.safetensors", "a.safetensors", "a.safetensors")
     assert three == ["A, C and D are the same file: their ratios add up"]
     [note] = _notes(host, "a.safetensors", "copy.safetensors")
@@ -101,7 +116,9 @@ def test_letters_are_those_of_the_rows_whatever_is_off_or_grouped(host):  # noqa
 def test_a_row_whose_lora_is_gone_is_not_left_out_silently(desk):  # noqa: F811
     state = _state(*PAIR)
     state["sources"].insert(1, {"key": "", "name": "lost", "ratio": 1, "on": True})
-    assert desk.handle_dict({"op": "plan", "state": state})["plan"]["notes"] == ["B (lost) is missing: the merge is without it"]
+    assert desk.handle_dict({"op": "plan", "state": state})["plan"]["notes"] == [
+        "B (lost) is missing: the merge is without it"
+    ]
 
 
 def test_families_that_do_not_fit_are_refused_in_a_sentence(host, desk):  # noqa: F811
@@ -147,7 +164,10 @@ def test_two_large_loras_are_planned_within_half_a_second(tmp_path, keys):
     host = Host(tmp_path)  # noqa: F811
     rows = json.loads((keys / "modules.json").read_text(encoding="utf-8"))["sdxl"]
     for name, seed in (("p", 1), ("q", 2)):
-        save_file({k: v.contiguous() for k, v in synthetic_lora(rows, 4, seed=seed).items()}, str(host.folder / f"{name}.safetensors"))
+        save_file(
+            {k: v.contiguous() for k, v in synthetic_lora(rows, 4, seed=seed).items()},
+            str(host.folder / f"{name}.safetensors"),
+        )
     desk = Actions(host)  # noqa: F811
     desk.library.refresh(wait=True)
     state = _state(("0/p.safetensors", 1, {}), ("0/q.safetensors", 1, {}))

@@ -10,8 +10,8 @@ import shutil
 
 import pytest
 
+from lib_merge.blocks import ANY, Preset
 from lib_merge.errors import RecipeError
-from lib_merge.presets import ANY, Preset
 from lib_merge.recipe import ElementRule, Recipe, Source
 from lib_merge.ui import locating
 from lib_merge.ui.infotext import infotext
@@ -22,7 +22,9 @@ from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 
 
 
 def _merge(desk, name="out", **output):  # noqa: F811
-    done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR, output={"template": name, **output})}))
+    done = _wait(
+        desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR, output={"template": name, **output})})
+    )
     assert done["state"] == "done", done
     return done["result"]
 
@@ -52,7 +54,10 @@ def test_run_again_under_another_name_gives_the_same_tensors(desk, host):  # noq
     assert done["result"]["same_tensors"] is True
     assert done["result"]["tensor_hash"] == first["tensor_hash"]
     assert (host.folder / "other.safetensors").read_bytes() != (host.folder / "out.safetensors").read_bytes()
-    assert "exists already" in desk.handle_dict({"op": "again", "entry": first["entry"], "name": "other"})["error"]
+    assert (
+        "exists already"
+        in desk.handle_dict({"op": "again", "entry": first["entry"], "name": "other"})["error"]
+    )
     for bad in ("../x", "a/b", "..\\x", "/x", "con"):
         assert not desk.handle_dict({"op": "again", "entry": first["entry"], "name": bad})["ok"], bad
 
@@ -63,7 +68,9 @@ def test_run_again_with_a_source_that_changed_is_refused_by_name(desk, host):  #
     desk.library.refresh(wait=True)
     reply = desk.handle_dict({"op": "again", "entry": first["entry"]})
     assert not reply["ok"]
-    assert reply["error"].startswith("it cannot be run again: a has changed since: a.safetensors holds something else now")
+    assert reply["error"].startswith(
+        "it cannot be run again: a has changed since: a.safetensors holds something else now"
+    )
 
 
 # -------------------------------------------------------------------------------------------- moved sources
@@ -80,7 +87,10 @@ def test_a_moved_and_renamed_source_is_found_and_only_candidates_are_hashed(desk
     real = locating.file_hash
     monkeypatch.setattr(locating, "file_hash", lambda path: hashed.append(path.name) or real(path))
     opened = desk.handle_dict({"op": "open", "entry": first["entry"]})
-    assert [row["key"] for row in opened["state"]["sources"]] == ["0/deep/renamed.safetensors", "0/sub/b.safetensors"]
+    assert [row["key"] for row in opened["state"]["sources"]] == [
+        "0/deep/renamed.safetensors",
+        "0/sub/b.safetensors",
+    ]
     assert opened["notes"] == []
     assert "large.safetensors" not in hashed
     assert "out.safetensors" not in hashed
@@ -106,7 +116,10 @@ def test_changes_to_the_merge_it_is_based_on_are_said_before_and_after(desk):  #
     wanted = ["a, ratio: 0.6 → 0.9", "a, block weights: IN04 M00 1 → 0.5"]
     assert desk.handle_dict({"op": "plan", "state": state})["plan"]["changes"] == wanted
     second = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))["result"]
-    assert desk.handle_dict({"op": "history_diff", "entry": second["entry"], "other": first["entry"]})["lines"] == wanted
+    assert (
+        desk.handle_dict({"op": "history_diff", "entry": second["entry"], "other": first["entry"]})["lines"]
+        == wanted
+    )
     gone = _state(*rows, output={"template": "x", "based_on": "000009-00000000"})
     assert desk.handle_dict({"op": "plan", "state": gone})["plan"]["changes"] == []
 
@@ -136,8 +149,12 @@ def test_a_recipe_goes_through_the_tab_unchanged(host):  # noqa: F811
         "ties",
         {"trim_fraction": 0.4},
     )
-    one = Source(a, name=a.name, te_ratio=0.2, elements=(ElementRule("IN01", "attn", 1 / 3),), size=a.stat().st_size)
-    recipe = Recipe((one, Source(recipe=inner, ratio=0.7, name="group A")), "dare", {"drop_rate": 0.1}, seed=4)
+    one = Source(
+        a, name=a.name, te_ratio=0.2, elements=(ElementRule("IN01", "attn", 1 / 3),), size=a.stat().st_size
+    )
+    recipe = Recipe(
+        (one, Source(recipe=inner, ratio=0.7, name="group A")), "dare", {"drop_rate": 0.1}, seed=4
+    )
     keys = {a: "0/a.safetensors", b: "0/sub/b.safetensors"}
     state = from_recipe(recipe, lambda source: keys[source.path], lambda blocks: dict(blocks or {}))
     again = to_recipe(json.loads(json.dumps(state)), lambda key: host.folder / key[2:])
@@ -148,7 +165,12 @@ def test_a_recipe_goes_through_the_tab_unchanged(host):  # noqa: F811
 def test_what_the_tab_has_no_control_for_is_said():
     leaf = Source(name="x.safetensors")
     deep = Recipe((Source(recipe=Recipe((leaf,)), name="inner"), leaf))
-    recipe = Recipe((Source(recipe=deep, name="outer", blocks={"M00": 0.0}), Source(recipe=Recipe((leaf,), seed=3), name="g")))
+    recipe = Recipe(
+        (
+            Source(recipe=deep, name="outer", blocks={"M00": 0.0}),
+            Source(recipe=Recipe((leaf,), seed=3), name="g"),
+        )
+    )
     assert len(unshown(recipe)) == 3
 
 
@@ -197,7 +219,11 @@ def test_the_prompt_of_a_jpeg_and_a_webp_is_read(desk, kind, order):  # noqa: F8
 
 
 def test_a_picture_of_a_live_merge_brings_its_whole_recipe(desk, host):  # noqa: F811
-    inner = Recipe((Source(name="a.safetensors", ratio=0.3), Source(name="gone.safetensors")), "ties", {"trim_fraction": 0.4})
+    inner = Recipe(
+        (Source(name="a.safetensors", ratio=0.3), Source(name="gone.safetensors")),
+        "ties",
+        {"trim_fraction": 0.4},
+    )
     text = f"a cat\nSteps: 4, Merge recipe: {json.dumps(json.dumps(inner.to_json()))}, Version: x"
     reply = desk.handle_dict({"op": "prompt", "text": text})
     assert (reply["state"]["method"], reply["state"]["knobs"]["ties"]["trim_fraction"]) == ("ties", 0.4)
@@ -250,13 +276,15 @@ def test_inspecting_tells_the_training_and_the_recipe_in_words(desk, host):  # n
     assert found["made_of"] == ""
     assert len(json.dumps(found)) < 20_000
     _merge(desk)
-    assert desk.handle_dict({"op": "inspect", "key": "0/out.safetensors"})["found"]["made_of"].startswith("merged: a@0.6")
+    assert desk.handle_dict({"op": "inspect", "key": "0/out.safetensors"})["found"]["made_of"].startswith(
+        "merged: a@0.6"
+    )
 
 
 def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_changes(desk, host, monkeypatch):  # noqa: F811
     import time
 
-    from lib_merge.ui import looking
+    from lib_merge.kept import energies as looking
     from lib_merge.ui.actions import Actions
 
     def look(of):
@@ -313,7 +341,9 @@ def test_presets_of_a_neighbour_are_found_and_imported_with_a_line_each(desk, ho
     (scripts / "elempresets.txt").write_text("NOATTN:IN05-OUT05:attn:0\n", encoding="utf-8")
     found = desk.handle_dict({"op": "preset_find"})["found"]
     assert len(found) == 2
-    replies = [desk.handle_dict({"op": "preset_import", "found": item["id"], "family": "SD1"}) for item in found]
+    replies = [
+        desk.handle_dict({"op": "preset_import", "found": item["id"], "family": "SD1"}) for item in found
+    ]
     assert sum(reply["count"] for reply in replies) == 2
     outcomes = [line["outcome"] for reply in replies for line in reply["lines"]]
     assert outcomes.count("read") == 2

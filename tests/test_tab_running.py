@@ -108,7 +108,9 @@ def test_a_full_gpu_falls_back_to_the_cpu_and_says_so(desk, host, monkeypatch, e
     assert freed == ["cuda"]
     assert running.ON_CPU in done["result"]["warnings"]
     a, b = dense_of(host.folder / "a.safetensors"), dense_of(host.folder / "sub" / "b.safetensors")
-    assert relative(dense_of(host.folder / "out.safetensors"), {n: 0.6 * a[n] + 0.4 * b[n] for n in a}) <= 1e-3
+    assert (
+        relative(dense_of(host.folder / "out.safetensors"), {n: 0.6 * a[n] + 0.4 * b[n] for n in a}) <= 1e-3
+    )
 
 
 def test_other_errors_of_a_device_are_not_tried_again(desk, host, monkeypatch):  # noqa: F811

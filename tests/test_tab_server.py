@@ -17,15 +17,15 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lib_merge.adapters.blocks import BLOCK_ORDERS, BLOCKS
-from lib_merge.blockspec import resolve_blocks
+from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
-from lib_merge.history import History, differences
+from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.kept.history import History, differences
+from lib_merge.library.library import Library
 from lib_merge.ui import catalog
 from lib_merge.ui.actions import Actions
 from lib_merge.ui.infotext import infotext
 from lib_merge.ui.jobs import Jobs
-from lib_merge.ui.library import Library
 from lib_merge.ui.naming import fill_template, output_path, sub_folder
 from lib_merge.ui.prompt import read_prompt, write_prompt
 from tests.factories import dense_of, relative, write_lora
@@ -202,10 +202,14 @@ def test_a_merge_from_plan_to_history(desk, host):
     [entry] = desk.handle_dict({"op": "history"})["entries"]
     assert entry["name"] == "out"
     opened = desk.handle_dict({"op": "open", "entry": entry["id"]})["state"]
-    assert [(row["key"], row["ratio"]) for row in opened["sources"]] == [(key, ratio) for key, ratio, _ in PAIR]
+    assert [(row["key"], row["ratio"]) for row in opened["sources"]] == [
+        (key, ratio) for key, ratio, _ in PAIR
+    ]
     again = desk.handle_dict({"op": "open", "key": "0/new/out.safetensors"})["state"]
     assert again["sources"] == opened["sources"]
-    same = _wait(desk, desk.handle_dict({"op": "merge", "state": {**opened, "output": {"template": "second"}}}))
+    same = _wait(
+        desk, desk.handle_dict({"op": "merge", "state": {**opened, "output": {"template": "second"}}})
+    )
     assert same["result"]["tensor_hash"] == done["result"]["tensor_hash"]
     checked = _wait(desk, desk.handle_dict({"op": "verify", "key": "0/new/out.safetensors"}))
     assert checked["state"] == "done"
@@ -217,9 +221,16 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
     saved.with_suffix(".preview.png").write_bytes(b"picture")
     for bad in ("", "a", "../x", "con", "out"):
         assert not desk.handle_dict({"op": "rename", "entry": done["entry"], "to": bad})["ok"]
-    assert desk.handle_dict({"op": "rename", "entry": done["entry"], "to": "fine"})["key"] == "0/fine.safetensors"
+    assert (
+        desk.handle_dict({"op": "rename", "entry": done["entry"], "to": "fine"})["key"]
+        == "0/fine.safetensors"
+    )
     assert not saved.exists()
-    assert {path.name for path in host.folder.glob("fine*")} == {"fine.safetensors", "fine.json", "fine.preview.png"}
+    assert {path.name for path in host.folder.glob("fine*")} == {
+        "fine.safetensors",
+        "fine.json",
+        "fine.preview.png",
+    }
     assert desk.handle_dict({"op": "history"})["entries"][0]["name"] == "fine"
     assert desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
     assert not list(host.folder.glob("fine*"))
@@ -230,9 +241,13 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
 
 def test_an_existing_name_is_refused_before_any_work(desk, host):
     for folder in ("", "sub"):
-        before = desk.handle_dict({"op": "merge", "state": _state(*PAIR, output={"template": "b", "folder": folder})})
+        before = desk.handle_dict(
+            {"op": "merge", "state": _state(*PAIR, output={"template": "b", "folder": folder})}
+        )
         assert before["ok"] is (folder == "")
-    plan = desk.handle_dict({"op": "plan", "state": _state(*PAIR, output={"template": "b", "folder": "other"})})["plan"]
+    plan = desk.handle_dict(
+        {"op": "plan", "state": _state(*PAIR, output={"template": "b", "folder": "other"})}
+    )["plan"]
     assert plan["claimed"]
 
 
@@ -256,7 +271,7 @@ def test_blocks_groups_and_encoders_reach_the_file(desk, host):
     done = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))
     assert done["state"] == "done", done
     a, b = dense_of(host.folder / "a.safetensors"), dense_of(host.folder / "sub" / "b.safetensors")
-    from lib_merge.adapters.blocks import block_of
+    from lib_merge.families.blocks import block_of
 
     wanted = {}
     for n in a:
@@ -280,7 +295,9 @@ def test_looking_inspecting_and_presets(desk, host):
     assert desk.handle_dict({"op": "preset_rename", "name": "mine", "to": "ours"})["ok"]
     assert desk.handle_dict({"op": "preset_delete", "name": "ours"})["ok"]
     text = "A:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nB:1\n"
-    report = desk.handle_dict({"op": "preset_import", "text": text, "name": "lbwpresets.txt", "family": "SD1"})
+    report = desk.handle_dict(
+        {"op": "preset_import", "text": text, "name": "lbwpresets.txt", "family": "SD1"}
+    )
     assert report["count"] == 1
     assert {line["outcome"] for line in report["lines"]} == {"read", "refused"}
     assert desk.handle_dict({"op": "preset_find"})["found"] == []
@@ -323,7 +340,12 @@ def test_a_cancelled_job_leaves_nothing_and_the_next_one_runs():
             if task.ended:
                 break
             time.sleep(0.01)
-    assert [first.state, second.state, third.state, fourth.state] == ["cancelled", "done", "failed", "cancelled"]
+    assert [first.state, second.state, third.state, fourth.state] == [
+        "cancelled",
+        "done",
+        "failed",
+        "cancelled",
+    ]
     assert "ZeroDivisionError" in third.error
     with pytest.raises(RecipeError, match="restarted"):
         jobs.get(99)
@@ -425,7 +447,11 @@ def test_any_name_of_a_lora_gives_a_possible_name(names, template):
 # -------------------------------------------------------------------------------------------- prompts
 
 NAMES = (
-    st.text(st.characters(blacklist_characters="<>:\x00", blacklist_categories=("Cs", "Cc")), min_size=1, max_size=20)
+    st.text(
+        st.characters(blacklist_characters="<>:\x00", blacklist_categories=("Cs", "Cc")),
+        min_size=1,
+        max_size=20,
+    )
     .map(str.strip)
     .filter(bool)
 )
@@ -434,7 +460,9 @@ NUMBERS = st.integers(-200, 200).map(lambda n: n / 100)
 
 @given(
     st.lists(
-        st.fixed_dictionaries({"name": NAMES, "ratio": NUMBERS, "te_ratio": st.none() | NUMBERS, "blocks": st.none()}),
+        st.fixed_dictionaries(
+            {"name": NAMES, "ratio": NUMBERS, "te_ratio": st.none() | NUMBERS, "blocks": st.none()}
+        ),
         max_size=5,
     )
 )
@@ -459,7 +487,14 @@ def test_block_weights_of_a_tag_come_back(family, all_blocks):
     for block in present:
         if block == "OTHER":
             continue
-        source = {"name": "x", "ratio": 1.0, "te_ratio": None, "blocks": {block: 0.5}, "family": family, "present": present}
+        source = {
+            "name": "x",
+            "ratio": 1.0,
+            "te_ratio": None,
+            "blocks": {block: 0.5},
+            "family": family,
+            "present": present,
+        }
         text, notes = write_prompt([source])
         [found] = read_prompt(text).sources
         weights = resolve_blocks(found["blocks"], family, present, random.Random(0), "x")[0]
@@ -470,14 +505,22 @@ def test_block_weights_of_a_tag_come_back(family, all_blocks):
 
 
 def test_what_a_tag_cannot_say_is_said():
-    source = {"name": "x", "ratio": 1.0, "blocks": {"OTHER": 0.5}, "family": "SDXL", "present": (*BLOCKS["SDXL"], "OTHER")}
+    source = {
+        "name": "x",
+        "ratio": 1.0,
+        "blocks": {"OTHER": 0.5},
+        "family": "SDXL",
+        "present": (*BLOCKS["SDXL"], "OTHER"),
+    }
     text, [note] = write_prompt([source])
     assert "OTHER" in note
     assert text.startswith("<lora:x:1")
     text, [note] = write_prompt([{"name": "a<b", "ratio": 1.0}])
     assert not text
     assert "rename" in note
-    text, [note] = write_prompt([{"name": "x", "ratio": 1.0, "blocks": {"B05": 0.5}, "family": "Wan", "present": ("B05",)}])
+    text, [note] = write_prompt(
+        [{"name": "x", "ratio": 1.0, "blocks": {"B05": 0.5}, "family": "Wan", "present": ("B05",)}]
+    )
     assert text == "<lora:x:1>"
     assert "B05" in note
 
@@ -516,7 +559,9 @@ def test_a_pictures_text_is_found(kind, desk):
         "zTXt": b"parameters\0\0" + zlib.compress(text.encode()),
         "iTXt": b"parameters\0\1\0\0\0" + zlib.compress(text.encode()),
     }[kind]
-    data = b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", bytes(13)) + _chunk(kind.encode(), body) + _chunk(b"IEND", b"")
+    data = (
+        b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR", bytes(13)) + _chunk(kind.encode(), body) + _chunk(b"IEND", b"")
+    )
     assert infotext(data) == text
     image = "data:image/png;base64," + base64.b64encode(data).decode()
     assert desk.handle_dict({"op": "prompt", "image": image})["rows"][0]["ratio"] == 0.5

@@ -10,8 +10,8 @@ import pytest
 from lib_merge.analysis import to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.errors import RecipeError
+from lib_merge.kept.reports import Reports
 from lib_merge.ui.actions import Actions
-from lib_merge.ui.reports import Reports
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, Host, _state, _wait
 
@@ -122,7 +122,9 @@ def test_groups_keep_their_rows_apart(desk):
 def test_advice_changes_what_it_says_and_nothing_else(desk):
     spare = {"key": "", "ratio": 0.1, "on": True, "id": 9}
     off = {"key": "0/sub/b.safetensors", "ratio": 0.2, "on": False, "id": 8}
-    state = _state(("0/a.safetensors", 0.5, {"id": 1, "role": "style"}), ("0/loud.safetensors", 0.5, {"id": 2}))
+    state = _state(
+        ("0/a.safetensors", 0.5, {"id": 1, "role": "style"}), ("0/loud.safetensors", 0.5, {"id": 2})
+    )
     state["sources"][1]["blocks"] = {"IN01": 0.5}
     state["sources"] = [off, *state["sources"], spare]
     state["knobs"] = {"ties": {"trim_fraction": 0.3}}
@@ -145,9 +147,9 @@ def test_every_start_and_try_can_be_clicked(desk):
     state = _state(*PAIR)
     report = _analysis(desk, state)[0][-1]
     offered = [*report["starts"], *(item for symptom in report["symptoms"] for item in symptom["tries"])]
-    assert {f"start-role-{index}-{role}" for index in (0, 1) for role in ("style", "character", "concept")} <= {
-        item["id"] for item in offered
-    }
+    assert {
+        f"start-role-{index}-{role}" for index in (0, 1) for role in ("style", "character", "concept")
+    } <= {item["id"] for item in offered}
     for item in offered:
         assert _ask(desk, "apply", state=state, changes=item["apply"])["state"] != state
     concept = next(item for item in offered if item["id"] == "start-role-1-concept")
@@ -173,7 +175,10 @@ def test_a_report_lies_with_every_merge(desk, host):
     assert kept["recipe"]["whole"] == _analysis(desk, _state(*PAIR))[0][-1]["recipe"]["whole"]
     _ask(desk, "remove", entry=entry)
     assert desk.reports.text(entry, "json") is None
-    assert {path.suffix for path in (host.base / "data" / "trash").glob(f"{entry}-report.*")} == {".json", ".html"}
+    assert {path.suffix for path in (host.base / "data" / "trash").glob(f"{entry}-report.*")} == {
+        ".json",
+        ".html",
+    }
 
 
 def test_two_recipes_side_by_side(desk):
@@ -215,7 +220,14 @@ def test_a_report_can_be_made_later(desk, host):
 
 
 @pytest.mark.parametrize(
-    "text", ["", "[]", "{", '{"format": "other"}', '{"format": "lora-merge-analysis", "recipe": 3, "sources": [1, {}]}']
+    "text",
+    [
+        "",
+        "[]",
+        "{",
+        '{"format": "other"}',
+        '{"format": "lora-merge-analysis", "recipe": 3, "sources": [1, {}]}',
+    ],
 )
 def test_a_damaged_report_is_no_error(tmp_path, text):
     reports = Reports(tmp_path)
@@ -244,4 +256,6 @@ def test_numbers_of_a_stored_report_are_numbers(pair_report):
 def pair_report(host):
     from lib_merge.analysis import analyze
 
-    return to_json(analyze([host.folder / "a.safetensors", host.folder / "sub" / "b.safetensors"]), tensors=False)
+    return to_json(
+        analyze([host.folder / "a.safetensors", host.folder / "sub" / "b.safetensors"]), tensors=False
+    )

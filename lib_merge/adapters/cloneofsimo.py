@@ -1,9 +1,13 @@
 """The oldest LoRA files: tensors numbered by position (`unet:12:up`, or a bare list up, down, up, down …).
 
-The number is the place of a linear layer in a walk over the UNet's classes: down blocks, up blocks, then the mid block;
-within a transformer block attn1 q, k, v, out, then the GEGLU projection, then attn2 q, k, v, out. In the text encoder
-every layer gives k, v, q, out: all 768 × 768 in SD1, so that a wrong order would pass unseen. Files that trained only
-the attention leave the GEGLU out. The scale is 1; textual inversions may ride along (`<s1>` with metadata `<embed>`).
+The number is the place of a linear layer in a walk over the UNet's classes: down blocks, up blocks, then the
+mid block;
+within a transformer block attn1 q, k, v, out, then the GEGLU projection, then attn2 q, k, v, out. In the
+text encoder
+every layer gives k, v, q, out: all 768 × 768 in SD1, so that a wrong order would pass unseen. Files that
+    trained only
+the attention leave the GEGLU out. The scale is 1; textual inversions may ride along (`<s1>` with metadata
+`<embed>`).
 """
 
 from __future__ import annotations
@@ -31,7 +35,9 @@ class Positional:
 
 
 def unet_walk(*, geglu: bool) -> list[tuple[str, int, int]]:
-    """Return (module path, out, in) in the walk's order; `in` is 0 where it is the text width of the family."""
+    """Return (module path, out, in) in the walk's order; `in` is 0 where it is the text width of the
+    family.
+    """
     blocks = [
         (f"{side}_blocks_{block if side == 'down' else block + 1}_attentions_{layer}", width)
         for side, layers in (("down", 2), ("up", 3))
@@ -61,7 +67,9 @@ def cloneofsimo_text_order(layers: int) -> tuple[str, ...]:
 
 
 def _text_walk(layers: int) -> list[str]:
-    return [f"text_model_encoder_layers_{n}_self_attn_{projection}" for n in range(layers) for projection in _TEXT]
+    return [
+        f"text_model_encoder_layers_{n}_self_attn_{projection}" for n in range(layers) for projection in _TEXT
+    ]
 
 
 def parse(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], file: str) -> Positional | None:
@@ -108,7 +116,10 @@ def _named(
 ) -> list[tuple[str, str, Mapping[str, str]]]:
     for index, roles in enumerate(ordered):
         if len(roles) != 2:
-            message = f"{file}: pair {index} of the {'UNet' if component == 'unet' else 'text encoder'} is incomplete."
+            message = (
+                f"{file}: pair {index} of the "
+                f"{'UNet' if component == 'unet' else 'text encoder'} is incomplete."
+            )
             raise ModuleError(message)
     shapes = [(tensors[roles["lora_up"]].shape, tensors[roles["lora_down"]].shape) for roles in ordered]
     paths = _unet_paths(shapes, file) if component == "unet" else _text_paths(shapes, file)
@@ -116,20 +127,29 @@ def _named(
 
 
 def _unet_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file: str) -> list[str]:
-    """Names by position; every shape is held against the walk, so that a wrong order cannot pass where shapes differ."""
+    """Names by position; every shape is held against the walk, so that a wrong order cannot pass where
+    shapes differ.
+    """
     for geglu in (True, False):
         walk = unet_walk(geglu=geglu)
         if len(walk) == len(shapes):
             break
     else:
         message = (
-            f"{file}: {len(shapes)} UNet pairs; files of this kind have 144, or 128 without the feed-forward layers."
+            f"{file}: {len(shapes)} UNet pairs; files of this kind have 144, or 128 without "
+            "the feed-forward layers."
         )
         raise ModuleError(message)
-    texts = {down[1] for (_, columns_known, columns), (_, down) in zip(walk, shapes) if columns == 0 and columns_known}
+    texts = {
+        down[1]
+        for (_, columns_known, columns), (_, down) in zip(walk, shapes)
+        if columns == 0 and columns_known
+    }
     for (path, out, columns), (up, down) in zip(walk, shapes):
         if up[0] != out or (columns and down[1] != columns) or len(texts) != 1:
-            message = f"{file}: {path} should be {out} × {columns or 'text width'} and is {up[0]} × {down[1]}."
+            message = (
+                f"{file}: {path} should be {out} × {columns or 'text width'} and is {up[0]} × {down[1]}."
+            )
             raise ModuleError(message)
     return [path for path, _, _ in walk]
 
@@ -137,6 +157,9 @@ def _unet_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file:
 def _text_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file: str) -> list[str]:
     widths = {size for up, down in shapes for size in (up[0], down[1])}
     if len(shapes) % 4 or len(widths) != 1:
-        message = f"{file}: {len(shapes)} text-encoder pairs of widths {sorted(widths)} are not k, v, q, out per layer."
+        message = (
+            f"{file}: {len(shapes)} text-encoder pairs of widths {sorted(widths)} are not k, "
+            "v, q, out per layer."
+        )
         raise ModuleError(message)
     return _text_walk(len(shapes) // 4)

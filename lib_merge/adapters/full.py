@@ -10,7 +10,7 @@ from collections.abc import Collection, Mapping
 from torch import Tensor
 
 from lib_merge.adapters.layout import Layout, LayoutError, Shapes, flat
-from lib_merge.deltas import Delta, Dense
+from lib_merge.linalg import Delta, Dense
 
 VECTORS = frozenset({"diff_b", "lora_bias", "w_norm", "b_norm"})
 

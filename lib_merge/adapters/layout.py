@@ -14,7 +14,8 @@ class Layout(NamedTuple):
     kind     LoRA, LoCon, Tucker, LoHa, LoKr, full, vectors
     out      rows of ΔW
     columns  in·kh·kw
-    kernel   (kh, kw) where the tensors show it; () for a linear layer or where only the flattened matrix is stored
+    kernel   (kh, kw) where the tensors show it; () for a linear layer or where only the flattened matrix is
+             stored
     rank     of the exact low-rank form; 0 where there is none
     """
 

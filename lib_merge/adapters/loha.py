@@ -1,8 +1,8 @@
 """LoHa: ΔW = (alpha/rank) · (W1a·W1b) ∘ (W2a·W2b), the elementwise product of two low-rank matrices.
 
 The product of two rank-r matrices is exactly a matrix of rank ≤ r²: with the row-wise Khatri-Rao products
-`U[p, (i,j)] = W1a[p,i]·W2a[p,j]` and `V[(i,j), q] = W1b[i,q]·W2b[j,q]`, ΔW = scale · U·V.
-The Tucker form (`hada_t1`, `hada_t2`) folds its cores into the b factors first.
+`U[p, (i,j)] = W1a[p,i]·W2a[p,j]` and `V[(i,j), q] = W1b[i,q]·W2b[j,q]`, ΔW = scale · U·V. The Tucker form
+(`hada_t1`, `hada_t2`) folds its cores into the b factors first.
 
 Source: FedPara (Hyeon-Woo et al. 2021), arXiv:2108.06098; LyCORIS, arXiv:2309.14859.
 """
@@ -16,7 +16,7 @@ from torch import Tensor
 
 from lib_merge.adapters.layout import Layout, LayoutError, Shapes, at_least_2d, flat, need
 from lib_merge.adapters.lora import alpha_scale
-from lib_merge.deltas import Delta, Dense, LowRank, Term
+from lib_merge.linalg import Delta, Dense, LowRank, Term
 
 FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
 ROLES = frozenset({*FACTORS, "hada_t1", "hada_t2"})

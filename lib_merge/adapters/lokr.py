@@ -1,9 +1,12 @@
 """LoKr: ΔW = scale · kron(W1, W2), each half full or itself low-rank.
 
-`kron(P₁Q₁, P₂Q₂) = kron(P₁,P₂) · kron(Q₁,Q₂)`, so ΔW has the exact low-rank form of rank r₁·r₂. A convolution is the
-Kronecker product of the flattened halves: today's layout keeps the kernel in W2 `[c, d, kh, kw]`, the one of early 2023
-factorises the flattened `[out, in·kh·kw]` matrix; in both, `kron(W1, W2.flatten(1))` is ΔW as `[out, in·kh·kw]`.
-scale = alpha/rank with the rank of whichever half is factorised; 1 when both halves are full, whatever alpha says.
+`kron(P₁Q₁, P₂Q₂) = kron(P₁,P₂) · kron(Q₁,Q₂)`, so ΔW has the exact low-rank form of rank r₁·r₂. A
+convolution is the
+Kronecker product of the flattened halves: today's layout keeps the kernel in W2 `[c, d, kh, kw]`, the one of
+    early 2023
+factorises the flattened `[out, in·kh·kw]` matrix; in both, `kron(W1, W2.flatten(1))` is ΔW as `[out,
+in·kh·kw]`. scale = alpha/rank with the rank of whichever half is factorised; 1 when both halves are full,
+whatever alpha says.
 
 Source: LyCORIS, arXiv:2309.14859; conventions as the WebUIs load them.
 """
@@ -16,7 +19,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters.layout import Layout, LayoutError, Shapes, at_least_2d, flat
-from lib_merge.deltas import Delta, Dense, LowRank, Term
+from lib_merge.linalg import Delta, Dense, LowRank, Term
 
 ROLES = frozenset({"lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"})
 

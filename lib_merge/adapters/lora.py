@@ -1,7 +1,8 @@
 """LoRA, LoCon and its Tucker form: ΔW = (alpha/rank) · up · down.
 
-A k×k convolution keeps the kernel in `down [r, in, kh, kw]` with `up [out, r, 1, 1]`. The Tucker (CP) form adds
-`mid [r, r, kh, kw]` between 1×1 factors; folding it into `down` gives an ordinary LoCon of the same rank, exactly.
+A k×k convolution keeps the kernel in `down [r, in, kh, kw]` with `up [out, r, 1, 1]`. The Tucker (CP) form
+adds `mid [r, r, kh, kw]` between 1×1 factors; folding it into `down` gives an ordinary LoCon of the same
+rank, exactly.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters.layout import Layout, LayoutError, Shapes, at_least_2d, flat, need
-from lib_merge.deltas import Delta, LowRank, Term
+from lib_merge.linalg import Delta, LowRank, Term
 
 ROLES = frozenset({"lora_up", "lora_down", "lora_mid"})
 

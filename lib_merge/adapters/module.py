@@ -13,11 +13,11 @@ from torch import Tensor
 from lib_merge.adapters import full, loha, lokr, lora
 from lib_merge.adapters.layout import Layout, LayoutError
 from lib_merge.adapters.refused import refusal
-from lib_merge.deltas import Delta, Dense, LowRank, Term, rows_of
 from lib_merge.errors import ModuleError
 from lib_merge.files.dtypes import FLOATS
 from lib_merge.files.header import TensorInfo
 from lib_merge.files.reader import TensorFile
+from lib_merge.linalg import Delta, Dense, LowRank, Term, rows_of
 
 _KINDS: tuple[ModuleType, ...] = (lora, loha, lokr, full)
 
@@ -70,7 +70,9 @@ class Module:
         return found
 
 
-def describe(name: str, roles: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], where: str) -> Layout:
+def describe(
+    name: str, roles: Mapping[str, str], shapes: Mapping[str, tuple[int, ...]], where: str
+) -> Layout:
     """Return the layout of a module from the shapes of its roles.
 
     Args:
@@ -120,7 +122,9 @@ def check_numbers(roles: Mapping[str, str], tensors: Mapping[str, TensorInfo], w
                 message = f"{where}: {key} has shape {list(info.shape)}, and an alpha is one number."
                 raise ModuleError(message)
         elif info.dtype not in FLOATS:
-            message = f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
+            message = (
+                f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
+            )
             raise ModuleError(message)
 
 
@@ -130,12 +134,16 @@ def needs_base(roles: Mapping[str, str]) -> str | None:
 
 
 def _plain(value: Tensor) -> Tensor:
-    """Return 8-bit floats as fp16, which holds all of them exactly: torch can do next to nothing with the former."""
+    """Return 8-bit floats as fp16, which holds all of them exactly: torch can do next to nothing with the
+    former.
+    """
     return value.half() if value.element_size() == 1 else value
 
 
 def swap_halves(delta: Delta) -> Delta:
-    """Exchange the upper and lower half of the out axis (diffusers orders adaLN as scale, shift; BFL as shift, scale)."""
+    """Exchange the upper and lower half of the out axis (diffusers orders adaLN as scale, shift; BFL as
+    shift, scale).
+    """
     half = delta.out // 2
     if isinstance(delta, Dense):
         return Dense(delta.scale, torch.roll(delta.matrix, half, 0))

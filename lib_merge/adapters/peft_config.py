@@ -1,7 +1,8 @@
-"""alpha of PEFT files, which lives beside the tensors: in the header's `lora_adapter_metadata` or in adapter_config.json.
+"""alpha of PEFT files, which lives beside the tensors: in the header's `lora_adapter_metadata` or in
+adapter_config.json.
 
-scale = alpha/r, or alpha/√r with rank-stabilised LoRA (arXiv:2312.03732); `rank_pattern` and `alpha_pattern` give single
-modules their own numbers.
+scale = alpha/r, or alpha/√r with rank-stabilised LoRA (arXiv:2312.03732); `rank_pattern` and `alpha_pattern`
+give single modules their own numbers.
 """
 
 from __future__ import annotations

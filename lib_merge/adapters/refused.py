@@ -1,7 +1,7 @@
 """Kinds whose weight change is a function of the base weight, and what to tell the user about each.
 
-Without the checkpoint their ΔW is unknown, and adding their numbers as if they were a LoRA's gives another picture; so
-they are refused by name instead of merged wrongly.
+Without the checkpoint their ΔW is unknown, and adding their numbers as if they were a LoRA's gives another
+picture; so they are refused by name instead of merged wrongly.
 """
 
 from __future__ import annotations

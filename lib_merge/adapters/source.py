@@ -9,15 +9,15 @@ from pathlib import Path
 
 from torch import Tensor
 
-from lib_merge.adapters.families import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
-from lib_merge.adapters.kernels import kernel_of
 from lib_merge.adapters.module import Module, check_numbers, cut_rows, describe, needs_base
 from lib_merge.adapters.peft_config import PeftConfig, find_config
-from lib_merge.adapters.placement import Placement, place, split_of
 from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
-from lib_merge.deltas import Delta
 from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
+from lib_merge.families.detect import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
+from lib_merge.families.kernels import kernel_of
+from lib_merge.families.placement import Placement, place, split_of
 from lib_merge.files.reader import TensorFile, open_tensors
+from lib_merge.linalg import Delta
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,9 @@ class ModulePart:
         """Rank of the exact low-rank form; min(out, in) where there is none."""
         layout = self.module.layout
         return (
-            min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1)) if self.columns else 0
+            min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1))
+            if self.columns
+            else 0
         )
 
     def load(self, file: TensorFile) -> Delta:
@@ -53,7 +55,9 @@ class ModulePart:
     def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
         """Read biases and norm weights; those of a cut module are cut alike."""
         found = self.module.load_vectors(file)
-        return found if self.rows is None else {role: value[slice(*self.rows)] for role, value in found.items()}
+        return (
+            found if self.rows is None else {role: value[slice(*self.rows)] for role, value in found.items()}
+        )
 
 
 @dataclass(slots=True)
@@ -132,7 +136,9 @@ class LoraFile:
         return done
 
     def parts(self, split: Sequence[str] | set[str] = ()) -> dict[str, ModulePart]:
-        """Return module name -> part, fused modules cut into the pieces named by `split` (sets of fused names)."""
+        """Return module name -> part, fused modules cut into the pieces named by `split` (sets of fused
+        names).
+        """
         found: dict[str, ModulePart] = {}
         for name, module in self.modules.items():
             kernel = module.layout.kernel or kernel_of(name, module.layout.columns)
@@ -195,7 +201,8 @@ def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
 def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
     """Return the one family of all files.
 
-    Shapes decide; where they allow several, the other sources, then a configuration beside the file, then `asked`.
+    Shapes decide; where they allow several, the other sources, then a configuration beside the file, then
+    `asked`.
 
     Raises:
         FamilyError: two families, or none can be told.
@@ -207,10 +214,14 @@ def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
     for file in files[1:]:
         both = [family for family in allowed if family in file.guess.candidates]
         if not both:
-            first = next(f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0])
+            first = next(
+                f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0]
+            )
             message = (
-                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) and {file.name} for "
-                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different base models cannot be merged."
+                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) "
+                f"and {file.name} for "
+                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different "
+                "base models cannot be merged."
             )
             raise FamilyError(message)
         allowed = both
@@ -256,7 +267,8 @@ def _refuse(file: LoraFile, drop: bool) -> None:
     named = " and ".join(f"{count} {kind} modules" for kind, count in kinds.items())
     if not drop:
         message = (
-            f"{file.name} has {named}: this kind depends on the base model and cannot be merged from the file alone; "
+            f"{file.name} has {named}: this kind depends on the base model and cannot be merged "
+            "from the file alone; "
             "--drop_unsupported merges the rest."
         )
         raise UnsupportedKindError(message)

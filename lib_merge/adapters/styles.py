@@ -1,7 +1,8 @@
 """Key names of every trainer → (component, module path, role).
 
-A key is cut at its end (the role: `lora_up`, `alpha`, …) and at its front (the component: UNet or transformer, a text
-encoder); what is left, dots turned to underscores, is the module's path. Nothing here knows the base family.
+A key is cut at its end (the role: `lora_up`, `alpha`, …) and at its front (the component: UNet or
+transformer, a text encoder); what is left, dots turned to underscores, is the module's path. Nothing here
+knows the base family.
 """
 
 from __future__ import annotations
@@ -61,7 +62,9 @@ _SUFFIXES: dict[str, tuple[str, str]] = {
         )
     },
 }
-_PROCESSOR = re.compile(r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")
+_PROCESSOR = re.compile(
+    r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$"
+)
 _PLAIN_PROCESSOR = re.compile(r"^(?P<stem>.+)\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")
 _XLABS = re.compile(
     r"^(?:diffusion_model\.)?double_blocks\.(?P<n>\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12])\.(?P<half>down|up)\.weight$"
@@ -91,7 +94,13 @@ _FRONTS: tuple[tuple[str, str, str], ...] = (
     ("text_encoders.t5xxl.transformer.", "te3", "BFL"),
 )
 _CONTAINERS = ("base_model.model.", "base_model.")
-_TEXT_ATTENTION = {"to_q": "q_proj", "to_k": "k_proj", "to_v": "v_proj", "to_out": "out_proj", "to_out_0": "out_proj"}
+_TEXT_ATTENTION = {
+    "to_q": "q_proj",
+    "to_k": "k_proj",
+    "to_v": "v_proj",
+    "to_out": "out_proj",
+    "to_out_0": "out_proj",
+}
 _MARKERS = frozenset({"metadata_key_for_stripped_models"})
 
 
@@ -99,7 +108,8 @@ _MARKERS = frozenset({"metadata_key_for_stripped_models"})
 class RawModule:
     """One module before its family is known.
 
-    component  unet, te0 (kohya's single `lora_te_`), te (a text encoder whose number the family decides), te1, te2, te3
+    component  unet, te0 (kohya's single `lora_te_`), te (a text encoder whose number the family decides),
+               te1, te2, te3
     path       module path with underscores, prefix stripped
     roles      role -> key in the file
     scale      from a PEFT configuration; None = the file's alpha, or 1
@@ -142,7 +152,9 @@ def parse_keys(
     """
     positional = cloneofsimo.parse(tensors, metadata, file)
     if positional is not None:
-        modules = tuple(RawModule(component, path, roles, 1.0) for component, path, roles in positional.modules)
+        modules = tuple(
+            RawModule(component, path, roles, 1.0) for component, path, roles in positional.modules
+        )
         return Parsed("cloneofsimo", modules, positional.embeddings, positional.unknown)
     groups: dict[tuple[str, str], dict[str, str]] = {}
     dotted: dict[tuple[str, str], str] = {}
@@ -201,7 +213,12 @@ def _split(key: str) -> tuple[str, str, str, str] | None:
     match = _PROCESSOR.match(key) or _PLAIN_PROCESSOR.match(key)
     if match:
         component, stem, _ = _front(f"{match['stem']}.{match['what']}")
-        return component, _attention(component, stem), f"lora_{match['side']}", "diffusers (attention processors)"
+        return (
+            component,
+            _attention(component, stem),
+            f"lora_{match['side']}",
+            "diffusers (attention processors)",
+        )
     at = len(key)
     best: tuple[str, str, str] | None = None
     for _ in range(4):  # the longest known suffix spans at most four dotted parts

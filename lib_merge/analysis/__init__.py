@@ -1,8 +1,10 @@
 """Understand LoRAs and merges: what is in them, what a merge will do, what to do about it.
 
 >>> from lib_merge.analysis import analyze
->>> report = analyze(["style.safetensors", "mira.safetensors"])                                # doctest: +SKIP
->>> [advice.title for advice in report.advice]                                                 # doctest: +SKIP
+>>> report = analyze(["style.safetensors", "mira.safetensors"])                                # doctest:
+                                                                                               +SKIP
+>>> [advice.title for advice in report.advice]                                                 # doctest:
+                                                                                               +SKIP
 ['Balance → 0.83 / 0.17']
 """
 
@@ -10,7 +12,15 @@ from __future__ import annotations
 
 from lib_merge.analysis.applying import apply_changes
 from lib_merge.analysis.export import to_json
-from lib_merge.analysis.figures import PairPart, PairReport, Part, SourceReport, TensorStats, Training, TrainingRow
+from lib_merge.analysis.figures import (
+    PairPart,
+    PairReport,
+    Part,
+    SourceReport,
+    TensorStats,
+    Training,
+    TrainingRow,
+)
 from lib_merge.analysis.model import (
     STAGES,
     Advice,

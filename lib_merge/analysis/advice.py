@@ -1,6 +1,7 @@
 """Advice drawn from the numbers: each with its reason, and with the change that carries it out.
 
-An unremarkable merge gets none: two unrelated LoRAs of like strength disagree in half of their signs by chance, and that
+An unremarkable merge gets none: two unrelated LoRAs of like strength disagree in half of their signs by
+    chance, and that
 is no conflict.
 """
 
@@ -18,8 +19,8 @@ from lib_merge.analysis.figures import PairReport
 from lib_merge.analysis.model import Advice, AnalysisReport
 from lib_merge.analysis.prospect import Prospect
 from lib_merge.analysis.relations import SAME_LORA
-from lib_merge.analysis.spectrum import pooled, rank_for
-from lib_merge.compress import RankPolicy
+from lib_merge.linalg.spectrum import pooled, rank_for
+from lib_merge.ranks.policy import RankPolicy
 
 # A smaller rank is worth a word when it saves this share of the bytes while keeping KEEP of the energy.
 WORTH, KEEP = 0.3, 0.99
@@ -60,12 +61,16 @@ def _broken(known: Evidence) -> Iterator[Advice]:
     first = known.report.sources[bad[0]].broken[0]
     reason = f"it holds NaN or infinity (first in {first}), which would spoil the merge: get the file again."
     numbers = {"tensors": sum(len(known.report.sources[index].broken) for index in bad)}
-    yield Advice("broken", f"Leave out {named}", reason, numbers, {"keep": rest} if known.flat and rest else {})
+    yield Advice(
+        "broken", f"Leave out {named}", reason, numbers, {"keep": rest} if known.flat and rest else {}
+    )
 
 
 def _bases(known: Evidence) -> Iterator[Advice]:
     for number, warning in enumerate(known.report.training.warnings):
-        yield Advice(f"bases-{number}" if number else "bases", "Check that they belong together", f"{warning}.")
+        yield Advice(
+            f"bases-{number}" if number else "bases", "Check that they belong together", f"{warning}."
+        )
 
 
 def _copies(known: Evidence) -> Iterator[Advice]:
@@ -122,7 +127,8 @@ def _empty(known: Evidence) -> Iterator[Advice]:
     yield Advice(
         "empty",
         "Use the weighted sum" if method else "Next to nothing is left",
-        f"the result has {percent(share)} of its sources' strength together: they cancel, or {outcome.title} finds nothing "
+        f"the result has {percent(share)} of its sources' strength together: they cancel, or "
+        f"{outcome.title} finds nothing "
         "shared.",
         {"share": share},
         method,
@@ -156,7 +162,9 @@ def _shown(policy: str) -> str:
 
 
 def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
-    """Return (policy, bytes, relative error) of the smallest way to keep 99 %: one rank, a share per module, or a size."""
+    """Return (policy, bytes, relative error) of the smallest way to keep 99 %: one rank, a share per module,
+    or a size.
+    """
     bench, recipe, found = prospect.bench, prospect.recipe, prospect.spectra
     one = rank_for(pooled(found), KEEP)
     if not one:
@@ -166,10 +174,16 @@ def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
     wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in found])
     greedy = bytes_for(found, price, KEEP)[1]
     size = int(greedy @ price) + overhead(bench, recipe, prospect.stacked)
-    options = [(str(one), np.minimum(prospect.stacked, one)), (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide))]
+    options = [
+        (str(one), np.minimum(prospect.stacked, one)),
+        (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide)),
+    ]
     step = 10 ** max(0, len(str(size)) - 4)  # three or four digits, rounded up
     budget = f"budget:{-(-size // step) * step / 1e6:g}MB"
-    sized = [(t, int(r @ price) + overhead(bench, recipe, r), lost(found, r)) for t, r in (*options, (budget, greedy))]
+    sized = [
+        (t, int(r @ price) + overhead(bench, recipe, r), lost(found, r))
+        for t, r in (*options, (budget, greedy))
+    ]
     # a plain rank is easier to understand, so others must be clearly smaller
     return min(sized, key=lambda option: option[1] * (1.0 if option[0] == str(one) else 1.1))
 
@@ -183,7 +197,8 @@ def _cut(known: Evidence) -> Iterator[Advice]:
     yield Advice(
         "cut",
         f"Save at rank {enough.rank}",
-        f"{outcome.policy} keeps only {percent(1 - outcome.error**2)} of the energy; rank {enough.rank} keeps "
+        f"{outcome.policy} keeps only {percent(1 - outcome.error**2)} of the energy; rank "
+        f"{enough.rank} keeps "
         f"{percent(enough.energy)} in {enough.bytes / 1e6:.1f} MB.",
         {"kept": 1 - outcome.error**2, "bytes": enough.bytes},
         {"rank": str(enough.rank)},

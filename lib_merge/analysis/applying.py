@@ -13,8 +13,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lib_merge.compress import parse_policy
 from lib_merge.errors import RecipeError
+from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import Recipe, Source
 
 _PER_SOURCE = {"ratios": "ratio", "te_ratios": "te_ratio", "blocks": "blocks", "roles": "role"}

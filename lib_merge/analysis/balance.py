@@ -17,14 +17,16 @@ LOUDER, UNASKED = 2.0, 1.5
 CAP = 2.0
 # Strength beside the strongest source, as it is heard and at ratio 1: two unrelated ones reach 1.41 together.
 STRONG = 1.5
-# Cosine of two text encoders' changes that counts as pulling apart, and the least share of the energy they need.
+# Cosine of two text encoders' changes that counts as pulling apart, and the least share of the energy they
+# need.
 APART, ENOUGH = -0.1, 1e-3
 
 
 def balance(evidence: Evidence) -> Iterator[Advice]:
     """Advise balancing where one source is heard twice as much as another without being asked to.
 
-    wᵢ ← wᵢ·clip(n̄/nᵢ, ½, 2) with nᵢ the norm at ratio 1 and n̄ their geometric mean, then scaled so that Σ|wᵢ| stays.
+    wᵢ ← wᵢ·clip(n̄/nᵢ, ½, 2) with nᵢ the norm at ratio 1 and n̄ their geometric mean, then scaled so that
+    Σ|wᵢ| stays.
     """
     heard, each = evidence.heard, evidence.each
     used = np.flatnonzero((heard > 0) & (each > 0))
@@ -41,7 +43,8 @@ def balance(evidence: Evidence) -> Iterator[Advice]:
         factors = [new / old if old else 1.0 for new, old in zip(ratios, evidence.ratios)]
         apply = {"ratios": ratios, **_with_te(evidence, factors)}
     reason = (
-        f"{names[loud]} is {stronger:.1f} × as strong as {names[quiet]}: at {both(evidence.ratios)} it carries "
+        f"{names[loud]} is {stronger:.1f} × as strong as {names[quiet]}: at {both(evidence.ratios)} "
+        "it carries "
         f"{share:.0%} of the merge"
     )
     numbers = {"stronger": stronger, "share": share, "norms": [float(value) for value in each]}
@@ -62,14 +65,17 @@ def balanced(ratios: list[float], norms: np.ndarray) -> list[float]:
 
 
 def _by_block(evidence: Evidence, ratios: list[float]) -> Iterator[Advice]:
-    """Advise block weights as well where one factor cannot do it: who is stronger changes by more than the cap."""
+    """Advise block weights as well where one factor cannot do it: who is stronger changes by more than the
+    cap.
+    """
     weights, spread = block_balance(evidence)
     if spread < CAP**2 or not evidence.flat or any(source.blocks for source in evidence.recipe.sources):
         return
     yield Advice(
         "balance-blocks",
         "Balance every block by itself",
-        f"who is stronger differs by {spread:.1f} × between blocks, which one ratio cannot even out; it also flattens what "
+        f"who is stronger differs by {spread:.1f} × between blocks, which one ratio cannot even "
+        "out; it also flattens what "
         "each LoRA does where.",
         {"spread": spread},
         {"ratios": ratios, "blocks": weights},
@@ -77,7 +83,9 @@ def _by_block(evidence: Evidence, ratios: list[float]) -> Iterator[Advice]:
 
 
 def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
-    """Return block weights per source that even out each block (½ … 2), and how much the balance differs between blocks."""
+    """Return block weights per source that even out each block (½ … 2), and how much the balance differs
+    between blocks.
+    """
     bench = evidence.prospect.bench
     found: list[dict[str, float]] = [{} for _ in bench.files]
     logs: list[float] = []
@@ -97,7 +105,9 @@ def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
 
 
 def strength(evidence: Evidence) -> Iterator[Advice]:
-    """Advise a lower total where the sum is much stronger than any source alone: scale = max‖wᵢΔWᵢ‖ / ‖Σ wᵢΔWᵢ‖."""
+    """Advise a lower total where the sum is much stronger than any source alone: scale = max‖wᵢΔWᵢ‖ / ‖Σ
+    wᵢΔWᵢ‖.
+    """
     heard, total = evidence.heard, evidence.strength
     top, alone = float(heard.max(initial=0.0)), float(evidence.each.max(initial=0.0))
     if (
@@ -115,7 +125,8 @@ def strength(evidence: Evidence) -> Iterator[Advice]:
     yield Advice(
         "strength",
         f"Lower the total → {both(ratios)}",
-        f"together they are {total / top:.2f} × as strong as the strongest of them, which tends to over-bake; these ratios bring "
+        f"together they are {total / top:.2f} × as strong as the strongest of them, which tends to "
+        "over-bake; these ratios bring "
         "the merge to that one's strength.",
         {"strength": total, "strongest": top, "scale": scale},
         apply,
@@ -132,11 +143,16 @@ def text_encoders(evidence: Evidence) -> Iterator[Advice]:
         if not size > 0 or min(shares) < ENOUGH or gram[a, b] / size > APART:
             continue
         cosine = float(gram[a, b]) / size
-        apply = {"te_ratios": evidence.te_ratios([0.5] * len(evidence.ratios), always=True)} if evidence.flat else {}
+        apply = (
+            {"te_ratios": evidence.te_ratios([0.5] * len(evidence.ratios), always=True)}
+            if evidence.flat
+            else {}
+        )
         yield Advice(
             "text-encoder",
             "Halve the text-encoder ratio",
-            f"the text encoders of {evidence.names[a]} and {evidence.names[b]} pull apart (cosine {cosine:.2f}; unrelated ones "
+            f"the text encoders of {evidence.names[a]} and {evidence.names[b]} pull apart (cosine "
+            f"{cosine:.2f}; unrelated ones "
             f"have 0), and hold {percent(shares[0])} and {percent(shares[1])} of their energy.",
             {"cosine": cosine, "shares": shares},
             apply,

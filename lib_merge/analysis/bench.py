@@ -8,11 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from lib_merge.adapters.blocks import block_of, blocks_present, encoder_of
 from lib_merge.adapters.source import LoraFile, ModulePart
 from lib_merge.analysis.measure import Measured, Task, measure
 from lib_merge.analysis.weights import Leaf
 from lib_merge.analysis.workers import side_by_side
+from lib_merge.families.blocks import block_of, blocks_present, encoder_of
 
 # Entries of ΔW sampled over the whole file, and the least and most at one module.
 SAMPLES = 200_000
@@ -57,7 +57,9 @@ class Bench:
 
     @property
     def products(self) -> np.ndarray:
-        """Float64[module source source], ⟨ΔWᵢ, ΔWⱼ⟩; taken together once, when every module has been measured."""
+        """Float64[module source source], ⟨ΔWᵢ, ΔWⱼ⟩; taken together once, when every module has been
+        measured.
+        """
         return self._table("products", (self.count,) * 2)
 
     @property
@@ -91,9 +93,9 @@ class Bench:
 
     def fits(self, found: Sequence[Leaf]) -> bool:
         """Tell whether these are the files that were measured, unchanged and in the same order."""
-        return [(leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in found] == [
-            (file.path, file.bytes, file.stamp, self.family) for file in self.files
-        ]
+        return [
+            (leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in found
+        ] == [(file.path, file.bytes, file.stamp, self.family) for file in self.files]
 
     def blocks(self) -> dict[str, list[int]]:
         """Return block -> places of its modules, blocks in the order of the family."""
@@ -149,8 +151,12 @@ def tasks(found: Sequence[Leaf], family: str, seed: int) -> list[Task]:
     for name, parts in sorted(everything.items()):
         first = next(part[1] for part in parts if part is not None)
         size = (first.out, first.columns)
-        fitting = tuple(part if part is not None and (part[1].out, part[1].columns) == size else None for part in parts)
-        listed.append(Task(name, block_of(name, family), encoder_of(name, family), *size, fitting, samples, seed))
+        fitting = tuple(
+            part if part is not None and (part[1].out, part[1].columns) == size else None for part in parts
+        )
+        listed.append(
+            Task(name, block_of(name, family), encoder_of(name, family), *size, fitting, samples, seed)
+        )
     return listed
 
 
@@ -165,7 +171,8 @@ def misfits(found: Sequence[Leaf]) -> list[str]:
                 wrong += 1
         if wrong:
             said.append(
-                f"{leaf.file.name}: {wrong} modules have another size than in the other sources and cannot be merged with them"
+                f"{leaf.file.name}: {wrong} modules have another size than in the other sources and "
+                "cannot be merged with them"
             )
     return said
 

@@ -1,4 +1,6 @@
-"""Advice on the method: another one only where evidence speaks for it, the plain sum where none speaks for the chosen one."""
+"""Advice on the method: another one only where evidence speaks for it, the plain sum where none speaks for
+the chosen one.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ DROPPING = ("dare", "dare_ties", "della", "core_dare", "knots_dare")
 STOCK = ("average", "model_stock")
 # Cosine from which two sources want so much of the same that a sum counts it twice.
 SAME = 0.5
-# Share of a source's own work that others add on its inputs, and overlap beside chance, from which separating helps.
+# Share of a source's own work that others add on its inputs, and overlap beside chance, from which
+# separating helps.
 CROSSTALK, CROWDED = 0.35, 3.0
 # Sign conflict beyond what the cosine brings: at least this much, and this many standard errors.
 CONFLICT, SURE = 0.03, 4.0
@@ -29,12 +32,15 @@ def one_run(evidence: Evidence) -> Iterator[Advice]:
         names = [evidence.names[index] for index in order]
         if evidence.recipe.method == "ema" and evidence.flat and order == sorted(order):
             continue
-        pair = next(pair for pair in evidence.report.pairs if pair.relation == "epochs" and pair.first in members)
+        pair = next(
+            pair for pair in evidence.report.pairs if pair.relation == "epochs" and pair.first in members
+        )
         everyone = evidence.flat and len(members) == len(evidence.names)
         yield Advice(
             "epochs",
             "Use EMA of epochs",
-            f"{', '.join(names)} are epochs of one run ({pair.reason}); an average over them, oldest first, is smoother than "
+            f"{', '.join(names)} are epochs of one run ({pair.reason}); an average over them, "
+            "oldest first, is smoother than "
             "the last one, and a sum would be far too strong.",
             {"cosine": pair.whole.cosine, "start": pair.start, "order": order},
             {"method": "ema", "keep": order, "ratios": [1.0] * len(order)} if everyone else {},
@@ -42,7 +48,9 @@ def one_run(evidence: Evidence) -> Iterator[Advice]:
 
 
 def shared(evidence: Evidence) -> Iterator[Advice]:
-    """Advise an average where two sources want the same, and separation where they pull against each other."""
+    """Advise an average where two sources want the same, and separation where they pull against each
+    other.
+    """
     if evidence.recipe.method not in SUMS:
         return
     related = [pair for pair in evidence.pairs("related", "same start") if pair.whole.cosine >= SAME]
@@ -51,7 +59,8 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(
             "related",
             "Use the average",
-            f"{_names(evidence, pair)} largely want the same (cosine {pair.whole.cosine:.2f}): a sum counts what they share "
+            f"{_names(evidence, pair)} largely want the same (cosine {pair.whole.cosine:.2f}): a "
+            "sum counts what they share "
             "twice.",
             {"cosine": pair.whole.cosine},
             {"method": "average"},
@@ -62,7 +71,8 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(
             "opposed",
             "Use the decorrelated sum",
-            f"{_names(evidence, pair)} pull in opposite directions (cosine {pair.whole.cosine:.2f}) and cancel where they meet; "
+            f"{_names(evidence, pair)} pull in opposite directions (cosine {pair.whole.cosine:.2f}) "
+            "and cancel where they meet; "
             "separating their inputs lets each keep its own.",
             {"cosine": pair.whole.cosine},
             {"method": "decorrelated_sum"},
@@ -70,7 +80,9 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
 
 
 def crowded(evidence: Evidence) -> Iterator[Advice]:
-    """Advise the decorrelated sum where unrelated sources read the same inputs and disturb each other there."""
+    """Advise the decorrelated sum where unrelated sources read the same inputs and disturb each other
+    there.
+    """
     outcome = evidence.outcome
     if outcome is None or evidence.recipe.method not in SUMS:
         return
@@ -82,7 +94,8 @@ def crowded(evidence: Evidence) -> Iterator[Advice]:
         yield Advice(
             "crowded",
             "Use the decorrelated sum",
-            f"{_names(evidence, pair)} read the same inputs ({part.overlap_in / part.chance_in:.1f} × chance) and add up to "
+            f"{_names(evidence, pair)} read the same inputs ({part.overlap_in / part.chance_in:.1f} "
+            "× chance) and add up to "
             f"{percent(talk)} of the other's work there.",
             {"crosstalk": talk, "overlap": part.overlap_in, "chance": part.chance_in},
             {"method": "decorrelated_sum"},
@@ -120,16 +133,25 @@ def unfounded(evidence: Evidence) -> Iterator[Advice]:
     reason = ""
     if method in ELECTING and not any(p.whole.excess > max(0.01, 3 * p.whole.error) for p in pairs):
         shown = max((p.whole.conflict for p in pairs if not math.isnan(p.whole.conflict)), default=math.nan)
-        reason = f"signs disagree in {percent(shown, 1)} of the entries, as chance has it: {title} removes entries at random here"
+        reason = (
+            f"signs disagree in {percent(shown, 1)} of the entries, as chance has it: {title} "
+            "removes entries at random here"
+        )
     elif method in DROPPING:
         reason = f"the sources are unrelated (cosine {largest:.3f}), so dropping at random only adds noise"
     elif method in STOCK and (total > 1.05 or method == "model_stock"):
-        reason = f"the sources share nothing (cosine {largest:.3f}), so {title} only makes each of them fainter"
+        reason = (
+            f"the sources share nothing (cosine {largest:.3f}), so {title} only makes each of them fainter"
+        )
     if reason:
         kept = evidence.outcome.error if evidence.outcome is not None else 0.0
         more = f", and the cut to a LoRA loses {percent(kept**2)} of the energy" if kept > 0.1 else ""
         yield Advice(
-            "unfounded", "Use the weighted sum", f"{reason}{more}.", {"cosine": largest}, {"method": "weighted_sum"}
+            "unfounded",
+            "Use the weighted sum",
+            f"{reason}{more}.",
+            {"cosine": largest},
+            {"method": "weighted_sum"},
         )
 
 

@@ -1,6 +1,7 @@
 """Two stored reports side by side, block by block.
 
-Reports come from files that a person may have edited: what is missing or of another kind is left out, never an error.
+Reports come from files that a person may have edited: what is missing or of another kind is left out, never
+    an error.
 """
 
 from __future__ import annotations
@@ -9,8 +10,8 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lib_merge.adapters.blocks import BLOCKS
 from lib_merge.analysis.export import FORMAT
+from lib_merge.families.blocks import BLOCKS
 
 Json = Mapping[str, Any]
 # figures of a merge that are one number, and those that are one per source
@@ -84,7 +85,12 @@ def _whole(report: Json) -> dict[str, Any]:
         return {}
     more = {name: _number(recipe.get(name)) for name in ("total", "error", "bytes")}
     ranks = [_number(value) for value in _list(recipe.get("rank"))]
-    return {**_figures(_map(recipe.get("whole"))), **more, "policy": str(recipe.get("policy", "")), "rank": ranks}
+    return {
+        **_figures(_map(recipe.get("whole"))),
+        **more,
+        "policy": str(recipe.get("policy", "")),
+        "rank": ranks,
+    }
 
 
 def _pairs(report: Json) -> list[dict[str, Any]]:
@@ -116,6 +122,7 @@ def _side(recipe: Json, blocks: Json, block: str) -> dict[str, Any] | None:
     if block not in blocks:
         return None
     more = {
-        name: [_number(value) for value in _list(_map(recipe.get(name)).get(block))] for name in ("weights", "heard")
+        name: [_number(value) for value in _list(_map(recipe.get(name)).get(block))]
+        for name in ("weights", "heard")
     }
     return {**_figures(_map(blocks[block])), **more}

@@ -1,4 +1,6 @@
-"""What cutting the rank of a merge costs: spectra of every module, the error-against-rank curve, ranks under a policy."""
+"""What cutting the rank of a merge costs: spectra of every module, the error-against-rank curve, ranks under
+a policy.
+"""
 
 from __future__ import annotations
 
@@ -10,14 +12,15 @@ import numpy as np
 from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.measure import Measured, grams_of
 from lib_merge.analysis.model import CurvePoint
-from lib_merge.analysis.spectrum import pooled, tails
-from lib_merge.analysis.stack import singular_values
 from lib_merge.analysis.workers import side_by_side
-from lib_merge.compress import RankPolicy
+from lib_merge.linalg.spectrum import pooled, tails
+from lib_merge.linalg.stack import singular_values
+from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe
 
 WIDTH = {"fp16": 2, "bf16": 2, "float": 4}
-# Room that a merge leaves in the header: keys per module, bytes of a key beside the module's name, own and copied metadata.
+# Room that a merge leaves in the header: keys per module, bytes of a key beside the module's name, own and
+# copied metadata.
 KEYS, ENTRY, OWN, PER_SOURCE = 7, 120, 64 << 10, 4096
 # Points of a curve at most.
 POINTS = 64
@@ -29,7 +32,8 @@ def spectra(
     """Return the singular values of τ = Σ cᵢΔWᵢ at every module, and Int[module], its rank before any cut.
 
     Args:
-        bench: measured modules; where their Grams were not kept, the files are read again and must still be open.
+        bench: measured modules; where their Grams were not kept, the files are read again and must still be
+            open.
         found: Float64[module source], cᵢ.
         cancelled: asked now and then.
     """
@@ -56,14 +60,20 @@ def prices(bench: Bench, recipe: Recipe) -> np.ndarray:
 
 
 def overhead(bench: Bench, recipe: Recipe, ranks: np.ndarray) -> int:
-    """Return the bytes of alphas and of the header: its table for the modules that are kept, and room for metadata."""
+    """Return the bytes of alphas and of the header: its table for the modules that are kept, and room for
+    metadata.
+    """
     width = WIDTH[recipe.precision]
     kept = [m.task.name for m, rank in zip(bench.modules, ranks) if rank > 0]
-    copied = sum(PER_SOURCE + 2 * sum(map(len, (*file.metadata, *file.metadata.values()))) for file in bench.files)
+    copied = sum(
+        PER_SOURCE + 2 * sum(map(len, (*file.metadata, *file.metadata.values()))) for file in bench.files
+    )
     return OWN + copied + sum(width + KEYS * (len(name) + ENTRY) for name in kept)
 
 
-def curve(bench: Bench, recipe: Recipe, found: Sequence[np.ndarray], stacked: np.ndarray) -> tuple[CurvePoint, ...]:
+def curve(
+    bench: Bench, recipe: Recipe, found: Sequence[np.ndarray], stacked: np.ndarray
+) -> tuple[CurvePoint, ...]:
     """Return error, energy and size when every module is cut at one rank: error(r) = √(Σ_{k>r} S² / Σ S²).
 
     Args:
@@ -131,10 +141,14 @@ def _within(found: Sequence[np.ndarray], price: np.ndarray, budget: float) -> np
 
 
 def bytes_for(found: Sequence[np.ndarray], price: np.ndarray, share: float) -> tuple[int, np.ndarray]:
-    """Return the fewest bytes of factors that keep `share` of the energy, and the ranks: a greedy choice by S²/price."""
+    """Return the fewest bytes of factors that keep `share` of the energy, and the ranks: a greedy choice by
+    S²/price.
+    """
     total = sum(float(np.square(singular).sum()) for singular in found)
     values = np.concatenate([np.square(singular) for singular in found]) if len(found) else np.zeros(0)
-    places = np.concatenate([np.full(len(singular), place) for place, singular in enumerate(found)] or [np.zeros(0)])
+    places = np.concatenate(
+        [np.full(len(singular), place) for place, singular in enumerate(found)] or [np.zeros(0)]
+    )
     places = places.astype(int)
     order = np.argsort(-values / price[places], kind="stable") if len(values) else np.zeros(0, dtype=int)
     enough = int(np.searchsorted(np.cumsum(values[order]), share * total * (1 - 1e-12))) + 1

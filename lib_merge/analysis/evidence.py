@@ -79,7 +79,9 @@ class Evidence:
             if own is None:
                 found.append(tidy(source.ratio * factor) if always else None)
             else:
-                found.append([tidy(x * factor) for x in own] if isinstance(own, tuple) else tidy(own * factor))
+                found.append(
+                    [tidy(x * factor) for x in own] if isinstance(own, tuple) else tidy(own * factor)
+                )
         return found
 
 

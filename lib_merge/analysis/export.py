@@ -36,7 +36,9 @@ def to_json(report: AnalysisReport, *, tensors: bool = True) -> dict[str, Any]:
 
 
 def _source(source: Any, *, tensors: bool) -> dict[str, Any]:  # noqa: ANN401
-    found = {item.name: _plain(getattr(source, item.name)) for item in fields(source) if item.name != "tensors"}
+    found = {
+        item.name: _plain(getattr(source, item.name)) for item in fields(source) if item.name != "tensors"
+    }
     if tensors:
         rows = [[_plain(getattr(tensor, column)) for column in TENSOR_COLUMNS] for tensor in source.tensors]
         found["tensors"] = {"columns": list(TENSOR_COLUMNS), "rows": rows}
@@ -47,7 +49,9 @@ def _plain(value: Any) -> Any:  # noqa: ANN401
     if is_dataclass(value) and not isinstance(value, type):
         return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
     if isinstance(value, Mapping):
-        return {f"{key:g}" if isinstance(key, float) else str(key): _plain(item) for key, item in value.items()}
+        return {
+            f"{key:g}" if isinstance(key, float) else str(key): _plain(item) for key, item in value.items()
+        }
     if isinstance(value, (list, tuple)):
         return [_plain(item) for item in value]
     if isinstance(value, bool) or value is None or isinstance(value, (int, str)):

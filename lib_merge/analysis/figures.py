@@ -41,7 +41,9 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class TensorStats:
-    """One tensor of a file: its key and the exact figures of its numbers; NaN where it holds NaN or infinity."""
+    """One tensor of a file: its key and the exact figures of its numbers; NaN where it holds NaN or
+    infinity.
+    """
 
     key: str
     count: int
@@ -121,7 +123,8 @@ class PairPart:
 
     modules     modules that both have
     cosine      ⟨A, B⟩/(‖A‖·‖B‖); modules that only one has count in its norm; NaN where one has nothing
-    overlap_out Σ‖UᵃᵀUᵇ‖²/Σ min(kᵃ, kᵇ) of the column spaces (what they write), chance_out what random ones would have
+    overlap_out Σ‖UᵃᵀUᵇ‖²/Σ min(kᵃ, kᵇ) of the column spaces (what they write), chance_out what random ones
+    would have
     overlap_in  the same of the row spaces (what they read)
     conflict    share of the sampled entries whose signs differ
     expected    arccos(cosine)/π, what that cosine brings by itself
@@ -149,7 +152,8 @@ class PairReport:
 
     relation  what they are to each other, one of `relations.RELATIONS`
     reason    the numbers behind it, in one sentence
-    start     median cosine of the stored down projections, near 0 unless both began from the same random numbers
+    start     median cosine of the stored down projections, near 0 unless both began from the same random
+              numbers
     scale     c of B ≈ c·A where one is a copy of the other, else 0
     """
 

@@ -1,4 +1,6 @@
-"""From modules to blocks and files: what each source is, and what two sources are to each other in numbers."""
+"""From modules to blocks and files: what each source is, and what two sources are to each other in
+numbers.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +13,7 @@ from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.figures import PairPart, Part, SourceReport, TensorStats
 from lib_merge.analysis.measure import Measured
 from lib_merge.analysis.reading import TensorSums
-from lib_merge.analysis.spectrum import effective_rank, pooled, ranks_for, stable_rank
+from lib_merge.linalg.spectrum import effective_rank, pooled, ranks_for, stable_rank
 
 FP16_MAX = 65504.0
 
@@ -53,7 +55,9 @@ def _ranks(singular: np.ndarray) -> tuple[float, float]:
     return effective_rank(singular), stable_rank(singular)
 
 
-def _part(modules: Sequence[Measured], index: int, total: float, rank: Mapping[str, tuple[float, float]]) -> Part:
+def _part(
+    modules: Sequence[Measured], index: int, total: float, rank: Mapping[str, tuple[float, float]]
+) -> Part:
     energies = np.array([float(module.products[index, index]) for module in modules])
     energy = float(energies.sum())
     entries = sum(module.task.out * module.task.columns for module in modules)
@@ -76,7 +80,9 @@ def _part(modules: Sequence[Measured], index: int, total: float, rank: Mapping[s
 
 
 def _tensors(found: Iterable[TensorSums]) -> tuple[TensorStats, ...]:
-    """Put the parts of every tensor together again; several modules may share one (Flux' fused q, k and v)."""
+    """Put the parts of every tensor together again; several modules may share one (Flux' fused q, k and
+    v).
+    """
     table: dict[str, list[TensorSums]] = {}
     for sums in found:
         table.setdefault(sums.key, []).append(sums)
@@ -90,7 +96,9 @@ def _stats(key: str, parts: Sequence[TensorSums]) -> TensorStats:
     mean = sum(part.total for part in parts) / count
     square = sum(part.square for part in parts) / count
     std = math.sqrt(max(square - mean**2, 0.0))
-    return TensorStats(key, count, mean, std, min(part.low for part in parts), max(part.high for part in parts))
+    return TensorStats(
+        key, count, mean, std, min(part.low for part in parts), max(part.high for part in parts)
+    )
 
 
 def pair_parts(bench: Bench, first: int, second: int) -> tuple[PairPart, Mapping[str, PairPart]]:

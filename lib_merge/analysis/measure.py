@@ -11,7 +11,7 @@ import numpy as np
 
 from lib_merge.adapters.source import LoraFile, ModulePart
 from lib_merge.analysis.reading import PLAIN, Lines, TensorSums, read_part, tensor_sums
-from lib_merge.analysis.stack import Basis, Stack, block_sums, stack
+from lib_merge.linalg.stack import Basis, Stack, block_sums, stack
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +38,8 @@ class Measured:
     counts    per source, directions that count in subspaces
     out_, in_overlap  Float64[source source], ‖UᵢᵀUⱼ‖² and ‖VᵢᵀVⱼ‖²
     start     Float64[source source], cosine of the stored down projections; NaN where they cannot be compared
-    talk      Float64[source source source], talk[i, j, k] = ⟨ΔWⱼVᵢ, ΔWₖVᵢ⟩ on the inputs Vᵢ that source i reads
+    talk      Float64[source source source], talk[i, j, k] = ⟨ΔWⱼVᵢ, ΔWₖVᵢ⟩ on the inputs Vᵢ that source i
+              reads
     sums      per source, Σ of all entries of ΔW
     low, high per source, extremes of the sampled entries
     differ    Int[source source], sampled entries with opposite signs
@@ -79,7 +80,11 @@ def measure(task: Task) -> Measured:
     stacked, bases = stack([item.delta for item in read], task.out, task.columns)
     lines = stacked.up.sum(0).double().numpy(), stacked.down.sum(1).double().numpy()
     count = len(read)
-    out_overlap, in_overlap, start = np.zeros((count, count)), np.zeros((count, count)), np.full((count, count), np.nan)
+    out_overlap, in_overlap, start = (
+        np.zeros((count, count)),
+        np.zeros((count, count)),
+        np.full((count, count), np.nan),
+    )
     for i in range(count):
         for j in range(i + 1, count):
             out_overlap[i, j] = out_overlap[j, i] = _shared(stacked.gram_up, stacked, bases, (i, j), "left")
@@ -122,7 +127,9 @@ def grams_of(measured: Measured) -> tuple[np.ndarray, np.ndarray, tuple[slice, .
     return stacked.gram_up, stacked.gram_down, stacked.parts
 
 
-def _shared(gram: np.ndarray, stacked: Stack, bases: Sequence[Basis], pair: tuple[int, int], side: str) -> float:
+def _shared(
+    gram: np.ndarray, stacked: Stack, bases: Sequence[Basis], pair: tuple[int, int], side: str
+) -> float:
     """Return ‖QᵢᵀQⱼ‖² of two sources' orthonormal bases on one side."""
     first, second = (getattr(bases[index], side) for index in pair)
     if not first.shape[1] or not second.shape[1]:
@@ -172,7 +179,8 @@ def sums(stacked: Stack, lines: Lines) -> np.ndarray:
 
 
 def sample(task: Task, stacked: Stack) -> np.ndarray:
-    """Return Float64[source samples], entries of every ΔW at the same random places; zeros where one is absent.
+    """Return Float64[source samples], entries of every ΔW at the same random places; zeros where one is
+    absent.
 
     The places depend on the seed and the module's name alone.
     """

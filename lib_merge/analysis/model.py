@@ -25,7 +25,8 @@ class Outcome:
     shares     |cᵢ|‖ΔWᵢ‖/Σ|cⱼ|‖ΔWⱼ‖ with c the best fit τ ≈ Σ cᵢΔWᵢ; who dominates
     evenness   entropy of the shares, 0 (one alone) … 1 (all alike)
     retention  ⟨τ, wᵢΔWᵢ⟩/‖wᵢΔWᵢ‖²: 1 = all of it is in, 2 = twice; NaN where a source has no part
-    crosstalk  ‖(τ − wᵢΔWᵢ)Vᵢ‖/‖wᵢΔWᵢ‖ on the inputs Vᵢ that source i reads: what the others add to its own work
+    crosstalk  ‖(τ − wᵢΔWᵢ)Vᵢ‖/‖wᵢΔWᵢ‖ on the inputs Vᵢ that source i reads: what the others add to its own
+               work
     growth     S₀(τ) / max S₀(wᵢΔWᵢ), the worst module
     """
 
@@ -43,7 +44,9 @@ class Outcome:
 
 @dataclass(frozen=True, slots=True)
 class CurvePoint:
-    """What one rank for all modules costs: relative Frobenius error, share of the energy kept, bytes of the factors."""
+    """What one rank for all modules costs: relative Frobenius error, share of the energy kept, bytes of the
+    factors.
+    """
 
     rank: int
     error: float
@@ -62,7 +65,8 @@ class RecipeReport:
     error      relative Frobenius error of that cut
     bytes      of the saved file, estimated to a few per cent
     curve      error and size against one rank for all modules
-    weights    block -> per source, the weight asked for there, mean over modules by energy; NaN where it has nothing
+    weights    block -> per source, the weight asked for there, mean over modules by energy; NaN where it has
+               nothing
     heard      block -> per source, ‖wᵢΔWᵢ‖
     seen       (modules looked at, modules of the merge); equal when nothing is estimated
     direct     True when every figure comes from Gram matrices of all modules

@@ -79,19 +79,25 @@ class Weighing:
 
 def weigh(bench: Bench, leaves: Sequence[Leaf], ratios: Sequence[float]) -> Weighing:
     """Return the weights of every source at every module of the bench."""
-    rows = [[leaf.weights(m.task.name, m.task.block, m.task.encoder) for leaf in leaves] for m in bench.modules]
+    rows = [
+        [leaf.weights(m.task.name, m.task.block, m.task.encoder) for leaf in leaves] for m in bench.modules
+    ]
     table = np.array(rows, dtype=float).reshape(len(bench.modules), len(leaves), 2)
     return Weighing(table[:, :, 0], table[:, :, 1], np.array([leaf.group for leaf in leaves]), tuple(ratios))
 
 
-def by_block(bench: Bench, weighing: Weighing) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
+def by_block(
+    bench: Bench, weighing: Weighing
+) -> tuple[dict[str, tuple[float, ...]], dict[str, tuple[float, ...]]]:
     """Return block -> wᵢ per source (mean over its modules by energy), and block -> ‖wᵢΔWᵢ‖ per source."""
     asked = weighing.asked
     energy = bench.products.diagonal(axis1=1, axis2=2).clip(0)
     weights, heard = {}, {}
     for block, places in bench.blocks().items():
         own, total = asked[places], energy[places].sum(0)
-        mean = np.divide((own * energy[places]).sum(0), total, out=np.full(len(total), math.nan), where=total > 0)
+        mean = np.divide(
+            (own * energy[places]).sum(0), total, out=np.full(len(total), math.nan), where=total > 0
+        )
         weights[block] = tuple(float(value) for value in mean)
         heard[block] = tuple(float(value) for value in np.sqrt((np.square(own) * energy[places]).sum(0)))
     return weights, heard
@@ -121,7 +127,9 @@ def coefficients(bench: Bench, weighing: Weighing, method: Method, settings: Map
             each = method.function(ScalarInput(weights, weighing.ratios, _constant(grams[place])), **settings)
         else:
             if weights not in known:
-                known[weights] = method.function(ScalarInput(weights, weighing.ratios, _constant(whole)), **settings)
+                known[weights] = method.function(
+                    ScalarInput(weights, weighing.ratios, _constant(whole)), **settings
+                )
             each = known[weights]
         found[place] = np.asarray(each)[weighing.groups]
     return found * weighing.inner
@@ -160,7 +168,9 @@ def direct(bench: Bench, weighing: Weighing, found: np.ndarray, peaks: np.ndarra
     )
 
 
-def growth(bench: Bench, asked: np.ndarray, peaks: np.ndarray, places: Sequence[int] | None = None) -> np.ndarray:
+def growth(
+    bench: Bench, asked: np.ndarray, peaks: np.ndarray, places: Sequence[int] | None = None
+) -> np.ndarray:
     """Return Float64[module], S₀(τ) / max S₀(wᵢΔWᵢ); NaN where nothing is asked for.
 
     Args:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
-from lib_merge.adapters.blocks import BLOCKS
 from lib_merge.analysis.figures import PairPart
 from lib_merge.analysis.model import AnalysisReport
 from lib_merge.analysis.svg import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, legend, text
+from lib_merge.families.blocks import BLOCKS
 
 SHARE = Scale(0.0, 1.0, SEQUENTIAL, lambda value: f"{100 * value:.0f}")
 COSINE = Scale(-1.0, 1.0, DIVERGING, lambda value: _short(value, 2))
@@ -22,15 +22,22 @@ def sections(report: AnalysisReport) -> Iterator[str]:
     """Yield the plots that the report's stage allows, as HTML."""
     blocks = block_names(report)
     if report.recipe is not None and len(report.sources) > 1:
-        yield from _card("Who dominates where", "share of the merge, % by block", dominance_map(report, blocks), SHARE)
+        yield from _card(
+            "Who dominates where", "share of the merge, % by block", dominance_map(report, blocks), SHARE
+        )
     if report.sources:
         top = Scale(0.0, max(_most(report), 1e-9), SEQUENTIAL, SHARE.write)
         said = "share of each source's own energy, % by block"
         yield from _card("Where each source acts", said, energy_map(report, blocks), top)
     if report.pairs:
         said = "cosine by block: −1 opposite, 0 unrelated, 1 the same"
-        yield from _card("What pairs want", said, pair_map(report, blocks, lambda part: part.cosine, COSINE), COSINE)
-        said = "points of sign conflict beyond the cosine's, where that is more than three standard errors; else 0"
+        yield from _card(
+            "What pairs want", said, pair_map(report, blocks, lambda part: part.cosine, COSINE), COSINE
+        )
+        said = (
+            "points of sign conflict beyond the cosine's, where that is more than three standard "
+            "errors; else 0"
+        )
         yield from _card("Where pairs fight", said, pair_map(report, blocks, _sure_excess, EXCESS), EXCESS)
     if report.recipe is not None and report.recipe.curve:
         yield f'<h2>Energy kept against rank</h2><div class="card">{rank_curve(report)}</div>'
@@ -51,10 +58,15 @@ def dominance_map(report: AnalysisReport, blocks: Sequence[str]) -> str:
         return ""
     found = report.recipe.blocks
     values = [
-        [found[block].shares[index] if block in found and any(found[block].shares) else math.nan for block in blocks]
+        [
+            found[block].shares[index] if block in found and any(found[block].shares) else math.nan
+            for block in blocks
+        ]
         for index in range(len(report.sources))
     ]
-    return heat_map("Share of the merge by block and source, in per cent", _names(report), blocks, values, SHARE)
+    return heat_map(
+        "Share of the merge by block and source, in per cent", _names(report), blocks, values, SHARE
+    )
 
 
 def energy_map(report: AnalysisReport, blocks: Sequence[str]) -> str:
@@ -64,10 +76,14 @@ def energy_map(report: AnalysisReport, blocks: Sequence[str]) -> str:
         for source in report.sources
     ]
     scale = Scale(0.0, max(_most(report), 1e-9), SEQUENTIAL, SHARE.write)
-    return heat_map("Share of each source's energy by block, in per cent", _names(report), blocks, values, scale)
+    return heat_map(
+        "Share of each source's energy by block, in per cent", _names(report), blocks, values, scale
+    )
 
 
-def pair_map(report: AnalysisReport, blocks: Sequence[str], figure: Callable[[PairPart], float], scale: Scale) -> str:
+def pair_map(
+    report: AnalysisReport, blocks: Sequence[str], figure: Callable[[PairPart], float], scale: Scale
+) -> str:
     """Return a block × pair heat map of one figure."""
     rows = [f"{letter(pair.first)} · {letter(pair.second)}" for pair in report.pairs]
     values = [[_figure(pair.blocks, block, figure) for block in blocks] for pair in report.pairs]

@@ -45,8 +45,8 @@ class Forecast(Protocol):
 class Prospect:
     """One recipe over one bench.
 
-    spectra, stacked  singular values of τ and ranks before the cut per module of the bench; empty where only the
-                      engine could tell
+    spectra, stacked  singular values of τ and ranks before the cut per module of the bench; empty where only
+                      the engine could tell
     """
 
     bench: Bench
@@ -68,8 +68,9 @@ def look_ahead(
 ) -> Prospect:
     """Return what `recipe` will make of the measured sources.
 
-    Scalar methods over files or plain groups are exact, from Gram matrices of every module. Others need `forecast`;
-    without one the report stays empty. Inside a group with a method of its own, wᵢ is the product of the ratios on the way.
+    Scalar methods over files or plain groups are exact, from Gram matrices of every module. Others need
+    `forecast`; without one the report stays empty. Inside a group with a method of its own, wᵢ is the product
+    of the ratios on the way.
 
     Raises:
         RecipeError: the recipe itself is wrong.
@@ -91,7 +92,9 @@ def look_ahead(
         seen = forecast(recipe, bench, weighing, places)
         if len(seen.spectra) == len(bench.modules):
             found.spectra = list(seen.spectra)
-            found.stacked = np.array([int(np.count_nonzero(s > 1e-12 * s[0])) if len(s) else 0 for s in seen.spectra])
+            found.stacked = np.array(
+                [int(np.count_nonzero(s > 1e-12 * s[0])) if len(s) else 0 for s in seen.spectra]
+            )
         found.outcomes = seen.outcomes
         found.report = _report(found, seen.outcomes, exact=False)
     return found
@@ -102,7 +105,9 @@ CORE_SAMPLE, DENSE_SAMPLE, LINE_SAMPLE = 48, 16, 8
 
 
 def modules_for(bench: Bench, method: Method, most: int | None = None) -> list[int]:
-    """Return the modules that stand for all of them: evenly spaced in the order of names, so that every block is met."""
+    """Return the modules that stand for all of them: evenly spaced in the order of names, so that every
+    block is met.
+    """
     count = len(bench.modules)
     wanted = most or (DENSE_SAMPLE if method.space == "dense" else CORE_SAMPLE)
     if count <= wanted:
@@ -135,7 +140,9 @@ def _report(found: Prospect, outcomes: Outcomes, *, exact: bool) -> RecipeReport
 
 
 def _whole(found: Prospect, outcomes: Outcomes) -> Outcome:
-    """Return the figures of the whole merge; where only some modules were seen, norms grow as the plain sum's does."""
+    """Return the figures of the whole merge; where only some modules were seen, norms grow as the plain
+    sum's does.
+    """
     part = summed(found.bench, outcomes)
     if len(outcomes) == len(found.bench.modules) or not outcomes.plain.sum() > 0:
         return part
@@ -172,7 +179,9 @@ def _cut(found: Prospect, outcomes: Outcomes) -> tuple[tuple[int, int], float, i
 
 
 def fitting(recipe: Recipe) -> list[Method]:
-    """Return the methods that could merge the recipe's sources as they are: right number, roles given, nothing taken away."""
+    """Return the methods that could merge the recipe's sources as they are: right number, roles given,
+    nothing taken away.
+    """
     roles = sorted(source.role for source in recipe.sources if source.role)
     count = len(recipe.sources)
     found = []
@@ -225,7 +234,9 @@ def _outcomes(found: Prospect, method: Method, forecast: Forecast | None) -> Out
 
 def _row(found: Prospect, method: Method, outcomes: Outcomes) -> MethodRow:
     whole = summed(found.bench, outcomes)
-    plain_square, square, toward = (float(getattr(outcomes, name).sum()) for name in ("plain", "square", "toward"))
+    plain_square, square, toward = (
+        float(getattr(outcomes, name).sum()) for name in ("plain", "square", "toward")
+    )
     both = math.sqrt(plain_square * square)
     return MethodRow(
         method.name,

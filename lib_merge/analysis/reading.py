@@ -9,8 +9,8 @@ import numpy as np
 from torch import Tensor
 
 from lib_merge.adapters.source import LoraFile, ModulePart
-from lib_merge.analysis.stack import Stack, low_rank
-from lib_merge.deltas import LowRank
+from lib_merge.linalg import LowRank
+from lib_merge.linalg.stack import Stack, low_rank
 
 # Kinds whose factors are the file's own tensors, so that the start of their training shows in them.
 PLAIN = ("LoRA", "LoCon")
@@ -32,7 +32,9 @@ class TensorSums:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read of one source: ΔW, or None where it is absent or broken; its tensors, or their extremes alone."""
+    """What was read of one source: ΔW, or None where it is absent or broken; its tensors, or their extremes
+    alone.
+    """
 
     delta: LowRank | None = None
     tensors: tuple[TensorSums, ...] = ()
@@ -48,7 +50,11 @@ def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
     file, place = part
     if place.module.layout.kind in PLAIN:
         return _read_plain(file, place)
-    keys = [key for role, key in place.module.roles.items() if role != "alpha" and role not in place.module.vectors]
+    keys = [
+        key
+        for role, key in place.module.roles.items()
+        if role != "alpha" and role not in place.module.vectors
+    ]
     tensors = tuple(_sums(key, value) for key, value in file.file.read_many(keys).items())
     if not all(tensor.finite for tensor in tensors):
         return Read(tensors=tensors, broken=True)
@@ -57,7 +63,9 @@ def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
 
 
 def _read_plain(file: LoraFile, place: ModulePart) -> Read:
-    """Read a factor pair; sums and squares of its tensors come out of the stack, only the extremes are looked for."""
+    """Read a factor pair; sums and squares of its tensors come out of the stack, only the extremes are
+    looked for.
+    """
     delta = place.load(file.file)
     term, roles = delta.terms[0], place.module.roles  # type: ignore[union-attr]
     found = tuple(
@@ -76,14 +84,18 @@ def _extremes(value: Tensor) -> tuple[float, float]:
     return float(low), float(high)
 
 
-def _tensor_sums(name: tuple[str, int], extremes: tuple[float, float], total: float, square: float) -> TensorSums:
+def _tensor_sums(
+    name: tuple[str, int], extremes: tuple[float, float], total: float, square: float
+) -> TensorSums:
     finite = all(math.isfinite(value) for value in extremes)
     return TensorSums(*name, *((total, square, *extremes) if finite else (math.nan,) * 4), finite=finite)
 
 
 def _sums(key: str, value: Tensor) -> TensorSums:
     exact = value.double()
-    return _tensor_sums((key, value.numel()), _extremes(value), float(exact.sum()), float(exact.square().sum()))
+    return _tensor_sums(
+        (key, value.numel()), _extremes(value), float(exact.sum()), float(exact.square().sum())
+    )
 
 
 def tensor_sums(read: Read, stacked: Stack, part: slice, lines: Lines) -> tuple[TensorSums, ...]:

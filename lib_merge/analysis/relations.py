@@ -76,13 +76,25 @@ def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float
             names = bench.files[small].label, bench.files[large].label
             return "resized", f"{names[0]} is what a rank cut leaves of {names[1]} (cosine {cosine:.3f})", 0.0
     if _one_run(bench, pair, cosine, start):
-        return "epochs", f"same start of the down projections (cosine {start:.2f}) and ΔW at cosine {cosine:.2f}", 0.0
+        return (
+            "epochs",
+            f"same start of the down projections (cosine {start:.2f}) and ΔW at cosine {cosine:.2f}",
+            0.0,
+        )
     if 1.0 - cosine < NEAR:
         scale = float(gram[a, b] / gram[a, a])
         apart = math.sqrt(max(0.0, 1.0 - cosine**2))
-        return "near-duplicate", f"{two} is {scale:.3g} × {one} but for {apart:.0%} (cosine {cosine:.3f})", scale
+        return (
+            "near-duplicate",
+            f"{two} is {scale:.3g} × {one} but for {apart:.0%} (cosine {cosine:.3f})",
+            scale,
+        )
     if start >= SAME_START:
-        return "same start", f"the down projections began alike (cosine {start:.2f}), ΔW is at {cosine:.2f}", 0.0
+        return (
+            "same start",
+            f"the down projections began alike (cosine {start:.2f}), ΔW is at {cosine:.2f}",
+            0.0,
+        )
     if abs(cosine) >= RELATED:
         return "related" if cosine > 0 else "opposed", f"cosine {cosine:.2f}", 0.0
     return "unrelated", f"cosine {round(cosine, 3) + 0.0:.3f}", 0.0
@@ -91,8 +103,9 @@ def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float
 def resized_from(bench: Bench, large: int, small: int) -> bool:
     """Tell whether `small` is `large` cut to fewer ranks.
 
-    True when at every module ‖small‖² is the energy of large's leading singular values and ⟨large, small⟩ = ‖small‖², which
-    holds for the Eckart-Young cut alone; differences are summed over the file and may be 2 % of its energy.
+    True when at every module ‖small‖² is the energy of large's leading singular values and ⟨large, small⟩ =
+    ‖small‖², which holds for the Eckart-Young cut alone; differences are summed over the file and may be 2 %
+    of its energy.
     """
     both = [m for m in bench.modules if m.ranks[large] or m.ranks[small]]
     if sum(m.ranks[small] for m in both) >= sum(m.ranks[large] for m in both):
@@ -120,7 +133,9 @@ def _one_run(bench: Bench, pair: tuple[int, int], cosine: float, start: float) -
 
 
 def epoch_order(bench: Bench, members: Sequence[int]) -> list[int]:
-    """Return sources of one run from the oldest on: by epoch, by steps, by the number in the name, by norm."""
+    """Return sources of one run from the oldest on: by epoch, by steps, by the number in the name, by
+    norm.
+    """
     energies = bench.whole.diagonal()
 
     def age(index: int) -> tuple[float, float, float, float]:
@@ -128,7 +143,12 @@ def epoch_order(bench: Bench, members: Sequence[int]) -> list[int]:
         named = _EPOCH.search(file.label)
         # the last file of a run carries no number
         number = float(named[1]) if named else math.inf
-        return _number(file.metadata.get("ss_epoch")), _number(file.metadata.get("ss_steps")), number, energies[index]
+        return (
+            _number(file.metadata.get("ss_epoch")),
+            _number(file.metadata.get("ss_steps")),
+            number,
+            energies[index],
+        )
 
     return sorted(members, key=age)
 

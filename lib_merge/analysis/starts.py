@@ -37,11 +37,15 @@ def starting_points(recipe: Recipe, family: str = "") -> tuple[Advice, ...]:
 
 def _starts(recipe: Recipe, family: str) -> Iterator[Advice]:
     count = len(recipe.sources)
-    yield _start("even", "All alike", [round(1 / count, 2)] * count, "ratios of a weighted sum usually add up to 1")
+    yield _start(
+        "even", "All alike", [round(1 / count, 2)] * count, "ratios of a weighted sum usually add up to 1"
+    )
     if count == 2:
         yield _start("lead-first", "The first leads", [0.7, 0.3], "0.7 to 0.3 lets one dominate")
         yield _start("lead-second", "The second leads", [0.3, 0.7], "0.7 to 0.3 lets one dominate")
-    yield _start("careful", "Careful", [round(0.8 / count, 2)] * count, "a lower total where artefacts appear")
+    yield _start(
+        "careful", "Careful", [round(0.8 / count, 2)] * count, "a lower total where artefacts appear"
+    )
     roles = [ALIASES.get(source.role or "", source.role or "") for source in recipe.sources]
     if all(role in ROLES for role in roles):
         yield from by_role(recipe, roles, family)
@@ -93,6 +97,8 @@ def by_role(recipe: Recipe, roles: Sequence[str], family: str = "") -> Iterator[
         )
 
 
-def _start(name: str, title: str, ratios: Sequence[float], why: str, more: Mapping[str, Any] | None = None) -> Advice:
+def _start(
+    name: str, title: str, ratios: Sequence[float], why: str, more: Mapping[str, Any] | None = None
+) -> Advice:
     change = {"ratios": list(ratios), **(more or {})}
     return Advice(f"start-{name}", f"{title}: {both(ratios)}", f"A starting point: {why}.", {}, change)

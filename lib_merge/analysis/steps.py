@@ -31,7 +31,7 @@ class Options:
     """How an analysis runs.
 
     family     decides where shapes cannot
-    forecast   carries out methods that Gram matrices alone cannot tell; see `lib_merge.engine.forecast`
+    forecast   carries out methods that Gram matrices alone cannot tell; see `lib_merge.analysis.forecast`
     methods    names to compare; by default all that fit, but dense ones
     seed       of the sampled entries
     progress   called with (stage, done, total)
@@ -66,7 +66,9 @@ def analyze(given: Given, **options: Any) -> AnalysisReport:  # noqa: ANN401
 
 
 def analyze_steps(given: Given, **options: Any) -> Iterator[AnalysisReport]:  # noqa: ANN401
-    """Yield the report as it grows: files (no tensor read), sources, pairs, recipe, methods, advice; see `analyze`."""
+    """Yield the report as it grows: files (no tensor read), sources, pairs, recipe, methods, advice; see
+    `analyze`.
+    """
     start = time.perf_counter()
     chosen = Options(**options)
     recipe = as_recipe(given, chosen.family)
@@ -106,7 +108,9 @@ def _grown(recipe: Recipe, found: Sequence[Leaf], options: Options) -> Iterator[
     yield from _ahead(report, recipe, found, options)
 
 
-def _ahead(report: AnalysisReport, recipe: Recipe, found: Sequence[Leaf], options: Options) -> Iterator[AnalysisReport]:
+def _ahead(
+    report: AnalysisReport, recipe: Recipe, found: Sequence[Leaf], options: Options
+) -> Iterator[AnalysisReport]:
     """Yield what depends on the recipe: its outcome, the other methods, the advice."""
     assert report.bench is not None
     prospect = look_ahead(report.bench, recipe, found, options.forecast, options.cancelled)
@@ -127,8 +131,8 @@ def _ahead(report: AnalysisReport, recipe: Recipe, found: Sequence[Leaf], option
 def reweigh(report: AnalysisReport, recipe: Recipe, **options: Any) -> AnalysisReport:  # noqa: ANN401
     """Return the report for other ratios, blocks or another method over the same files in the same order.
 
-    Nothing that was measured is measured again; where the files were too large to keep their Gram matrices, or where
-    the recipe has other files, everything is.
+    Nothing that was measured is measured again; where the files were too large to keep their Gram matrices,
+    or where the recipe has other files, everything is.
 
     Args:
         report: complete, as `analyze` returned it, with its bench.
@@ -139,7 +143,9 @@ def reweigh(report: AnalysisReport, recipe: Recipe, **options: Any) -> AnalysisR
 
 
 def _known(before: AnalysisReport | None, found: Sequence[Leaf]) -> AnalysisReport | None:
-    """Return what an earlier report knows of these files, as of the stage `pairs`; None where they must be measured."""
+    """Return what an earlier report knows of these files, as of the stage `pairs`; None where they must be
+    measured.
+    """
     if before is None or before.bench is None or STAGES.index(before.stage) < STAGES.index("pairs"):
         return None
     if not before.bench.holds_grams or not before.bench.fits(found):

@@ -23,7 +23,8 @@ MAX_LABEL = 28
 def text(value: object, most: int = 0) -> str:
     """Return any text escaped for HTML, without characters that could turn or break a line, cut at `most`."""
     shown = "".join(
-        "�" if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") else letter for letter in str(value)
+        "�" if unicodedata.category(letter) in ("Cc", "Cf", "Cs", "Zl", "Zp") else letter
+        for letter in str(value)
     )
     if most and len(shown) > most:
         shown = f"{shown[: most - 1]}…"
@@ -56,7 +57,9 @@ def _parts(colour: str) -> tuple[int, int, int]:
 def ink(colour: str) -> str:
     """Return black or white, whichever has more contrast on a colour (WCAG's relative luminance)."""
     parts = [part / 255 for part in _parts(colour)]
-    red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
+    red, green, blue = (
+        part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts
+    )
     return "#000" if 0.2126 * red + 0.7152 * green + 0.0722 * blue > 0.179 else "#fff"
 
 
@@ -79,14 +82,17 @@ def heat_map(
     for number, column in enumerate(columns):
         x = left + CELL_WIDTH * (number + 0.5)
         parts.append(
-            f'<text x="{x:.0f}" y="{top - 6}" transform="rotate(-60 {x:.0f} {top - 6})">{text(column, 12)}</text>'
+            f'<text x="{x:.0f}" y="{top - 6}" transform="rotate(-60 {x:.0f} '
+            f'{top - 6})">{text(column, 12)}</text>'
         )
     for line, row in enumerate(rows):
         y = top + CELL_HEIGHT * line
         parts.append(f'<text x="{left - 8:.0f}" y="{y + 16}" text-anchor="end">{text(row, MAX_LABEL)}</text>')
         for number, value in enumerate(values[line]):
             if not math.isnan(value):
-                parts.append(_cell((left + CELL_WIDTH * number, y), value, f"{row}, {columns[number]}", scale))
+                parts.append(
+                    _cell((left + CELL_WIDTH * number, y), value, f"{row}, {columns[number]}", scale)
+                )
     return "".join((*parts, "</svg>"))
 
 
@@ -94,8 +100,10 @@ def _cell(at: tuple[float, float], value: float, name: str, scale: Scale) -> str
     colour = scale.colour(value)
     shown = text(scale.write(value))
     return (
-        f'<g><title>{text(name)}: {shown}</title><rect x="{at[0]:.0f}" y="{at[1]:.0f}" width="{CELL_WIDTH - 2}" '
-        f'height="{CELL_HEIGHT - 2}" rx="3" class="cell" style="fill:{colour}"/><text x="{at[0] + CELL_WIDTH / 2 - 1:.0f}" '
+        f'<g><title>{text(name)}: {shown}</title><rect x="{at[0]:.0f}" y="{at[1]:.0f}" '
+        f'width="{CELL_WIDTH - 2}" '
+        f'height="{CELL_HEIGHT - 2}" rx="3" class="cell" style="fill:{colour}"/><text '
+        f'x="{at[0] + CELL_WIDTH / 2 - 1:.0f}" '
         f'y="{at[1] + 15:.0f}" text-anchor="middle" style="fill:{ink(colour)}">{shown}</text></g>'
     )
 
@@ -117,7 +125,9 @@ class Axes:
     write: Callable[[float], str]
 
 
-def curve(title: str, points: Sequence[tuple[float, float]], axes: Axes, mark: tuple[float, str] | None = None) -> str:
+def curve(
+    title: str, points: Sequence[tuple[float, float]], axes: Axes, mark: tuple[float, str] | None = None
+) -> str:
     """Return a line plot from 0 to the largest value.
 
     Args:
@@ -138,9 +148,12 @@ def curve(title: str, points: Sequence[tuple[float, float]], axes: Axes, mark: t
         x, y = place(right * step / 4, most * step / 4)
         parts.append(f'<line class="grid" x1="{left}" y1="{y:.1f}" x2="{width - 16}" y2="{y:.1f}"/>')
         parts.append(
-            f'<text x="{left - 6}" y="{y + 4:.1f}" text-anchor="end">{text(axes.write(most * step / 4))}</text>'
+            f'<text x="{left - 6}" y="{y + 4:.1f}" '
+            f'text-anchor="end">{text(axes.write(most * step / 4))}</text>'
         )
-        parts.append(f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{right * step / 4:g}</text>')
+        parts.append(
+            f'<text x="{x:.1f}" y="{height - bottom + 16}" text-anchor="middle">{right * step / 4:g}</text>'
+        )
     line = ("{:.1f},{:.1f}".format(*place(x, y)) for x, y in points)
     parts.append(f'<polyline class="line" points="{" ".join(line)}"/>')
     if mark is not None:
@@ -149,12 +162,16 @@ def curve(title: str, points: Sequence[tuple[float, float]], axes: Axes, mark: t
         shift = -6 if anchor == "end" else 6
         parts.append(f'<line class="mark" x1="{x:.1f}" y1="{head}" x2="{x:.1f}" y2="{height - bottom}"/>')
         parts.append(
-            f'<text x="{x + shift:.1f}" y="{height - bottom - 10}" text-anchor="{anchor}">{text(mark[1])}</text>'
+            f'<text x="{x + shift:.1f}" y="{height - bottom - 10}" '
+            f'text-anchor="{anchor}">{text(mark[1])}</text>'
         )
-    parts.append(f'<text x="{(left + width) / 2:.0f}" y="{height - 8}" text-anchor="middle">{text(axes.across)}</text>')
+    parts.append(
+        f'<text x="{(left + width) / 2:.0f}" y="{height - 8}" text-anchor="middle">{text(axes.across)}</text>'
+    )
     middle = (head + height - bottom) / 2
     parts.append(
-        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 {middle:.0f})">{text(axes.up)}</text>'
+        f'<text x="14" y="{middle:.0f}" text-anchor="middle" transform="rotate(-90 14 '
+        f'{middle:.0f})">{text(axes.up)}</text>'
     )
     return "".join((*parts, "</svg>"))
 

@@ -28,7 +28,9 @@ def chip(index: int) -> str:
     return f'<span class="chip" style="background:{colour};color:{ink(colour)}">{letter(index)}</span>'
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, marked: Sequence[bool] = ()) -> str:
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, marked: Sequence[bool] = ()
+) -> str:
     """Return a table; cells are HTML already, all columns but the first `left` hold numbers."""
     classes = ["" if place < left else ' class="n"' for place in range(len(head))]
     top = "".join(f"<th{kind}>{text(title)}</th>" for kind, title in zip(classes, head))
@@ -36,7 +38,9 @@ def table(head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, mar
     for place, row in enumerate(rows):
         cells = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row))
         body.append(f"<tr{' class=on' if place < len(marked) and marked[place] else ''}>{cells}</tr>")
-    return f'<div class="card"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    return (
+        f'<div class="card"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
 
 
 def pairs(report: AnalysisReport) -> Iterator[str]:
@@ -69,7 +73,8 @@ def pairs(report: AnalysisReport) -> Iterator[str]:
     )
     yield table(head, rows, 2)
     yield (
-        '<p class="soft">Unrelated LoRAs have cosine 0, overlap 1 × chance, and signs that disagree in 50 % of the entries: that '
+        '<p class="soft">Unrelated LoRAs have cosine 0, overlap 1 × chance, and signs that disagree '
+        "in 50 % of the entries: that "
         "is chance, not conflict. Signs are sampled; ± is one standard error.</p>"
     )
 
@@ -130,7 +135,9 @@ def training(report: AnalysisReport) -> Iterator[str]:
         kind = " class=differs" if row.differs else ""
         cells = "".join(f"<td{kind}>{text(value or '–', 120)}</td>" for value in row.values)
         body.append(f"<tr><td>{text(row.title)}</td>{cells}</tr>")
-    yield f'<div class="card"><table><thead><tr><th></th>{head}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    rows_html = "".join(body)
+    yield f'<div class="card"><table><thead><tr><th></th>{head}</tr></thead>'
+    yield f"<tbody>{rows_html}</tbody></table></div>"
 
 
 def methods(report: AnalysisReport) -> Iterator[str]:

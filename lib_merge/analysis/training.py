@@ -1,6 +1,7 @@
 """What files say of their training, side by side, and where they should not be mixed unseen.
 
-Metadata is free text that trainers, merging tools and people wrote: it is shown as it is, cut short, and only warns.
+Metadata is free text that trainers, merging tools and people wrote: it is shown as it is, cut short, and
+    only warns.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from lib_merge.analysis.figures import Training, TrainingRow
 
 MAX_TEXT = 120
 _PLACE = re.compile(r"^(?:[A-Za-z]:[\\/]|[\\/~]|\.{1,2}[\\/]|file:)|\\\\")
-# the same in the middle of a sentence: a drive, a share, or a rooted path of two parts and more, up to its last separator
+# the same in the middle of a sentence: a drive, a share, or a rooted path of two parts and more, up to its
+# last separator
 _WITHIN = re.compile(
     r"(?:(?<![A-Za-z])[A-Za-z]:[\\/]|\\\\|file:/+|(?<![\w.:/~])[~.]{0,2}/(?=[^\s/]+/))(?:[^,;|\"'<>]*[\\/])?"
 )
@@ -30,7 +32,10 @@ _LINES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
         (r"pony|pdxl|autism", "Pony"),
         (r"animagine", "Animagine"),
         (r"sd_?xl[-_ ]?base|stable-diffusion-xl-base|sdxl10|sd_xl_1", "SDXL base"),
-        (r"animefull|novelai|(^|[^a-z])nai([^a-z]|$)|anything|aom3|abyssorange|counterfeit|anylora", "NovelAI (anime)"),
+        (
+            r"animefull|novelai|(^|[^a-z])nai([^a-z]|$)|anything|aom3|abyssorange|counterfeit|anylora",
+            "NovelAI (anime)",
+        ),
         (r"v1-5|v1-4|sd[-_ ]?v?1[-_.]?[45]|stable-diffusion-v1|1-5-pruned", "Stable Diffusion 1"),
         (r"768-v|v2-1_768|v2-1|512-base|stable-diffusion-2", "Stable Diffusion 2"),
         (r"schnell", "Flux schnell"),
@@ -57,8 +62,14 @@ def training(files: Sequence[FileInfo], ranks: Sequence[tuple[int, int]]) -> Tra
 
 
 def base_line(file: FileInfo) -> str | None:
-    """Return the line of models that a file was trained on, where its base's name tells (Pony, Illustrious …)."""
-    for text in (file.metadata.get("ss_sd_model_name"), file.base, file.metadata.get("modelspec.hash_base_model")):
+    """Return the line of models that a file was trained on, where its base's name tells (Pony, Illustrious
+    …).
+    """
+    for text in (
+        file.metadata.get("ss_sd_model_name"),
+        file.base,
+        file.metadata.get("modelspec.hash_base_model"),
+    ):
         for pattern, line in _LINES:
             if text and pattern.search(text[:MAX_TEXT]):
                 return line
@@ -174,12 +185,16 @@ def _warnings(files: Sequence[FileInfo]) -> list[str]:
         known = {label: value for label, value in found.items() if value is not None}
         if len(set(known.values())) > 1:
             each = ", ".join(f"{label}: {_short(value)}" for label, value in known.items())
-            said.append(f"the sources come from another {what} ({each}): same keys, but they may not mix well")
+            said.append(
+                f"the sources come from another {what} ({each}): same keys, but they may not mix well"
+            )
     kinds = {file.label: v_prediction(file) for file in files}
     if True in kinds.values() and any(kind is not True for kind in kinds.values()):
         with_v = ", ".join(label for label, kind in kinds.items() if kind)
         rest = ", ".join(label for label, kind in kinds.items() if not kind)
-        said.append(f"{with_v} was trained with v-prediction and {rest} was not, or does not say: colours may break")
+        said.append(
+            f"{with_v} was trained with v-prediction and {rest} was not, or does not say: colours may break"
+        )
     return said
 
 

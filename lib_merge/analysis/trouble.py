@@ -48,7 +48,10 @@ def _muddy(known: Evidence) -> Iterator[str]:
     yield from _bases(known)
     outcome = known.outcome
     if outcome is not None and not math.isnan(outcome.whole.cancel):
-        yield f"the merge has {outcome.whole.cancel:.2f} × the strength of unrelated sources (below 0.8 they cancel)"
+        yield (
+            f"the merge has {outcome.whole.cancel:.2f} × the strength of unrelated sources (below "
+            "0.8 they cancel)"
+        )
 
 
 def _try_muddy(known: Evidence) -> Iterator[Advice]:
@@ -78,7 +81,9 @@ def _dominates(known: Evidence) -> Iterator[str]:
 def _try_dominates(known: Evidence) -> Iterator[Advice]:
     if len(known.names) < 2 or not known.flat or not (known.heard > 0).any():
         return
-    ratios = balanced(known.ratios, known.each) if (known.each > 0).all() and all(known.ratios) else known.ratios
+    ratios = (
+        balanced(known.ratios, known.each) if (known.each > 0).all() and all(known.ratios) else known.ratios
+    )
     yield Advice("try-balance", f"Balance → {both(ratios)}", "evens out strength.", {}, {"ratios": ratios})
     top = int(np.argmax(known.heard))
     lower = [tidy(ratio * (0.5 if index == top else 1.0)) for index, ratio in enumerate(known.ratios)]
@@ -99,19 +104,25 @@ def _artefacts(known: Evidence) -> Iterator[str]:
         return
     if not math.isnan(outcome.whole.growth):
         yield (
-            f"the strongest direction grows to {outcome.whole.growth:.2f} × that of the strongest source in the worst module "
+            f"the strongest direction grows to {outcome.whole.growth:.2f} × that of the strongest "
+            "source in the worst module "
             "(above 1.5 pictures tend to over-bake)"
         )
     talk = [value for value in outcome.whole.crosstalk if not math.isnan(value)]
     if talk:
         chance = max(_chance_talk(known, index) for index in range(len(known.names)))
-        yield f"the others add up to {percent(max(talk))} of a source's own work on its inputs (chance: {percent(chance)})"
+        yield (
+            f"the others add up to {percent(max(talk))} of a source's own work on its inputs "
+            f"(chance: {percent(chance)})"
+        )
     if outcome.error > 0.05:
         yield f"the rank cut leaves out {percent(outcome.error**2, 1)} of the energy"
 
 
 def _chance_talk(known: Evidence, index: int) -> float:
-    """Return √(Σ ‖wⱼΔWⱼ‖²·k/n)/‖wᵢΔWᵢ‖, the crosstalk that unrelated sources of these strengths and ranks have."""
+    """Return √(Σ ‖wⱼΔWⱼ‖²·k/n)/‖wᵢΔWᵢ‖, the crosstalk that unrelated sources of these strengths and ranks
+    have.
+    """
     own = float(known.heard[index])
     square = sum(
         float(known.heard[pair.second if pair.first == index else pair.first]) ** 2 * pair.whole.chance_in
@@ -127,7 +138,9 @@ def _try_artefacts(known: Evidence) -> Iterator[Advice]:
         ratios = [tidy(ratio * 0.8 / total) for ratio in known.ratios] if total > 0.8 else known.ratios
         if total <= 0.8:
             ratios = [tidy(ratio * 0.8) for ratio in known.ratios]
-        yield Advice("try-total", f"Lower the total → {both(ratios)}", "less of everything.", {}, {"ratios": ratios})
+        yield Advice(
+            "try-total", f"Lower the total → {both(ratios)}", "less of everything.", {}, {"ratios": ratios}
+        )
     if known.flat and known.report.family in UNET_FAMILIES:
         for side, name in (("IN", "IN00-IN08"), ("OUT", "OUT00-OUT08")):
             weights = {block: 0.0 for block in known.prospect.bench.blocks() if block.startswith(side)}
@@ -149,7 +162,9 @@ def _loading(known: Evidence) -> Iterator[str]:
     yield f"{broken} tensors hold NaN or infinity" if broken else "no tensor holds NaN or infinity"
     yield from known.report.notes
     room = min((source.headroom for source in known.report.sources), default=math.inf)
-    yield f"numbers could grow {room:.3g} × before fp16 ends" if math.isfinite(room) else "every number is zero"
+    yield (
+        f"numbers could grow {room:.3g} × before fp16 ends" if math.isfinite(room) else "every number is zero"
+    )
 
 
 def _nothing(_: Evidence) -> Iterator[Advice]:
@@ -159,7 +174,10 @@ def _nothing(_: Evidence) -> Iterator[Advice]:
 def _worse(known: Evidence) -> Iterator[str]:
     outcome = known.outcome
     if outcome is not None and outcome.method == "weighted_sum" and outcome.error < 0.01:
-        yield "this merge is the stack of its sources at these ratios, number by number; only other ratios would change it"
+        yield (
+            "this merge is the stack of its sources at these ratios, number by number; only other "
+            "ratios would change it"
+        )
     elif outcome is not None:
         row = next((row for row in known.report.methods if row.chosen), None)
         if row is not None and not math.isnan(row.cosine):
@@ -177,7 +195,9 @@ def _try_worse(known: Evidence) -> Iterator[Advice]:
         yield Advice("try-lossless", "Save lossless", "nothing is cut.", {}, {"rank": "lossless"})
     if len(known.names) == 2 and known.flat:
         for ratios in ([0.7, 0.3], [0.3, 0.7]):
-            yield Advice("try-ratios", f"Try {both(ratios)}", "quite different weights.", {}, {"ratios": ratios})
+            yield Advice(
+                "try-ratios", f"Try {both(ratios)}", "quite different weights.", {}, {"ratios": ratios}
+            )
     if len(known.names) > 1:
         yield _method("decorrelated_sum", "another way to add")
 
@@ -197,7 +217,10 @@ def _try_lost(known: Evidence) -> Iterator[Advice]:
     for index, name in enumerate(known.names):
         up = [tidy(ratio * (1.3 if i == index else 1.0)) for i, ratio in enumerate(known.ratios)]
         yield Advice(f"try-raise-{index}", f"Raise {name} → {both(up)}", "more of it.", {}, {"ratios": up})
-        energy = {block: float(bench.products[places, index, index].sum()) for block, places in bench.blocks().items()}
+        energy = {
+            block: float(bench.products[places, index, index].sum())
+            for block, places in bench.blocks().items()
+        }
         total = sum(energy.values())
         main = [block for block in sorted(energy, key=lambda b: -energy[b])[:4] if energy[block] > 0]
         if not total or not main:
@@ -218,9 +241,15 @@ def _likeness(known: Evidence) -> Iterator[str]:
         part = pair.whole
         if math.isnan(part.cosine):
             continue
-        text = f"{known.names[pair.first]} and {known.names[pair.second]}: {pair.relation} (cosine {plus(part.cosine)})"
+        text = (
+            f"{known.names[pair.first]} and {known.names[pair.second]}: {pair.relation} (cosine "
+            f"{plus(part.cosine)})"
+        )
         if not math.isnan(part.conflict):
-            text += f", signs disagree in {percent(part.conflict, 1)} where {percent(part.expected, 1)} is expected"
+            text += (
+                f", signs disagree in {percent(part.conflict, 1)} where "
+                f"{percent(part.expected, 1)} is expected"
+            )
         yield text
 
 
@@ -239,7 +268,13 @@ def _method(name: str, why: str) -> Advice:
 TABLE: tuple[tuple[str, str, Says, Tries, tuple[str, ...]], ...] = (
     ("muddy", "Muddy, undefined", _muddy, _try_muddy, ("conflict", "opposed", "bases", "related", "epochs")),
     ("dominates", "One source dominates", _dominates, _try_dominates, ("balance",)),
-    ("artefacts", "Artefacts that no source has", _artefacts, _try_artefacts, ("strength", "crowded", "text", "cut")),
+    (
+        "artefacts",
+        "Artefacts that no source has",
+        _artefacts,
+        _try_artefacts,
+        ("strength", "crowded", "text", "cut"),
+    ),
     ("loading", "Errors when loading", _loading, _nothing, ("broken", "range")),
     ("worse", "Worse than the stack", _worse, _try_worse, ("unfounded", "cut", "bases")),
     ("lost", "A source lost its character", _lost, _try_lost, ("balance", "empty", "negated")),

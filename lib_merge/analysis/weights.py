@@ -1,4 +1,6 @@
-"""The weight of every file at every module, from a recipe: ratio × block weight, through groups of plain sums."""
+"""The weight of every file at every module, from a recipe: ratio × block weight, through groups of plain
+sums.
+"""
 
 from __future__ import annotations
 
@@ -8,10 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from lib_merge.adapters.blocks import BLOCKS, blocks_present
 from lib_merge.adapters.source import LoraFile, ModulePart, open_lora, settle_family
-from lib_merge.blockspec import ElementMatcher, resolve_blocks
+from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FamilyError, RecipeError
+from lib_merge.families.blocks import BLOCKS, blocks_present
 from lib_merge.recipe import Recipe, Source
 
 Given = Union[Recipe, Sequence[Union[str, Path, Source]]]
@@ -118,11 +120,15 @@ def open_files(recipe: Recipe, open_file: Callable[[Path], LoraFile] = open_lora
 
 
 def _family(files: Sequence[LoraFile], asked: str | None) -> str:
-    """Return the one family; where shapes leave several open, the first: blocks are then named as that family's."""
+    """Return the one family; where shapes leave several open, the first: blocks are then named as that
+    family's.
+    """
     try:
         return settle_family(files, asked)
     except FamilyError:
-        shared = [name for name in files[0].guess.candidates if all(name in file.guess.candidates for file in files)]
+        shared = [
+            name for name in files[0].guess.candidates if all(name in file.guess.candidates for file in files)
+        ]
         if asked is not None or not shared:
             raise
         return shared[0]

@@ -1,7 +1,8 @@
 """Modules side by side on several threads, with one BLAS thread each, and torch's own count left as it was.
 
-torch keeps its thread count per thread and takes a new thread's from the count last set by anyone: every worker sets its
-own to 1, then the caller sets its own again to what it was, so that threads started later see no change.
+torch keeps its thread count per thread and takes a new thread's from the count last set by anyone: every
+worker sets its own to 1, then the caller sets its own again to what it was, so that threads started later see
+no change.
 """
 
 from __future__ import annotations
@@ -69,7 +70,9 @@ def _cores() -> int:
 
 
 def _prepare(pool: ThreadPoolExecutor, count: int) -> None:
-    """Start every worker: one BLAS thread, no autograd, no autocast; then put the caller's thread count back."""
+    """Start every worker: one BLAS thread, no autograd, no autocast; then put the caller's thread count
+    back.
+    """
     threads = torch.get_num_threads()
     gate = threading.Barrier(count)
 

@@ -1,8 +1,9 @@
 """Core methods carried out at one module, and what they found, kept for the proof.
 
-What a method finds is a matter of R × R: 64 KB at R = 64. The proof reads the sources again and holds the saved file against
-*their* factors around the same core, so a source that changed, a cut, a rounding or a wrong byte shows, and nothing is
-computed twice. `verify`, on a file saved long ago, finds the cores anew.
+What a method finds is a matter of R × R: 64 KB at R = 64. The proof reads the sources again and holds the
+saved file against
+*their* factors around the same core, so a source that changed, a cut, a rounding or a wrong byte shows, and
+nothing is computed twice. `verify`, on a file saved long ago, finds the cores anew.
 """
 
 from __future__ import annotations
@@ -14,10 +15,10 @@ from typing import Union
 import torch
 from torch import Tensor
 
-from lib_merge.deltas import Delta, Dense, LowRank, Spanned, Stack, Term, add, zero
-from lib_merge.engine.corebases import pair_of, side_of
-from lib_merge.engine.corespace import CoreSpace, Merged, column_products, core_space
 from lib_merge.engine.plan import Node, Target
+from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Stack, Term, add, zero
+from lib_merge.linalg.bases import pair_of, side_of
+from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space
 from lib_merge.methods import ColumnInput, CoreInput, RowInput
 
 Random = Callable[[int, int, torch.dtype], Tensor]  # (source, count, type) -> Float[count], uniform in [0, 1)
@@ -103,7 +104,9 @@ def core_result(node: Node, target: Target, space: CoreSpace, random: Random) ->
     if node.method.gives == "columns":
         return node.method.function(ColumnInput(weights, space.columns()), **node.settings)
     if node.method.gives == "rows":
-        rows = RowInput(weights, space.rows, space.bound, lambda source, count: random(source, count, torch.float32))
+        rows = RowInput(
+            weights, space.rows, space.bound, lambda source, count: random(source, count, torch.float32)
+        )
         return node.method.function(rows, **node.settings)
     roles = tuple(source.role for source in node.recipe.sources)
     given = CoreInput(

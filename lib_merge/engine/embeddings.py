@@ -17,10 +17,16 @@ def possible_keys(files: Sequence[LoraFile]) -> Iterator[tuple[str, str, tuple[i
     for file in files:
         for keys in file.parsed.embeddings.values():
             for key in keys:
-                yield f"bundle_emb.{key}.string_to_param.*.{file.path.stem}", "F32", file.file.tensors[key].shape
+                yield (
+                    f"bundle_emb.{key}.string_to_param.*.{file.path.stem}",
+                    "F32",
+                    file.file.tensors[key].shape,
+                )
 
 
-def copy(files: Sequence[LoraFile], dtype: torch.dtype, writer: StreamWriter, warnings: list[str]) -> list[str]:
+def copy(
+    files: Sequence[LoraFile], dtype: torch.dtype, writer: StreamWriter, warnings: list[str]
+) -> list[str]:
     """Write every embedding of every file; return the keys.
 
     Args:

@@ -1,9 +1,9 @@
 """From a finished ΔW to the tensors of the file: kohya keys, alpha = rank, one cast.
 
-A lossless sum keeps the sources' own factors: `down` goes to the file as the bytes it was read as, `up` is scaled once.
-That is exact but for one rounding of one factor, needs no arithmetic on half of the data, and makes a lossless merge a
-copy. Only where scaling would leave the precision's range are the two factors balanced by a power of two, which rounds
-nothing.
+A lossless sum keeps the sources' own factors: `down` goes to the file as the bytes it was read as, `up` is
+scaled once. That is exact but for one rounding of one factor, needs no arithmetic on half of the data, and
+makes a lossless merge a copy. Only where scaling would leave the precision's range are the two factors
+balanced by a power of two, which rounds nothing.
 """
 
 from __future__ import annotations
@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from lib_merge.compress import Compressed
-from lib_merge.deltas import Dense, LowRank, Term
 from lib_merge.engine.plan import Target
 from lib_merge.errors import NumericsError
 from lib_merge.files.dtypes import name_of
 from lib_merge.files.writer import tensor_bytes
+from lib_merge.linalg import Dense, LowRank, Term
+from lib_merge.linalg.truncate import Compressed
 
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "float": torch.float32}
 # factors are balanced when the largest entry of one leaves this range: fp16 is normal from 6e-5 to 65504
@@ -75,7 +75,9 @@ def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
 
 
 def _term(term: Term, place: Tensor, dtype: torch.dtype) -> tuple[Tensor, bool]:
-    """Write scale·up into its columns; return `down` as it is saved, and whether `up` is known to be finite."""
+    """Write scale·up into its columns; return `down` as it is saved, and whether `up` is known to be
+    finite.
+    """
     up, down = term.up, term.down
     largest = _largest(up) * abs(term.scale) if dtype == torch.float16 else 0.0
     other = _largest(down) if largest > 0 and down.dtype != dtype else _LOW
@@ -100,13 +102,16 @@ def _largest(value: Tensor) -> float:
 
 
 def _lift(done: Compressed) -> float:
-    """Return the power of two that takes both factors' largest entries to 2⁻⁷, as far as an fp16 alpha can undo it."""
+    """Return the power of two that takes both factors' largest entries to 2⁻⁷, as far as an fp16 alpha can
+    undo it.
+    """
     largest = min(float(done.up.abs().max()), float(done.down.abs().max()))
     return 2.0 ** min(7, math.ceil(math.log2(_LOW / largest))) if 0 < largest < _LOW / 16 else 1.0
 
 
 def _alpha(rank: int, dtype: torch.dtype, lift: float = 1.0) -> tuple[Tensor, float]:
-    """Return alpha = rank/lift² as it is saved, and what `up` must be multiplied with where the type cannot hold it.
+    """Return alpha = rank/lift² as it is saved, and what `up` must be multiplied with where the type cannot
+    hold it.
 
     bf16 has no 257 and fp16 no 2049: the loader's alpha/rank would then be off, so `up` takes the difference.
     """
@@ -122,8 +127,8 @@ def _balance(up: float, down: float) -> float:
 def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Encoded:
     """Encode recomputed factors; √S sits on both, so that both use the precision's range well.
 
-    A delta so faint that even √S leaves the normal numbers of fp16 (a model stock of strangers) is saved larger by a power
-    of two, and its alpha smaller by the same.
+    A delta so faint that even √S leaves the normal numbers of fp16 (a model stock of strangers) is saved
+    larger by a power of two, and its alpha smaller by the same.
     """
     lift = _lift(done) if dtype == torch.float16 else 1.0
     alpha, correction = _alpha(done.rank, dtype, lift)
@@ -176,6 +181,8 @@ def _full_shape(target: Target) -> tuple[int, ...]:
 
 
 def possible_keys(target: Target) -> Iterator[tuple[str, str, tuple[int, ...]]]:
-    """Yield every key the module could be saved under, with shapes as large as they could be: for the header's room."""
+    """Yield every key the module could be saved under, with shapes as large as they could be: for the
+    header's room.
+    """
     for role in ("alpha", "diff", "diff_b", "lora_down.weight", "lora_up.weight", "w_norm", "b_norm"):
         yield f"{target.name}.{role}", "BF16", (target.out, max(target.columns, 1), 1, 1)

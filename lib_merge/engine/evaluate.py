@@ -10,14 +10,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.compress import RankPolicy, compress
-from lib_merge.deltas import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
 from lib_merge.engine.core_merge import Memo, merge_core
 from lib_merge.engine.plan import Child, Leaf, Node, Target
 from lib_merge.engine.threads import Clock
 from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.errors import NumericsError
+from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
+from lib_merge.linalg.truncate import compress
 from lib_merge.methods import ScalarInput
+from lib_merge.ranks.policy import RankPolicy
 
 
 @dataclass(slots=True)
@@ -68,17 +69,23 @@ class Evaluator:
         return [self._child(child, target) for child in node.children]
 
     def vectors(self, node: Node, target: Target) -> dict[str, Tensor]:
-        """Return biases and norm weights of the module: Σ wᵢ·vᵢ (with the method's signs where it has fixed ones)."""
+        """Return biases and norm weights of the module: Σ wᵢ·vᵢ (with the method's signs where it has fixed
+        ones).
+        """
         weights: Sequence[float] = node.weights(target)
         if node.method.space == "scalar" and node.method.reads == "nothing":
-            weights = node.method.function(ScalarInput(tuple(weights), _ratios(node), _no_gram), **node.settings)
+            weights = node.method.function(
+                ScalarInput(tuple(weights), _ratios(node), _no_gram), **node.settings
+            )
         total: dict[str, Tensor] = {}
         for child, weight in zip(node.children, weights):
             if isinstance(child, Leaf):
                 part = child.parts.get(target.name)
                 found = part.load_vectors(child.file.file) if part is not None else {}
             else:
-                found = self.vectors(child, child.targets[target.name]) if target.name in child.targets else {}
+                found = (
+                    self.vectors(child, child.targets[target.name]) if target.name in child.targets else {}
+                )
             for role, value in found.items():
                 total[role] = total[role] + weight * value if role in total else weight * value
         return total
@@ -121,7 +128,9 @@ def _hint(deltas: Sequence[Delta]) -> LowRank | None:
     return near if 0 < near.rank < near.columns // 4 else None
 
 
-def gram_matrix(deltas: Sequence[Delta], weights: Sequence[float], dtype: torch.dtype = torch.float64) -> np.ndarray:
+def gram_matrix(
+    deltas: Sequence[Delta], weights: Sequence[float], dtype: torch.dtype = torch.float64
+) -> np.ndarray:
     """Return Float64[source source], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩, computed in `dtype`.
 
     Raises:

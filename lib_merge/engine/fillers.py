@@ -1,7 +1,8 @@
 """Modules a loader demands although the merge has nothing in them.
 
-A1111 applies a LoRA to the attention of an OpenCLIP text encoder (SDXL's second, SD2's) only when q, k, v and out are
-all there; a file with some of them is ignored there without a word. The missing ones are added as rank 1 of zeros.
+A1111 applies a LoRA to the attention of an OpenCLIP text encoder (SDXL's second, SD2's) only when q, k, v and
+out are all there; a file with some of them is ignored there without a word. The missing ones are added as
+rank 1 of zeros.
 """
 
 from __future__ import annotations
@@ -10,7 +11,9 @@ import re
 
 from lib_merge.engine.plan import Node, Target
 
-_ATTENTION = re.compile(r"^(?P<stem>lora_te2?_text_model_encoder_layers_\d+_self_attn_)(?P<which>[qkv]|out)_proj$")
+_ATTENTION = re.compile(
+    r"^(?P<stem>lora_te2?_text_model_encoder_layers_\d+_self_attn_)(?P<which>[qkv]|out)_proj$"
+)
 _ENCODERS = {"SDXL": "lora_te2_", "SD2": "lora_te_"}
 
 
@@ -35,7 +38,9 @@ def fillers(node: Node) -> list[Target]:
 
 
 def wanted_together(node: Node) -> set[str]:
-    """Return the modules that a loader looks for as soon as their neighbour is there: none of them may be left out."""
+    """Return the modules that a loader looks for as soon as their neighbour is there: none of them may be
+    left out.
+    """
     prefix = _ENCODERS.get(node.family)
     if prefix is None:
         return set()

@@ -24,8 +24,8 @@ class Job:
     device            "auto", "cpu", "cuda", "mps", … or a torch.device
     progress          called with (stage, done, total)
     cancelled         asked between modules
-    proof             hold the file against what was asked, hash it and wait for the disk before it gets its name;
-                      off only for files that are thrown away after a look
+    proof             hold the file against what was asked, hash it and wait for the disk before it gets its
+                      name; off only for files that are thrown away after a look
     """
 
     device: str | torch.device = "cpu"
@@ -61,13 +61,17 @@ def pick_device(device: str | torch.device) -> torch.device:
 
 
 def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
-    """Raise `OutputError` where the output has a bad name, no folder, is a source, or exists and may not be replaced."""
+    """Raise `OutputError` where the output has a bad name, no folder, is a source, or exists and may not be
+    replaced.
+    """
     check_output_name(target)
     if not target.parent.is_dir():
         message = f"the folder {target.parent.name or target.parent} does not exist."
         raise OutputError(message)
     for source in recipe.leaves():
-        with contextlib.suppress(OSError, ValueError):  # a path that no system could have is said when it is opened
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a path that no system could have is said when it is opened
             if target.exists() and source.path is not None and source.path.samefile(target):
                 message = f"{target.name} is one of the sources; choose another output name."
                 raise OutputError(message)

@@ -1,4 +1,6 @@
-"""Saving the groups of a hierarchical merge as files of their own, so that a step can be judged and rolled back to."""
+"""Saving the groups of a hierarchical merge as files of their own, so that a step can be judged and rolled
+back to.
+"""
 
 from __future__ import annotations
 
@@ -35,6 +37,8 @@ def _save(recipe: Recipe, folder: Path, job: Job, said: list[str], prefix: str) 
         if source.name:
             name += "-" + re.sub(r"[^\w.-]+", "_", Path(source.name).stem)[:60]
         _save(source.recipe, folder, job, said, f"{name}-")
-        inner = replace(source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision)
+        inner = replace(
+            source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision
+        )
         report = run(inner, folder / f"{name}.safetensors", replace(job, overwrite=True))
         said.append(f"level {number} was saved as {Path(report.output).name}")

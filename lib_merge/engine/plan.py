@@ -1,7 +1,8 @@
 """From a recipe to a tree that can be asked for the ΔW of any module.
 
-A leaf is a file with its ratio; a node is a recipe: it asks its children and applies its method. A module that a child
-does not have is a zero delta. Everything here comes from headers; tensors are read when a module is evaluated.
+A leaf is a file with its ratio; a node is a recipe: it asks its children and applies its method. A module
+that a child does not have is a zero delta. Everything here comes from headers; tensors are read when a module
+is evaluated.
 """
 
 from __future__ import annotations
@@ -13,12 +14,12 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from lib_merge.adapters.blocks import BLOCKS, block_of, blocks_present, encoder_of
 from lib_merge.adapters.source import LoraFile, ModulePart, settle_family
-from lib_merge.blockspec import ElementMatcher, resolve_blocks
-from lib_merge.compress import RankPolicy
+from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import ModuleError, RecipeError
+from lib_merge.families.blocks import BLOCKS, block_of, blocks_present, encoder_of
 from lib_merge.methods import Method
+from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe, Source
 
 
@@ -92,7 +93,11 @@ class Node:
     @property
     def identity(self) -> str:
         """Names this group: what it merges and how."""
-        parts = [self.method.name, str(sorted(self.settings.items())), *(child.identity for child in self.children)]
+        parts = [
+            self.method.name,
+            str(sorted(self.settings.items())),
+            *(child.identity for child in self.children),
+        ]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
     @property
@@ -137,7 +142,9 @@ def _ratio(source: Source, encoder: int) -> float:
 
 
 class Planner:
-    """Builds the tree: opens files, settles the family, resolves settings, lists the modules of the result."""
+    """Builds the tree: opens files, settles the family, resolves settings, lists the modules of the
+    result.
+    """
 
     def __init__(self, open_file: Callable[[Path], LoraFile], *, drop_unsupported: bool) -> None:
         """Take a function that opens a file (once per path) and whether refused kinds may be left out."""
@@ -194,7 +201,9 @@ class Planner:
         node.targets = _targets(node)
         return node
 
-    def _child(self, item: Source, family: str, split: set[str], draw: random.Random, notes: list[str]) -> Child:
+    def _child(
+        self, item: Source, family: str, split: set[str], draw: random.Random, notes: list[str]
+    ) -> Child:
         if item.recipe is not None:
             inner = replace(item.recipe, family=family)
             group = self._node(inner, family, split, item)
@@ -280,7 +289,8 @@ def _sizes(child: Child) -> Mapping[str, tuple[int, int, tuple[int, ...], int]]:
 def _same_size(before: Target, size: tuple[int, int], owner: str, other: str) -> None:
     if before.columns and size[1] and (before.out, before.columns) != size:
         message = (
-            f"{before.name} is {before.out} × {before.columns} in {owner} and {size[0]} × {size[1]} in {other}: "
+            f"{before.name} is {before.out} × {before.columns} in {owner} and {size[0]} × {size[1]} "
+            f"in {other}: "
             "they were not trained for the same base model."
         )
         raise ModuleError(message)

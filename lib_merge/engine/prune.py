@@ -1,6 +1,8 @@
-"""Ranks decided over the whole LoRA: pruning of what carries next to nothing, and a budget shared by all modules.
+"""Ranks decided over the whole LoRA: pruning of what carries next to nothing, and a budget shared by all
+modules.
 
-A threshold x is relative, since real deltas differ by orders of magnitude: ranks whose singular value is below x times
+A threshold x is relative, since real deltas differ by orders of magnitude: ranks whose singular value is
+    below x times
 the module's largest go, and modules whose norm is below x times the largest module's norm go.
 """
 
@@ -12,11 +14,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from lib_merge.compress import RankPolicy, singular_values
-from lib_merge.engine.budget import allot
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.fillers import wanted_together
 from lib_merge.engine.plan import Node, Target
+from lib_merge.linalg.truncate import singular_values
+from lib_merge.ranks.budget import allot
+from lib_merge.ranks.policy import RankPolicy
 
 BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 
@@ -119,7 +122,9 @@ def _prune(plan: PrunePlan, node: Node, spectra: dict[str, np.ndarray], needed: 
     plan.pruned = True
 
 
-def _share(plan: PrunePlan, node: Node, spectra: dict[str, np.ndarray], needed: set[str], budget: int) -> None:
+def _share(
+    plan: PrunePlan, node: Node, spectra: dict[str, np.ndarray], needed: set[str], budget: int
+) -> None:
     open_to_choice = {}
     for name, values in spectra.items():
         if name in plan.dropped:

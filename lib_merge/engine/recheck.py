@@ -7,7 +7,6 @@ import time
 from pathlib import Path
 
 from lib_merge.adapters.source import open_lora
-from lib_merge.compress import compress
 from lib_merge.engine.evaluate import module_policy
 from lib_merge.engine.plan import Planner, Target
 from lib_merge.engine.report import Report, peak_rss_mb
@@ -17,6 +16,7 @@ from lib_merge.engine.verify import check_proof, prove
 from lib_merge.errors import VerifyError
 from lib_merge.files.hashes import data_hash
 from lib_merge.files.reader import SafetensorsFile
+from lib_merge.linalg.truncate import compress
 from lib_merge.recipe import Recipe
 
 
@@ -64,7 +64,9 @@ def _cuts(run: _Run) -> dict[str, float]:
         policy = run.prune.policy(target, module_policy(run.node, target))
         if policy.exact or not target.columns:
             return target.name, 0.0
-        return target.name, compress(run.evaluator.asked(run.node, target), replace_sum(policy, target), run.device).cut
+        return target.name, compress(
+            run.evaluator.asked(run.node, target), replace_sum(policy, target), run.device
+        ).cut
 
     return dict(in_order(run.blaming(one), list(run.node.targets.values()), run.device, run.job.cancelled))
 
@@ -73,7 +75,10 @@ def _still_numbers(merged: Path, report: Report) -> None:
     """Sources are sound here: a NaN came into the merged file after it was saved."""
     for module in report.modules:
         if math.isfinite(module.size) and not math.isfinite(module.error):
-            message = f"{module.name} of {merged.name} holds NaN or infinity: the file is not what its recipe makes."
+            message = (
+                f"{module.name} of {merged.name} holds NaN or infinity: the file is not what "
+                "its recipe makes."
+            )
             raise VerifyError(message)
 
 
@@ -85,5 +90,7 @@ def _same_modules(merged: Path, run: _Run) -> None:
     known = {*run.node.targets, *(target.name for target in fillers(run.node))}
     foreign = sorted(set(opened.modules) - known)
     if foreign:
-        message = f"{merged.name} has {len(foreign)} modules that its recipe does not make, {foreign[0]} first."
+        message = (
+            f"{merged.name} has {len(foreign)} modules that its recipe does not make, {foreign[0]} first."
+        )
         raise VerifyError(message)

@@ -1,4 +1,6 @@
-"""What a person should be told about a result before it is used: much was cut, next to nothing is left, it blew up."""
+"""What a person should be told about a result before it is used: much was cut, next to nothing is left, it
+blew up.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,8 @@ CUT_LIMIT = 0.05
 EMPTY = 0.05
 INFLATED = 1.5
 OPPOSITE = -0.9995
-# Norms of the sources are taken at this many modules, evenly spaced: enough for a factor of two, free beside the merge.
+# Norms of the sources are taken at this many modules, evenly spaced: enough for a factor of two, free beside
+# the merge.
 SAMPLE = 12
 CORE_VARIANT: Mapping[str, str] = {
     "ties": "core_ties",
@@ -55,7 +58,9 @@ def _cut(node: Node, report: Report, spectra: Mapping[str, np.ndarray]) -> list[
 
 
 def _rank_for(report: Report, spectra: Mapping[str, np.ndarray], share: float) -> int:
-    """Return the one rank that would keep `share` of the energy, 0 where too little of the spectra is known."""
+    """Return the one rank that would keep `share` of the energy, 0 where too little of the spectra is
+    known.
+    """
     total = sum(module.size**2 for module in report.modules)
     known = [np.square(values) for _, values in sorted(spectra.items())]
     sure = total - sum(module.size**2 for module in report.modules if module.name in spectra)
@@ -72,7 +77,9 @@ def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
     if len(node.children) < 2 and node.method.name == "weighted_sum":
         return []
     sizes = {module.name: module.size for module in report.modules}
-    names = [name for name, target in sorted(node.targets.items()) if target.columns and any(node.weights(target))]
+    names = [
+        name for name, target in sorted(node.targets.items()) if target.columns and any(node.weights(target))
+    ]
     chosen = names[:: max(1, len(names) // SAMPLE)]
     result = sum(sizes.get(name, 0.0) ** 2 for name in chosen) ** 0.5
     each, opposite = np.zeros(len(node.children)), 0
@@ -92,12 +99,14 @@ def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
         )
     if result > INFLATED * float(each.sum()) > 0:
         found.append(
-            f"the result is inflated: {result / float(each.sum()):.1f} times as strong as its sources together; "
+            f"the result is inflated: {result / float(each.sum()):.1f} times as strong as its "
+            "sources together; "
             "use it at a lower strength"
         )
     if opposite and node.method.name in ("slerp", "nuslerp", "karcher"):
         found.append(
-            f"two sources point in opposite directions in {opposite} of {len(chosen)} modules looked at: no way between "
+            f"two sources point in opposite directions in {opposite} of {len(chosen)} modules "
+            "looked at: no way between "
             "them is better than another, so the straight line was taken there"
         )
     return found

@@ -15,8 +15,6 @@ import torch
 
 from lib_merge import metadata
 from lib_merge.adapters.source import LoraFile
-from lib_merge.compress import RankPolicy, compress
-from lib_merge.deltas import Delta, Dense, LowRank, Spanned
 from lib_merge.engine import embeddings
 from lib_merge.engine.core_merge import Memo
 from lib_merge.engine.encode import (
@@ -42,6 +40,9 @@ from lib_merge.errors import MergeError, NumericsError, OutputError, VerifyError
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.header import header_bytes
 from lib_merge.files.writer import StreamWriter, header_room
+from lib_merge.linalg import Delta, Dense, LowRank, Spanned
+from lib_merge.linalg.truncate import compress
+from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe
 
 log = logging.getLogger("lib_merge")
@@ -78,7 +79,9 @@ def run(recipe: Recipe, target: Path, job: Job) -> Report:
 class _Run:
     """State of one merge while it runs."""
 
-    def __init__(self, node: Node, files: Sequence[LoraFile], target: Path, job: Job, device: torch.device) -> None:
+    def __init__(
+        self, node: Node, files: Sequence[LoraFile], target: Path, job: Job, device: torch.device
+    ) -> None:
         self.node, self.files, self.target, self.job, self.device = node, files, target, job, device
         self.clock = Clock()
         self.evaluator = Evaluator(device, self.clock, memo=Memo())
@@ -95,12 +98,15 @@ class _Run:
         everything, room = self.layout()
         final = self._attempt(everything, room)
         if final is None:
-            # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew instead. Or a source
-            # changed meanwhile, and what was found in it holds no longer
+            # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew
+            # instead. Or a source changed meanwhile, and what was found in it holds no longer
             self.evaluator.forget()
             final = self._attempt(everything, room)
         if final is None:
-            message = f"{min(self.anew)} could not be saved as it was asked for in {self.report.precision}; try float."
+            message = (
+                f"{min(self.anew)} could not be saved as it was asked for in "
+                f"{self.report.precision}; try float."
+            )
             raise VerifyError(message)
         self._finish(final)
         return self.report
@@ -109,7 +115,9 @@ class _Run:
         """Return the modules in the order they are written, and the bytes kept free for the header."""
         everything = sorted([*self.node.targets.values(), *fillers(self.node)], key=lambda item: item.name)
         keys = [key for item in everything for key in possible_keys(item)]
-        return everything, header_room([*keys, *embeddings.possible_keys(self.files)], _metadata_room(self.files))
+        return everything, header_room(
+            [*keys, *embeddings.possible_keys(self.files)], _metadata_room(self.files)
+        )
 
     def _attempt(self, everything: Sequence[Target], room: int) -> Path | None:
         """Write, prove and publish; None when modules were off target that can still be factored anew."""
@@ -188,8 +196,12 @@ class _Run:
         return blamed
 
     def _encoded(self, item: Target) -> Encoded:
-        if item.name not in self.node.targets:  # a filler: the loader wants the module, the merge has nothing in it
-            return encode_factors(item, compress(LowRank(item.out, item.columns), RankPolicy(), "cpu"), self.dtype)
+        if (
+            item.name not in self.node.targets
+        ):  # a filler: the loader wants the module, the merge has nothing in it
+            return encode_factors(
+                item, compress(LowRank(item.out, item.columns), RankPolicy(), "cpu"), self.dtype
+            )
         if not any(self.node.weights(item)):
             return Encoded(dropped="weight 0 in every source")
         if item.name in self.prune.dropped:
@@ -231,7 +243,8 @@ class _Run:
                     message = f"{leaf.file.name} is broken: {key} holds NaN or infinity."
                     return NumericsError(message)
         message = (
-            f"{item.name} grows beyond what {self.node.recipe.precision} can hold: lower the ratios or save as float."
+            f"{item.name} grows beyond what {self.node.recipe.precision} can hold: lower the "
+            "ratios or save as float."
         )
         return NumericsError(message)
 
@@ -240,7 +253,9 @@ class _Run:
         with self.clock.time("hash"):
             recipe = stamped(self.node)
             leaves = [(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()]
-            ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
+            ranks = [
+                info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")
+            ]
             table = metadata.build(recipe, self.node.family, self.target.stem, leaves, ranks)
             if self.job.proof:
                 digest = data_hash(writer.temp, writer.data_start)
@@ -271,7 +286,9 @@ class _Run:
             recipe = stamped(self.node)
             words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()])
             notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
-            with contextlib.suppress(OutputError):  # the merge itself is safe; a note beside it is not worth failing
+            with contextlib.suppress(
+                OutputError
+            ):  # the merge itself is safe; a note beside it is not worth failing
                 metadata.write_side_car(final, recipe, self.node.family, words, notes)
 
 

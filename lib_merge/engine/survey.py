@@ -1,4 +1,6 @@
-"""What some methods must know of the whole LoRA before the first module is merged: norms, or one threshold for all."""
+"""What some methods must know of the whole LoRA before the first module is merged: norms, or one threshold
+for all.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +12,9 @@ import torch
 from torch import Tensor
 
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
-from lib_merge.engine.order import histogram_of, locate, members_of
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.tiles import DenseModule
+from lib_merge.linalg.order import histogram_of, locate, members_of
 
 Each = Callable[[Callable[[Target], None], Sequence[Target]], None]
 
@@ -52,7 +54,8 @@ def _whole_gram(node: Node, evaluator: Evaluator, each: Each) -> np.ndarray:
 def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
     """Return per source the exact magnitude under which `trim_fraction` of all its entries lie; −1 for none.
 
-    Two passes over the files: a histogram of every entry, then the members of the one bucket that holds the threshold.
+    Two passes over the files: a histogram of every entry, then the members of the one bucket that holds the
+        threshold.
     Entries of modules that a source lacks are zeros and count like any other.
     """
     targets = _matrices(node)
@@ -70,16 +73,23 @@ def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
     if not any(wanted):
         return [-1.0 for _ in sources]
     # a source that keeps everything is looked up like the others, and its bound then forgotten
-    places = [locate(sum(found[source] for found in histograms.values()), max(wanted[source], 1)) for source in sources]
+    places = [
+        locate(sum(found[source] for found in histograms.values()), max(wanted[source], 1))
+        for source in sources
+    ]
     members: dict[str, list[Tensor]] = {}
 
     def collect(target: Target) -> None:
         module = DenseModule(node.weights(target), evaluator.children(node, target), evaluator.device)
-        members[target.name] = [members_of(module.magnitudes(source), places[source][0]) for source in sources]
+        members[target.name] = [
+            members_of(module.magnitudes(source), places[source][0]) for source in sources
+        ]
 
     each(collect, targets)
     return [
-        float(torch.kthvalue(torch.cat([found[source] for found in members.values()]), places[source][1]).values)
+        float(
+            torch.kthvalue(torch.cat([found[source] for found in members.values()]), places[source][1]).values
+        )
         if wanted[source]
         else -1.0
         for source in sources

@@ -1,8 +1,10 @@
 """Workers, numerics and clocks of one merge.
 
-Modules are independent, so they run side by side, each with one BLAS thread: two workers with one thread each are up to
-twice as fast as one worker with two (small products do not split well), and a product that never splits gives the same
-bytes on every machine. torch keeps its thread count per process; it is put back when the work is done.
+Modules are independent, so they run side by side, each with one BLAS thread: two workers with one thread
+    each are up to
+twice as fast as one worker with two (small products do not split well), and a product that never splits gives
+the same bytes on every machine. torch keeps its thread count per process; it is put back when the work is
+done.
 """
 
 from __future__ import annotations
@@ -48,7 +50,9 @@ class Clock:
 
 @contextlib.contextmanager
 def exact_numerics(device: torch.device) -> Iterator[None]:
-    """float32 means float32: TF32 off while the work runs, one BLAS thread per worker, everything put back after."""
+    """float32 means float32: TF32 off while the work runs, one BLAS thread per worker, everything put back
+    after.
+    """
     threads = torch.get_num_threads()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     if device.type == "cuda":
@@ -80,8 +84,9 @@ def in_order(
 ) -> Iterator[Result]:
     """Run `work` on every item in worker threads and yield the results in the items' order.
 
-    Small batches go to a worker at a time, so that threads hand over seldom, and smaller ones where there are few items, so
-    that nobody is idle; at most workers + 1 batches wait, so memory stays at a few modules whatever the file's size.
+    Small batches go to a worker at a time, so that threads hand over seldom, and smaller ones where there are
+    few items, so that nobody is idle; at most workers + 1 batches wait, so memory stays at a few modules
+    whatever the file's size.
 
     Args:
         work: called once per item, in a worker.
@@ -105,7 +110,9 @@ def in_order(
         return done
 
     waiting: deque[Future[list[Result]]] = deque()
-    pool = ThreadPoolExecutor(workers, thread_name_prefix="lora-merge", initializer=_prepare, initargs=(device,))
+    pool = ThreadPoolExecutor(
+        workers, thread_name_prefix="lora-merge", initializer=_prepare, initargs=(device,)
+    )
     try:
         size = max(1, min(BATCH, len(items) // (2 * workers)))
         for start in range(0, len(items), size):
@@ -121,7 +128,9 @@ def in_order(
 def _alone(
     work: Callable[[Item], Result], items: Sequence[Item], device: torch.device, cancelled: Callable[[], bool]
 ) -> Iterator[Result]:
-    """Do the work in this thread: handing copies over to another costs a fifth more CPU time and gains nothing."""
+    """Do the work in this thread: handing copies over to another costs a fifth more CPU time and gains
+    nothing.
+    """
     for item in items:
         _go_on(cancelled)
         # entered around every item: between two of them this thread belongs to the caller
@@ -145,15 +154,16 @@ def _go_on(cancelled: Callable[[], bool]) -> None:
 def _prepare(device: torch.device) -> None:
     """Set up a worker: one BLAS thread, no autograd, no autocast.
 
-    All three are kept per thread; a new thread starts without the autocast that a WebUI has on around its own work, and
-    the states entered here end with the worker.
+    All three are kept per thread; a new thread starts without the autocast that a WebUI has on around its
+    own work, and the states entered here end with the worker.
     """
     torch.set_num_threads(1)
     _quiet(contextlib.ExitStack(), device)
 
 
 def _quiet(states: contextlib.ExitStack, device: torch.device) -> None:
-    # not inference_mode: its tensors may not be written to outside of it, and scratch memory is used on both sides
+    # not inference_mode: its tensors may not be written to outside of it, and scratch memory is used on both
+    # sides
     states.enter_context(torch.no_grad())
     for kind in {device.type, "cpu"}:
         with contextlib.suppress(RuntimeError):  # devices without autocast have none to switch off

@@ -8,10 +8,10 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 import torch
 from torch import Tensor
 
-from lib_merge.deltas import Delta, LowRank, scaled
-from lib_merge.deltas.workspace import borrow
-from lib_merge.engine.order import bracket, order_statistic
 from lib_merge.errors import NumericsError
+from lib_merge.linalg import Delta, LowRank, scaled
+from lib_merge.linalg.order import bracket, order_statistic
+from lib_merge.linalg.workspace import borrow
 from lib_merge.methods import DenseInput, Method
 from lib_merge.methods.elementwise import spread
 
@@ -32,7 +32,8 @@ class DenseModule:
         device: torch.device,
         known: dict[tuple[str, int, float], float] | None = None,
     ) -> None:
-        """Stack every source's factors once; `known` keeps order statistics between two passes over the same module.
+        """Stack every source's factors once; `known` keeps order statistics between two passes over the same
+        module.
 
         Raises:
             NumericsError: a delta holds NaN or infinity.
@@ -50,8 +51,11 @@ class DenseModule:
         """Elections and masks would lose a NaN without a trace, so it is looked for here."""
         for delta, factors in zip(self._deltas, self._factors):
             parts = factors if factors is not None else (delta.matrix,)  # type: ignore[union-attr]
-            # the sum of a tensor with a NaN or infinity is neither; one that merely overflows is looked at again
-            if not all(math.isfinite(float(part.sum())) or bool(torch.isfinite(part).all()) for part in parts):
+            # the sum of a tensor with a NaN or infinity is neither; one that merely overflows is looked at
+            # again
+            if not all(
+                math.isfinite(float(part.sum())) or bool(torch.isfinite(part).all()) for part in parts
+            ):
                 message = "a delta holds NaN or infinity"
                 raise NumericsError(message)
 
@@ -76,7 +80,9 @@ class DenseModule:
         return factors[0][::step] @ factors[1][:, ::step]
 
     def tile(self, rows: slice, use: str) -> Tensor:
-        """Return Float[source rows in], in memory that is valid until the next tile of the same use in this thread."""
+        """Return Float[source rows in], in memory that is valid until the next tile of the same use in this
+        thread.
+        """
         tile = self._scratch(use, len(self.weights), rows)
         for index, place in enumerate(tile):
             self.source(index, rows, place)
@@ -112,7 +118,9 @@ class DenseModule:
         return self._cache[key]
 
     def selection(self, share: float) -> tuple[float, list[float]]:
-        """Return the variance bound of the top ⌈share·N⌉ entries and each source's share of Σ τᵢ² over them."""
+        """Return the variance bound of the top ⌈share·N⌉ entries and each source's share of Σ τᵢ² over
+        them.
+        """
         key = ("selection", 0, share)
         if key not in self._cache:
             bound, shares = self._selected(share)
@@ -164,7 +172,9 @@ def combine_tiles(
         return bounds[source] if bounds is not None else module.threshold(source, fraction)
 
     for band, rows in module.bands():
-        tile = module.tile(rows, "tile")  # methods ask for thresholds, and so for other tiles, while this one is in use
+        tile = module.tile(
+            rows, "tile"
+        )  # methods ask for thresholds, and so for other tiles, while this one is in use
 
         def uniform(source: int, band: int = band, shape: torch.Size = tile.shape[1:]) -> Tensor:
             return torch.rand(shape, generator=generator(source, band)).to(module.device)

@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from lib_merge.adapters.source import open_lora
-from lib_merge.deltas import Dense, LowRank, difference_norm, norm
 from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.report import ModuleReport, Report
 from lib_merge.engine.threads import in_order
 from lib_merge.errors import NumericsError, VerifyError
+from lib_merge.linalg import Dense, LowRank, difference_norm, norm
 
 if TYPE_CHECKING:
     from lib_merge.engine.run import _Run
@@ -25,7 +25,9 @@ TOLERANCE = {"fp16": 1e-3, "bf16": 8e-3, "float": 2e-6}
 CUT_SLACK = 1.0005
 
 
-def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Target], run: _Run) -> list[ModuleReport]:
+def measure(
+    node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Target], run: _Run
+) -> list[ModuleReport]:
     """Return ‖saved − asked‖ and ‖asked‖ of every module, from freshly read sources.
 
     Args:
@@ -50,7 +52,9 @@ def measure(node: Node, evaluator: Evaluator, saved: Path, targets: Sequence[Tar
             return ModuleReport(target.name, target.block, rank, error, 0.0, size)
 
         reports = []
-        for done, report in enumerate(in_order(run.blaming(one), targets, evaluator.device, run.job.cancelled), 1):
+        for done, report in enumerate(
+            in_order(run.blaming(one), targets, evaluator.device, run.job.cancelled), 1
+        ):
             reports.append(report)
             run.job.tell("verify", done, len(targets))
         return reports
@@ -94,7 +98,8 @@ def check_proof(run: _Run, report: Report) -> None:
     """
     for module in off_target(run, report)[:1]:
         message = (
-            f"{module.name} differs from what was asked by {module.relative:.3%}, more than the rank or the rounding "
+            f"{module.name} differs from what was asked by {module.relative:.3%}, more than the "
+            "rank or the rounding "
             "explains: the file is not what its recipe makes."
         )
         raise VerifyError(message)

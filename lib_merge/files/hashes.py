@@ -41,11 +41,14 @@ def data_hash(path: Path, data_start: int) -> str:
     return file_hash(path, data_start)
 
 
-def legacy_hash(path: Path, entries: Mapping[str, TensorInfo], data_start: int, metadata: Mapping[str, str]) -> str:
-    """Return kohya's `sshs_legacy_hash`: 8 hex digits over bytes 0x100000…0x110000 of a minimal serialisation.
+def legacy_hash(
+    path: Path, entries: Mapping[str, TensorInfo], data_start: int, metadata: Mapping[str, str]
+) -> str:
+    """Return kohya's `sshs_legacy_hash`: 8 hex digits over bytes 0x100000…0x110000 of a minimal
+    serialisation.
 
-    That serialisation has the same data behind a header holding only the `ss_` entries; its bytes are found by
-    shifting, not by writing it.
+    That serialisation has the same data behind a header holding only the `ss_` entries; its bytes are found
+    by shifting, not by writing it.
 
     Args:
         path: the finished file.

@@ -1,6 +1,7 @@
 """The header of a safetensors file, checked before anything is allocated from what it says.
 
-Layout: 8 bytes little-endian header length, that many bytes of JSON (padding blanks allowed at its end), then the data.
+Layout: 8 bytes little-endian header length, that many bytes of JSON (padding blanks allowed at its end),
+    then the data.
 The tensors' byte ranges must cover the data exactly, without gap or overlap.
 """
 
@@ -88,7 +89,9 @@ def _not_safetensors(name: str, start: bytes, length: int, size: int) -> FileFor
     if text.startswith((b"<!doctype", b"<html", b"<?xml", b"<head")):
         return FileFormatError(f"{name} is a web page, not a LoRA: the download went wrong (a login page?).")
     if text.startswith(b"version https://git-lfs"):
-        return FileFormatError(f"{name} is a Git LFS pointer, not the file itself: fetch it with git lfs pull.")
+        return FileFormatError(
+            f"{name} is a Git LFS pointer, not the file itself: fetch it with git lfs pull."
+        )
     return _damaged(name, f"its header would be {length:,} bytes long and the file has {size:,}")
 
 
@@ -129,7 +132,8 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
     dtype, shape, offsets = value["dtype"], value["shape"], value["data_offsets"]
     if not isinstance(dtype, str) or dtype not in ITEM_BYTES:
         message = (
-            f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of {', '.join(ITEM_BYTES)}."
+            f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of "
+            f"{', '.join(ITEM_BYTES)}."
         )
         raise FileFormatError(message)
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
@@ -144,7 +148,11 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
         )
     if end - start != elements * ITEM_BYTES[dtype]:
         raise _damaged(
-            name, f"{_short(key)} has {end - start} bytes where {dtype} {shape} needs {elements * ITEM_BYTES[dtype]}"
+            name,
+            (
+                f"{_short(key)} has {end - start} bytes where {dtype} {shape} needs "
+                f"{elements * ITEM_BYTES[dtype]}"
+            ),
         )
     return TensorInfo(dtype, tuple(shape), data_start + start, data_start + end)
 
@@ -175,7 +183,9 @@ def _short(key: str) -> str:
 
 
 def header_bytes(entries: Mapping[str, TensorInfo], metadata: Mapping[str, str], data_start: int) -> bytes:
-    """Return the JSON of a header, as compact as safetensors writes it; offsets become relative to `data_start`."""
+    """Return the JSON of a header, as compact as safetensors writes it; offsets become relative to
+    `data_start`.
+    """
     table: dict[str, Any] = {"__metadata__": dict(metadata)} if metadata else {}
     for key, info in entries.items():
         table[key] = {

@@ -1,10 +1,12 @@
 """The stack machine behind the restricted pickle reader: it can describe tensors and nothing else.
 
-A pickle is a program. torch's own `weights_only` loader has been made to run code before (up to 2.5.1), so this one
-shares nothing with it: the machine is Python's own, with every instruction that could call or change an object
-removed or replaced, and the few names that a tensor pickle needs mapped to inert records of ours. No name is ever
-imported. What is merely expensive is bounded too: the program's length, the work of its calls, and what may be hashed
-(the hash of a tuple of tuples can take for ever, or overflow the interpreter's stack).
+A pickle is a program. torch's own `weights_only` loader has been made to run code before (up to 2.5.1), so
+this one
+shares nothing with it: the machine is Python's own, with every instruction that could call or change an
+    object
+removed or replaced, and the few names that a tensor pickle needs mapped to inert records of ours. No name is
+ever imported. What is merely expensive is bounded too: the program's length, the work of its calls, and what
+may be hashed (the hash of a tuple of tuples can take for ever, or overflow the interpreter's stack).
 """
 
 from __future__ import annotations
@@ -84,7 +86,9 @@ def _tensor_record(storage: object, offset: object, size: object, stride: object
 
 
 def _typed_tensor_record(*arguments: object) -> TensorRecord:
-    """Types younger than torch's typed storages (8-bit floats, unsigned integers): the type is the seventh argument."""
+    """Types younger than torch's typed storages (8-bit floats, unsigned integers): the type is the seventh
+    argument.
+    """
     if len(arguments) < 7 or not isinstance(arguments[6], _Dtype):
         message = "a tensor of a newer type does not say which"
         raise ValueError(message)
@@ -124,7 +128,9 @@ _CALLABLE: Mapping[tuple[str, str], Callable[..., Any]] = {
 
 
 class _Bounded:
-    """A program's bytes: asking for more than `MAX_PROGRAM` of them is refused before anything is allocated."""
+    """A program's bytes: asking for more than `MAX_PROGRAM` of them is refused before anything is
+    allocated.
+    """
 
     def __init__(self, file: BinaryIO) -> None:
         self._file = file
@@ -195,7 +201,9 @@ class Machine(pickle._Unpickler):
         self.stack[-1] = function(*arguments)  # type: ignore[attr-defined]
 
     def _spend(self, arguments: Iterable[Any]) -> None:
-        self._work += 1 + sum(len(item) if isinstance(item, (list, tuple, dict, str)) else 1 for item in arguments)
+        self._work += 1 + sum(
+            len(item) if isinstance(item, (list, tuple, dict, str)) else 1 for item in arguments
+        )
         if self._work > MAX_WORK:
             message = "its program asks for too much work"
             raise ValueError(message)

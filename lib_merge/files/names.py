@@ -22,7 +22,9 @@ def check_output_name(path: Path) -> None:
     """
     name = path.name
     if _FORBIDDEN.search(name):
-        message = f'the output name {name!a} has a character that file names cannot have everywhere (<>:"|?*\\/).'
+        message = (
+            f'the output name {name!a} has a character that file names cannot have everywhere (<>:"|?*\\/).'
+        )
     elif _RESERVED.match(name) or name.endswith((" ", ".")) or name.startswith(" "):
         message = f"the output name {name!a} is reserved on Windows or ends in a blank or dot."
     elif len(name.encode("utf-8")) > MAX_NAME:
@@ -35,7 +37,9 @@ def check_output_name(path: Path) -> None:
 
 
 def next_version(path: Path) -> Path:
-    """Return `stem_v2`, `stem_v3`, … beside `path`: the first that does not exist; an existing _vN is counted up."""
+    """Return `stem_v2`, `stem_v3`, … beside `path`: the first that does not exist; an existing _vN is
+    counted up.
+    """
     match = re.fullmatch(r"(.*)_v(\d{1,6})", path.stem)
     stem, number = (match[1], int(match[2])) if match else (path.stem, 1)
     while True:

@@ -1,7 +1,8 @@
 """A restricted reader for pickled LoRAs (.pt, .bin, .ckpt): it rebuilds tensors and nothing else.
 
-`machine` runs the program and yields inert records; here the tensors are cut from the file's bytes, with every bound
-checked. Each storage is read once and tensors are views of it, so memory is bounded by the file's size.
+`machine` runs the program and yields inert records; here the tensors are cut from the file's bytes, with
+every bound checked. Each storage is read once and tensors are views of it, so memory is bounded by the file's
+size.
 """
 
 from __future__ import annotations
@@ -44,7 +45,8 @@ def read_pickle(path: Path) -> dict[str, Tensor]:
             tensors = _from_zip(file, size, name) if zipped else _from_legacy(file, size, name)
     except UnsafePickleError as error:
         message = (
-            f"{name} is refused: it is a pickle that would run {ascii(str(error))[1:-1]}; do not load it anywhere."
+            f"{name} is refused: it is a pickle that would run {ascii(str(error))[1:-1]}; do "
+            "not load it anywhere."
         )
         raise UnsafePickleError(message) from None
     except MergeError:
@@ -79,7 +81,9 @@ def _from_zip(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
             raise ValueError(message)
         records = _flatten(Machine(io.BytesIO(archive.read(program[0]))).load())
         wanted = {record.storage.key: record.storage for record in records.values()}
-        if sum(storage.size for storage in wanted.values()) > size:  # entries may overlap in a hostile archive
+        if (
+            sum(storage.size for storage in wanted.values()) > size
+        ):  # entries may overlap in a hostile archive
             message = "its tensors need more data than the file has"
             raise ValueError(message)
         return _build_all(records, lambda storage: archive.read(entries[f"{root}data/{storage.key}"]), name)

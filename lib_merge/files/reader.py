@@ -1,6 +1,7 @@
 """Lazy reading: one tensor, or one run of neighbouring tensors, at a time.
 
-Tensors are read into memory of their own and never are views of a mapped file: a WebUI may replace a mapped file under
+Tensors are read into memory of their own and never are views of a mapped file: a WebUI may replace a mapped
+    file under
 a reader, and pages of a map would count as memory.
 """
 
@@ -118,7 +119,8 @@ class SafetensorsFile(TensorFile):
                 count = self._read_at(view[done : done + _MAX_READ], start + done)
                 if not count:
                     message = (
-                        f"{display_name(self.path)} became shorter while it was read; is it still being downloaded?"
+                        f"{display_name(self.path)} became shorter while it was read; is it "
+                        "still being downloaded?"
                     )
                     raise FileFormatError(message)
                 done += count
@@ -150,13 +152,17 @@ def _tensor(buffer: np.ndarray, offset: int, info: TensorInfo, dtype: torch.dtyp
 class PickleFile(TensorFile):
     """A pickled checkpoint, read whole through the restricted reader."""
 
-    def __init__(self, path: Path, tensors: Mapping[str, Tensor], size: int, names: Mapping[torch.dtype, str]) -> None:
+    def __init__(
+        self, path: Path, tensors: Mapping[str, Tensor], size: int, names: Mapping[torch.dtype, str]
+    ) -> None:
         """Keep the tensors; pickles are small and cannot be read in parts."""
         self.path = path
         self.size = size
         self.metadata: Mapping[str, str] = {}
         self._tensors: dict[str, Tensor] | None = dict(tensors)
-        self.tensors = {key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()}
+        self.tensors = {
+            key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()
+        }
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; each is a copy, so that changing one changes no other."""
@@ -196,7 +202,9 @@ def open_tensors(path: Path | str) -> TensorFile:
 
 
 def _plausible_header(file: BinaryIO) -> bool:
-    """A safetensors file may begin like a zip or a pickle when its header's length does; its ninth byte is a brace."""
+    """A safetensors file may begin like a zip or a pickle when its header's length does; its ninth byte is a
+    brace.
+    """
     file.seek(8)
     return file.read(1) == b"{"
 

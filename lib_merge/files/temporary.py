@@ -30,12 +30,14 @@ def create(target: Path) -> tuple[Path, Any]:
 def sweep_stale(folder: Path) -> int:
     """Remove temporary files of merges that no longer run; return how many.
 
-    A running merge holds a lock on its file (POSIX) or has it open (Windows refuses the removal), so only those of
-    killed ones go.
+    A running merge holds a lock on its file (POSIX) or has it open (Windows refuses the removal), so only
+    those of killed ones go.
     """
     removed = 0
     try:
-        found = [path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(SUFFIX)]
+        found = [
+            path for path in folder.iterdir() if path.name.startswith(".") and path.name.endswith(SUFFIX)
+        ]
     except OSError:
         return 0
     for path in found:
@@ -67,7 +69,9 @@ def _lock(file: Any) -> None:  # noqa: ANN401
         import fcntl
 
         with contextlib.suppress(OSError):  # network folders without locks
-            fcntl.flock(file.fileno(), fcntl.LOCK_EX)  # waits for a sweep that has just begun to look at the file
+            fcntl.flock(
+                file.fileno(), fcntl.LOCK_EX
+            )  # waits for a sweep that has just begun to look at the file
 
 
 def remove_unheld(path: Path) -> None:

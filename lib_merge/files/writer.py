@@ -1,8 +1,9 @@
 """Writing a safetensors file in one pass, under a temporary name, published by one rename.
 
-Shapes are only known when a module is done, and the header stands in front; so room for it is reserved, the data is
-streamed behind, and the header is written last, padded with blanks as the format allows. Until `publish` the output
-path is untouched; a crash leaves at most a hidden temporary file that the next merge in that folder sweeps away.
+Shapes are only known when a module is done, and the header stands in front; so room for it is reserved, the
+data is streamed behind, and the header is written last, padded with blanks as the format allows. Until
+`publish` the output path is untouched; a crash leaves at most a hidden temporary file that the next merge in
+that folder sweeps away.
 """
 
 from __future__ import annotations
@@ -132,7 +133,8 @@ class StreamWriter:
             OutputError: the target exists and `overwrite` is off.
         """
         if sys.platform == "win32":
-            self._close()  # an open file cannot be renamed there; elsewhere it keeps its lock until it has its name
+            # an open file cannot be renamed there; elsewhere it keeps its lock until it has its name
+            self._close()
         target = self.target
         try:
             if overwrite:
@@ -199,7 +201,9 @@ def header_room(entries: Iterable[Entry], metadata_bytes: int) -> int:
     return (
         metadata_bytes
         + 64
-        + sum(len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries)
+        + sum(
+            len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
+        )
     )
 
 
@@ -241,8 +245,12 @@ def _output_error(error: OSError, target: Path) -> OutputError:
             return OutputError(f"the folder {target.parent.name or target.parent} does not exist.")
         length = len(str(target.absolute()))
         if length > _LONG:
-            return OutputError(f"the path of {target.name} is too long for this system ({length} characters).")
-        return OutputError(f"{target.name} cannot be written: its temporary file was removed meanwhile; merge again.")
+            return OutputError(
+                f"the path of {target.name} is too long for this system ({length} characters)."
+            )
+        return OutputError(
+            f"{target.name} cannot be written: its temporary file was removed meanwhile; merge again."
+        )
     if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
         return OutputError(f"{target.name} cannot be written: the folder {target.parent.name} is read-only.")
     return OutputError(f"{target.name} cannot be written: {error.strerror or error}.")

@@ -8,11 +8,17 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from lib_merge.deltas.workspace import like
+from lib_merge.linalg.workspace import like
 from lib_merge.methods.registry import Knob
 
 TRIM = Knob(
-    "trim_fraction", 0.2, "Share of each LoRA's smallest entries dropped (1 − k).", 0.0, 0.95, 0.05, scope="source"
+    "trim_fraction",
+    0.2,
+    "Share of each LoRA's smallest entries dropped (1 − k).",
+    0.0,
+    0.95,
+    0.05,
+    scope="source",
 )
 SCOPE = Knob(
     "trim_scope",
@@ -20,8 +26,12 @@ SCOPE = Knob(
     "The smallest of each module, or of the whole LoRA (global, as the paper; takes an extra pass).",
     choices=("module", "global"),
 )
-DROP = Knob("drop_rate", 0.3, "Share of each LoRA's entries dropped at random (p).", 0.0, 0.95, 0.05, scope="source")
-RESCALE = Knob("rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average.")
+DROP = Knob(
+    "drop_rate", 0.3, "Share of each LoRA's entries dropped at random (p).", 0.0, 0.95, 0.05, scope="source"
+)
+RESCALE = Knob(
+    "rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average."
+)
 ELECT = Knob(
     "elect",
     "mass",
@@ -40,7 +50,8 @@ def added(values: Sequence[Tensor], out: Tensor | None = None) -> Tensor:
 
 
 def elected_sign(values: Tensor | Sequence[Tensor], elect: str, out: Tensor | None = None) -> Tensor:
-    """Return γ, Float[…] of −1, 0, 1: the sign of Σ τᵢ (mass) or of Σ sign τᵢ with ties decided by mass (count).
+    """Return γ, Float[…] of −1, 0, 1: the sign of Σ τᵢ (mass) or of Σ sign τᵢ with ties decided by mass
+    (count).
 
     Args:
         values: Float[source …], or a sequence of Float[…].
@@ -57,7 +68,8 @@ def elected_sign(values: Tensor | Sequence[Tensor], elect: str, out: Tensor | No
 def disjoint_merge(
     values: Tensor | Sequence[Tensor], weights: Sequence[float], elect: str, *, normalize: bool
 ) -> Tensor:
-    """Merge what agrees with the elected sign: Σ τᵢ, or Σ τᵢ / Σ |wᵢ| over the agreeing sources; 0 where nobody is left.
+    """Merge what agrees with the elected sign: Σ τᵢ, or Σ τᵢ / Σ |wᵢ| over the agreeing sources; 0 where
+    nobody is left.
 
     Args:
         values: Float[source rows in], or a sequence of Float[rows in], already weighted.
@@ -65,7 +77,8 @@ def disjoint_merge(
         elect: mass or count.
         normalize: divide by the agreeing weights.
     """
-    # signs and clamps are vector instructions, comparisons and `where` are not: the same result in a quarter of the time
+    # signs and clamps are vector instructions, comparisons and `where` are not: the same result in a quarter
+    # of the time
     gamma = elected_sign(values, elect, like("gamma", values[0]))
     merged, agrees = torch.zeros_like(gamma), like("agrees", gamma)
     share = like("share", gamma).zero_() if normalize else gamma

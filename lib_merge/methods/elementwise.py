@@ -1,4 +1,6 @@
-"""Dense methods: elementwise on ΔW, in bands of rows; what a rank cap throws away is reported with the result."""
+"""Dense methods: elementwise on ΔW, in bands of rows; what a rank cap throws away is reported with the
+result.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_merge.deltas.workspace import like
+from lib_merge.linalg.workspace import like
 from lib_merge.methods.election import (
     DROP,
     ELECT,
@@ -45,25 +47,30 @@ def _trimmed(given: DenseInput, trim_fraction: PerSource) -> Sequence[Tensor]:
     # a source without a bound keeps all, zeros included
     places = like("trimmed", given.deltas)
     return [
-        torch.hardshrink(delta, max(bound, 0.0), out=place) for delta, bound, place in zip(given.deltas, bounds, places)
+        torch.hardshrink(delta, max(bound, 0.0), out=place)
+        for delta, bound, place in zip(given.deltas, bounds, places)
     ]
 
 
 @merge_method(
     "ties",
     title="TIES",
-    sentence="Removes each LoRA's smallest changes, lets the stronger side decide every sign and merges only what "
+    sentence="Removes each LoRA's smallest changes, lets the stronger side decide every sign and "
+    "merges only what "
     "agrees. Try it when two LoRAs fight over the same thing.",
     paper=TIES,
     space="dense",
     knobs=(TRIM, SCOPE, ELECT, NORMALIZE),
 )
-def ties(given: DenseInput, *, trim_fraction: PerSource, trim_scope: str, elect: str, normalize: bool) -> Tensor:
+def ties(
+    given: DenseInput, *, trim_fraction: PerSource, trim_scope: str, elect: str, normalize: bool
+) -> Tensor:
     """TIES-Merging (Yadav et al. 2023): trim, elect sign, disjoint mean.
 
-    With τᵢ = wᵢΔWᵢ trimmed to its largest entries: γ = sign(Σ τᵢ) by mass, or sign(Σ sign τᵢ) by count, ties of count
-    by mass; ΔW = Σ_{sign τᵢ = γ} τᵢ / Σ_{sign τᵢ = γ} |wᵢ|, per entry; 0 where nobody is left. `normalize` off leaves
-    the sum. `trim_scope` "global" takes one threshold per source over all modules, as the paper does; the engine finds it.
+    With τᵢ = wᵢΔWᵢ trimmed to its largest entries: γ = sign(Σ τᵢ) by mass, or sign(Σ sign τᵢ) by count, ties
+    of count by mass; ΔW = Σ_{sign τᵢ = γ} τᵢ / Σ_{sign τᵢ = γ} |wᵢ|, per entry; 0 where nobody is left.
+    `normalize` off leaves the sum. `trim_scope` "global" takes one threshold per source over all modules, as
+    the paper does; the engine finds it.
 
     Returns:
         Float[rows in].
@@ -76,7 +83,8 @@ def ties(given: DenseInput, *, trim_fraction: PerSource, trim_scope: str, elect:
 @merge_method(
     "dare",
     title="DARE",
-    sentence="Drops a random share of every LoRA's changes and strengthens the rest, so that fewer of them collide. "
+    sentence="Drops a random share of every LoRA's changes and strengthens the rest, so that fewer "
+    "of them collide. "
     "Try it when the weighted sum looks muddy.",
     paper=DARE,
     space="dense",
@@ -136,11 +144,20 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
     space="dense",
     knobs=(
         Knob("gamma", 0.01, "Share of the largest entries dropped (γ).", 0.0, 0.5, 0.005),
-        Knob("trim_fraction", 0.2, "Share of the smallest entries dropped (β).", 0.0, 0.95, 0.05, scope="source"),
+        Knob(
+            "trim_fraction",
+            0.2,
+            "Share of the smallest entries dropped (β).",
+            0.0,
+            0.95,
+            0.05,
+            scope="source",
+        ),
     ),
 )
 def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) -> Tensor:
-    """Model Breadcrumbs (Davari & Belilovsky 2023): per module, drop the ⌊γN⌋ largest and ⌊βN⌋ smallest entries, then sum.
+    """Model Breadcrumbs (Davari & Belilovsky 2023): per module, drop the ⌊γN⌋ largest and ⌊βN⌋ smallest
+    entries, then sum.
 
     Returns:
         Float[rows in].
@@ -161,13 +178,21 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) ->
     space="dense",
     knobs=(
         DROP,
-        Knob("epsilon", 0.2, "How much likelier a row's largest entry stays than its smallest (ε).", 0.0, 1.0, 0.05),
+        Knob(
+            "epsilon",
+            0.2,
+            "How much likelier a row's largest entry stays than its smallest (ε).",
+            0.0,
+            1.0,
+            0.05,
+        ),
         RESCALE,
         ELECT,
     ),
 )
 def della(given: DenseInput, *, drop_rate: PerSource, epsilon: float, rescale: bool, elect: str) -> Tensor:
-    """DELLA-Merging (Deep et al. 2024): keep with chance 1 − pᵢ − ε/2 + ε·rank/(n − 1) by magnitude in each row, ÷ it; elect.
+    """DELLA-Merging (Deep et al. 2024): keep with chance 1 − pᵢ − ε/2 + ε·rank/(n − 1) by magnitude in each
+    row, ÷ it; elect.
 
     Returns:
         Float[rows in].
@@ -187,7 +212,9 @@ def della(given: DenseInput, *, drop_rate: PerSource, epsilon: float, rescale: b
 
 
 def spread(deltas: Tensor) -> Tensor:
-    """Return Float[rows in], the variance between the sources at every entry: mean of squared distances to the mean."""
+    """Return Float[rows in], the variance between the sources at every entry: mean of squared distances to
+    the mean.
+    """
     mean = deltas.mean(0)
     return sum((delta - mean).square_() for delta in deltas).div_(len(deltas))  # type: ignore[union-attr]
 
@@ -195,15 +222,19 @@ def spread(deltas: Tensor) -> Tensor:
 @merge_method(
     "sce",
     title="SCE",
-    sentence="Keeps the entries on which the LoRAs differ most and weighs each LoRA by how much it says there.",
+    sentence=(
+        "Keeps the entries on which the LoRAs differ most and weighs each LoRA by how much it says there."
+    ),
     paper="https://arxiv.org/abs/2408.07990",
     space="dense",
     sources=(2, None),
-    knobs=(Knob("select", 0.5, "Share of the entries kept, by variance between the LoRAs (τ).", 0.05, 1.0, 0.05),),
+    knobs=(
+        Knob("select", 0.5, "Share of the entries kept, by variance between the LoRAs (τ).", 0.05, 1.0, 0.05),
+    ),
 )
 def sce(given: DenseInput, *, select: float) -> Tensor:
-    """Select, Calculate, Erase (Wan et al. 2024), per module: entries of top variance; coefficients ηᵢ ∝ Σ τᵢ² there; minority
-    signs (against sign Σ τᵢ) erased; Σ ηᵢτᵢ / Σ ηᵢ over what is left.
+    """Select, Calculate, Erase (Wan et al. 2024), per module: entries of top variance; coefficients ηᵢ ∝ Σ
+    τᵢ² there; minority signs (against sign Σ τᵢ) erased; Σ ηᵢτᵢ / Σ ηᵢ over what is left.
 
     Returns:
         Float[rows in].
@@ -233,7 +264,8 @@ def sce(given: DenseInput, *, select: float) -> Tensor:
     ),
 )
 def tall_mask(given: DenseInput, *, lam: float, agree: int) -> Tensor:
-    """Consensus merging (Wang et al. 2024): mᵢ = 1[|τᵢ| ≥ λ·|τ − τᵢ|] with τ = Σ τᵢ; τ where Σ mᵢ ≥ k, else 0.
+    """Consensus merging (Wang et al. 2024): mᵢ = 1[|τᵢ| ≥ λ·|τ − τᵢ|] with τ = Σ τᵢ; τ where Σ mᵢ ≥ k, else
+    0.
 
     Returns:
         Float[rows in].

@@ -1,7 +1,7 @@
 """Scalar methods with geometry: lengths and angles of whole deltas, read off a source × source Gram matrix.
 
-Each module's ΔW is one long vector; spheres, means on them and projections need only inner products, so the result is a
-combination Σ cᵢ ΔWᵢ and stays exact at any rank.
+Each module's ΔW is one long vector; spheres, means on them and projections need only inner products, so the
+result is a combination Σ cᵢ ΔWᵢ and stays exact at any rank.
 """
 
 from __future__ import annotations
@@ -41,7 +41,8 @@ def _slerp(first: float, second: float, product: float, t: float) -> tuple[float
 @merge_method(
     "slerp",
     title="SLERP",
-    sentence="Walks along the arc from the first LoRA to the second and keeps the strength on the way: a blend that does "
+    sentence="Walks along the arc from the first LoRA to the second and keeps the strength on the "
+    "way: a blend that does "
     "not go faint in the middle.",
     paper=SLERP,
     space="scalar",
@@ -53,8 +54,8 @@ def _slerp(first: float, second: float, product: float, t: float) -> tuple[float
 def slerp(given: ScalarInput, *, t: float) -> list[float]:
     """Spherical linear interpolation (Shoemake 1985) of τ₁ = w₁ΔW₁ and τ₂ = w₂ΔW₂, per module.
 
-    (sin((1−t)Ω)/sin Ω · τ₁/‖τ₁‖ + sin(tΩ)/sin Ω · τ₂/‖τ₂‖) · ((1−t)‖τ₁‖ + t‖τ₂‖); the chord where one is zero or |cos Ω| >
-    0.9995.
+    (sin((1−t)Ω)/sin Ω · τ₁/‖τ₁‖ + sin(tΩ)/sin Ω · τ₂/‖τ₂‖) · ((1−t)‖τ₁‖ + t‖τ₂‖); the chord where one is
+    zero or |cos Ω| > 0.9995.
     Source: Shoemake 1985, §3.3.
     """
     gram = given.gram()
@@ -65,14 +66,18 @@ def slerp(given: ScalarInput, *, t: float) -> list[float]:
 @merge_method(
     "nuslerp",
     title="NuSLERP",
-    sentence="SLERP whose place on the arc follows the ratios: 0.7 and 0.3 stop at three tenths, at the strength of one LoRA.",
+    sentence=(
+        "SLERP whose place on the arc follows the ratios: 0.7 and 0.3 stop at three tenths, at "
+        "the strength of one LoRA."
+    ),
     paper=SLERP,
     space="scalar",
     sources=(2, 2),
     reads="module",
 )
 def nuslerp(given: ScalarInput) -> list[float]:
-    """SLERP of sign(w₁)ΔW₁ and sign(w₂)ΔW₂ at t = |w₂| / (|w₁| + |w₂|), per module; weights only choose the place.
+    """SLERP of sign(w₁)ΔW₁ and sign(w₂)ΔW₂ at t = |w₂| / (|w₁| + |w₂|), per module; weights only choose the
+    place.
 
     Source: Shoemake 1985; t from weights as mergekit's method of this name.
     """
@@ -88,7 +93,10 @@ def nuslerp(given: ScalarInput) -> list[float]:
 @merge_method(
     "karcher",
     title="Karcher mean",
-    sentence="The fair middle of any number of LoRAs on the sphere: like SLERP, but for three and more, in any order.",
+    sentence=(
+        "The fair middle of any number of LoRAs on the sphere: like SLERP, but for three and "
+        "more, in any order."
+    ),
     paper="https://arxiv.org/abs/1407.2087",
     space="scalar",
     sources=(2, None),
@@ -98,8 +106,8 @@ def karcher(given: ScalarInput) -> list[float]:
     """Riemannian mean (Karcher 1977) of the directions sign(wᵢ)ΔWᵢ/‖ΔWᵢ‖ with weights |wᵢ|, per module.
 
     p ← exp_p(Σ aᵢ log_p(xᵢ)) from the normalised arithmetic mean, until the step is below 1e-9; then length
-    Σ |wᵢ|‖ΔWᵢ‖ / Σ |wᵢ|. Zero deltas have no direction and count in the length alone. Points are kept as coefficients over the
-    xᵢ, so that only their Gram matrix is needed.
+    Σ |wᵢ|‖ΔWᵢ‖ / Σ |wᵢ|. Zero deltas have no direction and count in the length alone. Points are kept as
+    coefficients over the xᵢ, so that only their Gram matrix is needed.
     Source: Karcher 1977; survey arXiv:1407.2087.
     """
     weights = np.abs(np.asarray(given.weights))
@@ -146,7 +154,8 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
 @merge_method(
     "model_stock",
     title="Model stock",
-    sentence="Shrinks the average towards nothing by as much as the LoRAs disagree: for fine-tunes of one subject, not for "
+    sentence="Shrinks the average towards nothing by as much as the LoRAs disagree: for fine-tunes "
+    "of one subject, not for "
     "unrelated LoRAs, of which it leaves almost nothing.",
     paper="https://arxiv.org/abs/2403.19522",
     space="scalar",
@@ -154,7 +163,8 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     reads="module",
 )
 def model_stock(given: ScalarInput) -> list[float]:
-    """Model Stock (Jang et al. 2024): t·Σ τᵢ/Σ|wᵢ| with t = N·c/(1 + (N−1)·c), c the mean cosine over pairs, per module.
+    """Model Stock (Jang et al. 2024): t·Σ τᵢ/Σ|wᵢ| with t = N·c/(1 + (N−1)·c), c the mean cosine over pairs,
+    per module.
 
     t is clipped to [0, 1]; a zero delta has cosine 0 to every other.
     Source: arXiv:2403.19522, eq. 5.
@@ -173,7 +183,10 @@ def model_stock(given: ScalarInput) -> list[float]:
 @merge_method(
     "orthogonal_subtract",
     title="Orthogonal subtract",
-    sentence="Removes from the first LoRA only what it shares with the second; what they do not share stays as it is.",
+    sentence=(
+        "Removes from the first LoRA only what it shares with the second; what they do not "
+        "share stays as it is."
+    ),
     paper="https://arxiv.org/abs/2505.15875",
     space="scalar",
     sources=(2, 2),

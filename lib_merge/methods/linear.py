@@ -1,4 +1,6 @@
-"""Scalar methods without geometry: ΔW = Σ cᵢ ΔWᵢ with coefficients that are known beforehand or from norms."""
+"""Scalar methods without geometry: ΔW = Σ cᵢ ΔWᵢ with coefficients that are known beforehand or from
+norms.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ TASK_ARITHMETIC = "https://arxiv.org/abs/2212.04089"
 @merge_method(
     "weighted_sum",
     title="Weighted sum",
-    sentence="What you get from stacking the LoRAs in the prompt at these strengths, in one file. Start here.",
+    sentence=(
+        "What you get from stacking the LoRAs in the prompt at these strengths, in one file. Start here."
+    ),
     paper=TASK_ARITHMETIC,
     space="scalar",
 )
@@ -30,7 +34,10 @@ def weighted_sum(given: ScalarInput) -> list[float]:
 @merge_method(
     "average",
     title="Average",
-    sentence="The weighted mean: never stronger than its sources, so each of two unrelated LoRAs comes out at half strength.",
+    sentence=(
+        "The weighted mean: never stronger than its sources, so each of two unrelated LoRAs "
+        "comes out at half strength."
+    ),
     paper="https://arxiv.org/abs/2203.05482",
     space="scalar",
 )
@@ -46,16 +53,20 @@ def average(given: ScalarInput) -> list[float]:
 @merge_method(
     "norm_preserving",
     title="Norm preserving sum",
-    sentence="A weighted sum scaled as a whole to the strength of its sources: try it when the sum looks over-baked or faint.",
+    sentence=(
+        "A weighted sum scaled as a whole to the strength of its sources: try it when the sum "
+        "looks over-baked or faint."
+    ),
     paper=TASK_ARITHMETIC,
     space="scalar",
     reads="recipe",
 )
 def norm_preserving(given: ScalarInput) -> list[float]:
-    """Weighted sum, scaled so that its norm is the |ratio|-weighted mean of the sources' norms, over the whole LoRA.
+    """Weighted sum, scaled so that its norm is the |ratio|-weighted mean of the sources' norms, over the
+    whole LoRA.
 
-    ΔW = c·Σ τᵢ with τᵢ = wᵢΔWᵢ and c = (Σ ‖τᵢ‖ / Σ |ratioᵢ|) / ‖Σ τᵢ‖, all norms exact, from Gram matrices over all modules.
-    Where the sum cancels to nothing the result is zero.
+    ΔW = c·Σ τᵢ with τᵢ = wᵢΔWᵢ and c = (Σ ‖τᵢ‖ / Σ |ratioᵢ|) / ‖Σ τᵢ‖, all norms exact, from Gram matrices
+    over all modules. Where the sum cancels to nothing the result is zero.
     """
     gram = given.gram()
     total = math.sqrt(max(float(gram.sum()), 0.0))
@@ -67,7 +78,8 @@ def norm_preserving(given: ScalarInput) -> list[float]:
 @merge_method(
     "add_difference",
     title="Add difference",
-    sentence="Keeps the first LoRA whole and adds the second on top; with a third, adds only what the second has "
+    sentence="Keeps the first LoRA whole and adds the second on top; with a third, adds only what "
+    "the second has "
     "learned beyond the third.",
     paper=TASK_ARITHMETIC,
     space="scalar",
@@ -88,7 +100,9 @@ def add_difference(given: ScalarInput, *, factor: float) -> list[float]:
 @merge_method(
     "subtract",
     title="Subtract",
-    sentence="Takes the second LoRA out of the first: try it to remove a style that came along with a character.",
+    sentence=(
+        "Takes the second LoRA out of the first: try it to remove a style that came along with a character."
+    ),
     paper=TASK_ARITHMETIC,
     space="scalar",
     sources=(2, 2),
@@ -105,7 +119,10 @@ def subtract(given: ScalarInput) -> list[float]:
 @merge_method(
     "ema",
     title="EMA of epochs",
-    sentence="A moving average over the epochs of one training run, oldest first: smoother than the last epoch alone.",
+    sentence=(
+        "A moving average over the epochs of one training run, oldest first: smoother than the "
+        "last epoch alone."
+    ),
     paper="https://arxiv.org/abs/2312.02696",
     space="scalar",
     sources=(2, None),

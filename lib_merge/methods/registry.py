@@ -3,8 +3,8 @@
 A method is one function in one of three spaces:
 
     scalar   ΔW = Σ cᵢ ΔWᵢ: the function returns the coefficients cᵢ; exact at any rank
-    core     acts on the small matrices Mᵢ of ΔWᵢ = P·Mᵢ·Qᵀ and returns such a matrix, or its SVD where that is known; exact,
-             rank ≤ Σ rᵢ
+    core     acts on the small matrices Mᵢ of ΔWᵢ = P·Mᵢ·Qᵀ and returns such a matrix, or its SVD where that
+             is known; exact, rank ≤ Σ rᵢ
     dense    elementwise on ΔW: the function maps a tile of all sources to a tile of the result
 """
 
@@ -97,10 +97,11 @@ class Method:
     roles: tuple[str, ...] = ()
     symmetric: bool = True
     reads: str = "nothing"  # scalar methods: Gram matrix of the "module", of the whole "recipe", or nothing
-    gives: str = "core"  # core methods: a "core", "rows" Float[a in], or a factor for each of the "columns" of Σ τᵢ
-    bases: str = (
-        "any"  # core methods: orthonormal bases wanted; "singular", or "left" alone, where it acts on single numbers
+    gives: str = (
+        "core"  # core methods: a "core", "rows" Float[a in], or a factor for each of the "columns" of Σ τᵢ
     )
+    # core methods: orthonormal bases wanted; "singular", or "left" alone, where it acts on single numbers
+    bases: str = "any"
 
     def knob(self, name: str) -> Knob:
         """Return the knob of that name.
@@ -112,14 +113,19 @@ class Method:
             if knob.name == name:
                 return knob
         names = ", ".join(knob.name for knob in self.knobs) or "none"
-        message = f"{self.name} has no knob {name!r}; its knobs: {names}.{_nearest(name, [k.name for k in self.knobs])}"
+        message = (
+            f"{self.name} has no knob {name!r}; its knobs: "
+            f"{names}.{_nearest(name, [k.name for k in self.knobs])}"
+        )
         raise RecipeError(message)
 
     def check_sources(self, count: int) -> None:
         """Raise `RecipeError` when the method does not take `count` sources."""
         least, most = self.sources
         if count < least or (most is not None and count > most):
-            takes = f"exactly {least}" if least == most else f"{least} to {most}" if most else f"at least {least}"
+            takes = (
+                f"exactly {least}" if least == most else f"{least} to {most}" if most else f"at least {least}"
+            )
             plural = "source" if takes in ("exactly 1", "at least 1") else "sources"
             message = f"{self.name} takes {takes} {plural}; this recipe has {count}."
             raise RecipeError(message)

@@ -1,9 +1,9 @@
 """Core methods: singular values and subspaces, in the small space that the sources span together.
 
-τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ; each function returns the merged core, Float64[a b], its SVD, or factors of the
-columns of Σ τᵢ. Everything that commutes with orthonormal bases is exact here and of rank ≤ Σ rᵢ. Two conventions differ from
-reference code written for full fine-tunes, where they would fill empty directions: every source keeps its own rank rᵢ, and means
-over singular values run over the directions that exist.
+τᵢ = wᵢΔWᵢ = P·Mᵢ·Qᵀ; each function returns the merged core, Float64[a b], its SVD, or factors of the columns
+of Σ τᵢ. Everything that commutes with orthonormal bases is exact here and of rank ≤ Σ rᵢ. Two conventions
+differ from reference code written for full fine-tunes, where they would fill empty directions: every source
+keeps its own rank rᵢ, and means over singular values run over the directions that exist.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib_merge.methods.factoring import TINY, Triplets, polar, solve, svd
+from lib_merge.linalg.factoring import TINY, Triplets, polar, solve, svd
 from lib_merge.methods.inputs import ColumnInput, CoreInput
 from lib_merge.methods.registry import Knob, merge_method
 
@@ -19,13 +19,17 @@ from lib_merge.methods.registry import Knob, merge_method
 @merge_method(
     "tsv",
     title="TSV-Merge",
-    sentence="Makes the directions of all LoRAs orthogonal before adding them, so that they disturb each other less.",
+    sentence=(
+        "Makes the directions of all LoRAs orthogonal before adding them, so that they disturb "
+        "each other less."
+    ),
     paper="https://arxiv.org/abs/2412.00081",
     space="core",
     sources=(2, None),
 )
 def tsv(given: CoreInput) -> Triplets:
-    """Task Singular Vectors (Gargiulo et al. 2024): Û·Σ·V̂ᵀ with Û, V̂ the polar factors of [U₁ | U₂ | …], [V₁ | V₂ | …].
+    """Task Singular Vectors (Gargiulo et al. 2024): Û·Σ·V̂ᵀ with Û, V̂ the polar factors of [U₁ | U₂ | …],
+    [V₁ | V₂ | …].
 
     Each source keeps all its rᵢ triplets.
     Source: arXiv:2412.00081, Algorithm 1.
@@ -45,13 +49,16 @@ _LAM = Knob("lam", 0.5, "0 is the plain sum, 1 gives every direction the same st
 @merge_method(
     "iso_c",
     title="Iso-C",
-    sentence="Evens out how strong the directions of the sum are, so that faint traits of a LoRA come through.",
+    sentence=(
+        "Evens out how strong the directions of the sum are, so that faint traits of a LoRA come through."
+    ),
     paper="https://arxiv.org/abs/2502.04959",
     space="core",
     knobs=(_LAM,),
 )
 def iso_c(given: CoreInput, *, lam: float) -> Triplets:
-    """Isotropic merging (Marczak et al. 2025): U·S^(1−λ)σ̄^λ·Vᵀ of Σ τᵢ, σ̄ the mean over its R singular values.
+    """Isotropic merging (Marczak et al. 2025): U·S^(1−λ)σ̄^λ·Vᵀ of Σ τᵢ, σ̄ the mean over its R singular
+    values.
 
     λ = 1 is the paper's method, λ = 0 the sum.
     Source: arXiv:2502.04959, §4.1.
@@ -81,11 +88,13 @@ def iso_c(given: CoreInput, *, lam: float) -> Triplets:
     ),
 )
 def iso_cts(given: CoreInput, *, lam: float, common: float) -> Triplets:
-    """Isotropic merging in common and task-specific subspaces (Marczak et al. 2025), within the R directions of Σ τᵢ.
+    """Isotropic merging in common and task-specific subspaces (Marczak et al. 2025), within the R directions
+    of Σ τᵢ.
 
-    The top ⌈common·R⌉ directions of the sum stay; each source adds its strongest directions outside of them, the rest of R
-    split evenly (first sources take the remainder, hence the order matters); U and V are orthogonalised by polar factors and
-    the spectrum is blended as in Iso-C.
+    The top ⌈common·R⌉ directions of the sum stay; each source adds its strongest directions outside of them,
+    the rest of R
+    split evenly (first sources take the remainder, hence the order matters); U and V are orthogonalised by
+    polar factors and the spectrum is blended as in Iso-C.
     Source: arXiv:2502.04959, Algorithm 2.
     """
     left, values, right = svd(given.cores.sum(0))
@@ -105,11 +114,17 @@ def iso_cts(given: CoreInput, *, lam: float, common: float) -> Triplets:
 @merge_method(
     "svc",
     title="Singular value calibration",
-    sentence="Turns down the directions that several LoRAs push at once and would otherwise be counted twice.",
+    sentence=(
+        "Turns down the directions that several LoRAs push at once and would otherwise be counted twice."
+    ),
     paper="https://arxiv.org/abs/2602.05536",
     space="core",
     sources=(2, None),
-    knobs=(Knob("floor", 1.0, "Least count a source gets in a direction (α); lower turns more up.", 0.1, 2.0, 0.05),),
+    knobs=(
+        Knob(
+            "floor", 1.0, "Least count a source gets in a direction (α); lower turns more up.", 0.1, 2.0, 0.05
+        ),
+    ),
 )
 def svc(given: CoreInput, *, floor: float) -> Triplets:
     """SVC (arXiv:2602.05536): with Σ τᵢ = Σ uᵣσᵣvᵣᵀ, σᵣ ← σᵣ·K/Σᵢ max(α, sᵣⁱ), sᵣⁱ = ⟨uᵣᵀM, uᵣᵀτᵢ⟩/‖uᵣᵀτᵢ‖².
@@ -133,11 +148,15 @@ def svc(given: CoreInput, *, floor: float) -> Triplets:
 @merge_method(
     "pico",
     title="Pico",
-    sentence="Damps the output directions that all LoRAs share, so that the loudest one does not drown the others.",
+    sentence=(
+        "Damps the output directions that all LoRAs share, so that the loudest one does not drown the others."
+    ),
     paper="https://arxiv.org/abs/2604.16826",
     space="core",
     sources=(2, None),
-    knobs=(Knob("compensate", True, "Scale the result to the mean norm of the sources; off: leave it damped."),),
+    knobs=(
+        Knob("compensate", True, "Scale the result to the mean norm of the sources; off: leave it damped."),
+    ),
 )
 def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     """Pico (arXiv:2604.16826): (I + U·diag(α − 1)·Uᵀ)·Σ τᵢ with [B₁ | B₂ | …] = UΣVᵀ of balanced Bᵢ = UᵢSᵢ^½.
@@ -171,7 +190,9 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     knobs=(Knob("mu", 0.5, "How far the subject gives way; 0 is the plain sum (μ).", 0.0, 10.0, 0.1),),
 )
 def np_lora(given: CoreInput, *, mu: float) -> Tensor:
-    """Null-space projection (arXiv:2511.11051): τ_style + τ_subject·(I − μ/(1+μ)·V_sV_sᵀ), V_s the style's row space."""
+    """Null-space projection (arXiv:2511.11051): τ_style + τ_subject·(I − μ/(1+μ)·V_sV_sᵀ), V_s the style's
+    row space.
+    """
     style, subject = (given.cores[given.roles.index(role)] for role in ("style", "subject"))
     _, _, right = given.svd(given.roles.index("style"))
     return style + subject - mu / (1.0 + mu) * (subject @ right.T) @ right
@@ -180,7 +201,8 @@ def np_lora(given: CoreInput, *, mu: float) -> Tensor:
 @merge_method(
     "decorrelated_sum",
     title="Decorrelated sum",
-    sentence="Each LoRA acts on its own inputs as if it were alone; what they share is averaged instead of added twice. Try it "
+    sentence="Each LoRA acts on its own inputs as if it were alone; what they share is averaged "
+    "instead of added twice. Try it "
     "when the plain sum looks over-baked.",
     paper="https://arxiv.org/abs/2503.08099",
     space="core",
@@ -191,11 +213,13 @@ def np_lora(given: CoreInput, *, mu: float) -> Tensor:
     ),
 )
 def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Triplets:
-    """Data-free router: τ = B·D·K_μ⁻¹·A with K = AAᵀ, D = blockdiag(K), K_μ = μD + (1 − μ)K, balanced factors.
+    """Data-free router: τ = B·D·K_μ⁻¹·A with K = AAᵀ, D = blockdiag(K), K_μ = μD + (1 − μ)K, balanced
+    factors.
 
-    μ = 0 solves WUDI's objective (τ acts as τᵢ on the row space of τᵢ), μ = 1 is Σ τᵢ. Factors are each source's own
-    Bᵢ = UᵢSᵢ^½, Aᵢ = Sᵢ^½Vᵢᵀ. A file merged with itself at μ = 0 is itself. The guard scales the result down to the sum's norm
-    and largest singular value.
+    μ = 0 solves WUDI's objective (τ acts as τᵢ on the row space of τᵢ), μ = 1 is Σ τᵢ. Factors are each
+    source's own
+    Bᵢ = UᵢSᵢ^½, Aᵢ = Sᵢ^½Vᵢᵀ. A file merged with itself at μ = 0 is itself. The guard scales the result down
+    to the sum's norm and largest singular value.
     Source: normal equations of WUDI-Merging, arXiv:2503.08099, eq. 9.
     """
     parts = [given.svd(source) for source in range(len(given.cores))]
@@ -210,21 +234,28 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Tr
     left, values, right = svd(found)
     if not guard or not len(values):
         return found
-    norm, top = torch.linalg.matrix_norm(merged), torch.linalg.eigvalsh(merged @ merged.T)[-1].clamp_min(0).sqrt()
+    norm, top = (
+        torch.linalg.matrix_norm(merged),
+        torch.linalg.eigvalsh(merged @ merged.T)[-1].clamp_min(0).sqrt(),
+    )
     return left, values * min(1.0, float(norm / values.norm()), float(top / values[0])), right
 
 
 @merge_method(
     "column_balanced",
     title="Column balanced (ZipLoRA-style)",
-    sentence="Lowers only the inputs on which two LoRAs pull the same way; a quick relative of ZipLoRA without its training.",
+    sentence=(
+        "Lowers only the inputs on which two LoRAs pull the same way; a quick relative of "
+        "ZipLoRA without its training."
+    ),
     paper="https://arxiv.org/abs/2311.13600",
     space="core",
     gives="columns",
     sources=(2, 2),
 )
 def column_balanced(given: ColumnInput) -> Tensor:
-    """Per column j of τ₁, τ₂: (τ₁ + τ₂)·diag(m), m = 1/(1 + cosⱼ) clamped to [½, 1], 1 where cosⱼ ≤ 0 or a column is zero.
+    """Per column j of τ₁, τ₂: (τ₁ + τ₂)·diag(m), m = 1/(1 + cosⱼ) clamped to [½, 1], 1 where cosⱼ ≤ 0 or a
+    column is zero.
 
     Returns m, Float64[in]. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
     """

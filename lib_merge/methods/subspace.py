@@ -1,4 +1,6 @@
-"""Core methods that vote or drop, in coordinates that the deltas themselves define: exactly low-rank, nothing is cut."""
+"""Core methods that vote or drop, in coordinates that the deltas themselves define: exactly low-rank,
+nothing is cut.
+"""
 
 from __future__ import annotations
 
@@ -25,7 +27,8 @@ CORE_SPACE = "https://arxiv.org/abs/2509.17786"
     knobs=(TRIM, ELECT, NORMALIZE),
 )
 def knots_ties(given: RowInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
-    """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ; U·merged.
+    """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ;
+    U·merged.
 
     Returns:
         Float[a in], rows in the basis U.
@@ -48,7 +51,8 @@ def knots_ties(given: RowInput, *, trim_fraction: PerSource, elect: str, normali
     knobs=(DROP, RESCALE),
 )
 def knots_dare(given: RowInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
-    """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability pᵢ and divided by 1 − pᵢ.
+    """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability pᵢ and
+    divided by 1 − pᵢ.
 
     Returns:
         Float[a in], rows in the basis U.
@@ -85,7 +89,10 @@ def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normali
 @merge_method(
     "core_dare",
     title="Core-space DARE",
-    sentence="Drops whole directions of each LoRA at random instead of single numbers: dropout that a LoRA file can hold.",
+    sentence=(
+        "Drops whole directions of each LoRA at random instead of single numbers: dropout that "
+        "a LoRA file can hold."
+    ),
     paper=CORE_SPACE,
     space="core",
     knobs=(DROP, RESCALE),

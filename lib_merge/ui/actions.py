@@ -1,4 +1,6 @@
-"""Everything the tab can ask for: a request in JSON, a reply in JSON; no gradio, so every one is tested as a function."""
+"""Everything the tab can ask for: a request in JSON, a reply in JSON; no gradio, so every one is tested as a
+function.
+"""
 
 from __future__ import annotations
 
@@ -7,22 +9,22 @@ import logging
 from collections.abc import Mapping
 from typing import Any
 
+from lib_merge.blocks import PresetStore
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.history import History
-from lib_merge.presets import PresetStore
-from lib_merge.recipebook import RecipeBook
+from lib_merge.kept.energies import Looks
+from lib_merge.kept.history import History
+from lib_merge.kept.reports import Reports
+from lib_merge.library.library import Library
+from lib_merge.library.recipebook import RecipeBook
 from lib_merge.ui import catalog, merging, planning
 from lib_merge.ui.comparisons import Comparisons, Judging
 from lib_merge.ui.host import Host
 from lib_merge.ui.inspecting import inspected
 from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.keeping import Keeping
-from lib_merge.ui.library import Library
 from lib_merge.ui.locating import Locator
-from lib_merge.ui.looking import Looks
 from lib_merge.ui.recipes import Recipes
 from lib_merge.ui.reopening import Reopening
-from lib_merge.ui.reports import Reports
 from lib_merge.ui.state import state_of
 from lib_merge.ui.understanding import Understanding
 
@@ -31,7 +33,9 @@ MAX_REQUEST = 32 << 20
 
 
 class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
-    """The tab's server side: one per process, shared by every browser; what a browser sets up stays in that browser."""
+    """The tab's server side: one per process, shared by every browser; what a browser sets up stays in that
+    browser.
+    """
 
     def __init__(self, host: Host) -> None:
         """Open library, presets and history of a host."""
@@ -60,7 +64,9 @@ class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
             request, reply = {}, {"ok": False, "error": "the request is not valid JSON."}
         except MergeError as error:
             request, reply = {}, {"ok": False, "error": str(error)}
-        return json.dumps({"id": request.get("id") if isinstance(request, dict) else None, **reply}, ensure_ascii=False)
+        return json.dumps(
+            {"id": request.get("id") if isinstance(request, dict) else None, **reply}, ensure_ascii=False
+        )
 
     def handle_dict(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Answer a request that is parsed already; errors become one sentence."""
@@ -107,9 +113,13 @@ class Actions(Keeping, Reopening, Recipes, Judging, Understanding):
         return {"items": [item.to_json() for item in self.library.items()], "done": done, "total": total}
 
     def op_look(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return norm and share of energy per block of LoRAs; what is not measured yet is absent, and `reading` is true."""
+        """Return norm and share of energy per block of LoRAs; what is not measured yet is absent, and
+        `reading` is true.
+        """
         keys = [str(key) for key in list(request.get("keys") or [])[:64]]
-        found = {key: known for key in keys if (known := self.looks.look(self.library.resolve(key))) is not None}
+        found = {
+            key: known for key in keys if (known := self.looks.look(self.library.resolve(key))) is not None
+        }
         return {"found": found, "reading": len(found) < len(keys)}
 
     def op_inspect(self, request: Mapping[str, Any]) -> dict[str, Any]:

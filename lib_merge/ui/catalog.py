@@ -1,13 +1,15 @@
-"""What the browser must know once: methods with their knobs, families with their blocks, presets, settings."""
+"""What the browser must know once: methods with their knobs, families with their blocks, presets,
+settings.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
 from typing import Any
 
-from lib_merge.adapters.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
+from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
 from lib_merge.methods import METHODS
-from lib_merge.presets import PresetStore, find_preset, preset_hint, preset_names
 
 GROUPS = {
     "scalar": "Exact sums and means",
@@ -26,8 +28,8 @@ HINTS: Mapping[str, str] = {
     "S": "single-stream block: details and rendering",
     "OTHER": "what belongs to no block: time embedding, last convolution",
 }
-# Width of the features in each block as a part of the picture's side. Coarse blocks decide shapes and arrangement, fine
-# ones surfaces and colour (Voynov et al. 2023, "P+", measured on SD1's cross-attention).
+# Width of the features in each block as a part of the picture's side. Coarse blocks decide shapes and
+# arrangement, fine ones surfaces and colour (Voynov et al. 2023, "P+", measured on SD1's cross-attention).
 _HALF: Mapping[str, int] = {
     **{f"IN{index:02d}": 8 * 2 ** (index // 3) for index in range(12)},
     "M00": 64,
@@ -45,8 +47,8 @@ CARRIES = {
     32: "shapes and parts",
     64: "arrangement, rough shapes",
 }
-# single blocks of SDXL that were singled out: content and style by Frenkel et al. 2024 ("B-LoRA"), arrangement and style by
-# Wang et al. 2024 ("InstantStyle")
+# single blocks of SDXL that were singled out: content and style by Frenkel et al. 2024 ("B-LoRA"),
+# arrangement and style by Wang et al. 2024 ("InstantStyle")
 KNOWN: Mapping[str, Mapping[str, str]] = {
     "SDXL": {
         "IN08": "the block that holds the arrangement of the picture",
@@ -97,14 +99,20 @@ def families() -> dict[str, Any]:
             "blocks": list(blocks),
             "hints": {block: hint(family, block) for block in blocks},
             "list": list(BLOCK_ORDERS[LISTS[family]]) if family in LISTS else [],
-            "orders": {str(length): list(order) for length, order in BLOCK_ORDERS.items() if set(order) <= set(blocks)},
+            "orders": {
+                str(length): list(order)
+                for length, order in BLOCK_ORDERS.items()
+                if set(order) <= set(blocks)
+            },
         }
         for family, blocks in BLOCKS.items()
     }
 
 
 def hint(family: str, block: str) -> str:
-    """Return what a block is known to carry; of blocks without a name of their own, what its side of the model does."""
+    """Return what a block is known to carry; of blocks without a name of their own, what its side of the
+    model does.
+    """
     side = HINTS.get(block) or HINTS.get(block.rstrip("0123456789"), "a part of the model")
     width = WIDTHS.get(family, {}).get(block)
     known = KNOWN.get(family, {}).get(block)

@@ -7,15 +7,20 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lib_merge.adapters.blocks import encoder_of
 from lib_merge.adapters.source import LoraFile
 from lib_merge.analysis.bench import file_info
 from lib_merge.analysis.training import training
 from lib_merge.engine.plan import Leaf
+from lib_merge.families.blocks import encoder_of
 
 EDGE = 1 << 16
 # a ratio between two sources from which a merge gets hard to predict
-APART: Mapping[str, float] = {"rank": 8.0, "learning rate": 10.0, "training steps": 20.0, "strength (alpha / rank)": 8.0}
+APART: Mapping[str, float] = {
+    "rank": 8.0,
+    "learning rate": 10.0,
+    "training steps": 20.0,
+    "strength (alpha / rank)": 8.0,
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,9 @@ def _same_file(sources: Sequence[Named]) -> list[str]:
     for index, one in enumerate(once):
         for other in once[:index]:
             if _alike(one.file, other.file):
-                found.append(f"{other.label} and {one.label} are copies of the same file: their ratios add up")
+                found.append(
+                    f"{other.label} and {one.label} are copies of the same file: their ratios add up"
+                )
     return found
 
 

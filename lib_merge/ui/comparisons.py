@@ -1,4 +1,6 @@
-"""Comparisons that were made: their figures and a small picture of the grid, kept for the verdict and the history."""
+"""Comparisons that were made: their figures and a small picture of the grid, kept for the verdict and the
+history.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.history import History
+from lib_merge.kept.history import History
 from lib_merge.recipe import Recipe, from_json, loads
 from lib_merge.ui.prompt import recipes_of
 from lib_merge.ui.state import from_recipe
@@ -60,7 +62,11 @@ class Comparisons:
                     "version": 1,
                     "sources": [source.label for source in recipe.sources],
                     "columns": [
-                        {"label": one.label, "kind": one.kind, "recipe": one.recipe.to_json() if one.recipe else None}
+                        {
+                            "label": one.label,
+                            "kind": one.kind,
+                            "recipe": one.recipe.to_json() if one.recipe else None,
+                        }
                         for one in grid.columns
                     ],
                     "rows": [row.label for row in grid.rows[: len(grid.cells)]],
@@ -134,7 +140,9 @@ class Judging:
         return {"picture": self.comparisons.picture(str(request.get("comparison") or ""))}
 
     def op_verdict(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Write down what a person thinks of a merge: an entry of the history, or one column of a comparison."""
+        """Write down what a person thinks of a merge: an entry of the history, or one column of a
+        comparison.
+        """
         verdict = checked_verdict(request.get("verdict"))
         status = "revise" if failed(verdict) else "ok"
         notes = str(request.get("notes") or "")[:10_000]
@@ -167,7 +175,8 @@ class Judging:
             recipe=recipe,
             method=str(recipe.get("method") or ""),
             sources=[
-                {"name": str(one.get("name") or "group"), "ratio": one.get("ratio", 1.0)} for one in recipe["sources"]
+                {"name": str(one.get("name") or "group"), "ratio": one.get("ratio", 1.0)}
+                for one in recipe["sources"]
             ],
         ).id
 
@@ -193,7 +202,9 @@ class Judging:
 
 
 def _carried(request: Mapping[str, Any]) -> Recipe | None:
-    """Return the first recipe of an infotext, or the one that the WebUI's paste button has unpacked already."""
+    """Return the first recipe of an infotext, or the one that the WebUI's paste button has unpacked
+    already.
+    """
     text = str(request.get("text") or "").strip()
     if text.startswith("{"):
         return loads(text, "the picture's recipe")
@@ -204,8 +215,8 @@ def checked_verdict(given: Any) -> dict[str, Any]:  # noqa: ANN401
     """Return a verdict with what the form asks for and nothing else.
 
     Returns:
-        preserved {source: yes, partly or no}, artefacts and consistent (true, false or absent), against (better, equal,
-        worse or ""), decision (keep, discard, next or "").
+        preserved {source: yes, partly or no}, artefacts and consistent (true, false or absent), against
+        (better, equal, worse or ""), decision (keep, discard, next or "").
     """
     data = given if isinstance(given, Mapping) else {}
     preserved = data.get("preserved") if isinstance(data.get("preserved"), Mapping) else {}
@@ -225,16 +236,24 @@ def checked_verdict(given: Any) -> dict[str, Any]:  # noqa: ANN401
 
 
 def failed(verdict: Mapping[str, Any]) -> bool:
-    """Return True where the merge did not pass: it is to be tried again, or something was lost that nobody accepted."""
+    """Return True where the merge did not pass: it is to be tried again, or something was lost that nobody
+    accepted.
+    """
     if verdict.get("decision"):
         return verdict["decision"] == "next"
     lost = "no" in dict(verdict.get("preserved") or {}).values()
-    worse = verdict.get("against") == "worse" or verdict.get("artefacts") is True or verdict.get("consistent") is False
+    worse = (
+        verdict.get("against") == "worse"
+        or verdict.get("artefacts") is True
+        or verdict.get("consistent") is False
+    )
     return lost or worse
 
 
 def alike(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    """Return True where two recipes (JSON) ask for the same; hashes and default values may be written or not."""
+    """Return True where two recipes (JSON) ask for the same; hashes and default values may be written or
+    not.
+    """
     try:
         return bool(one) and _bare(from_json(one)) == _bare(from_json(other))
     except MergeError:
@@ -260,7 +279,8 @@ def _bare(recipe: Recipe) -> Recipe:
 
 
 def write_preview(lora: Path, image: str) -> Path:
-    """Write a picture beside a LoRA as the WebUI's cards want it; an animated or huge one becomes a plain PNG.
+    """Write a picture beside a LoRA as the WebUI's cards want it; an animated or huge one becomes a plain
+    PNG.
 
     Args:
         lora: the file.

@@ -1,4 +1,6 @@
-"""The generation parameters that a WebUI wrote into a picture: a PNG's text, a JPEG's or WebP's EXIF comment."""
+"""The generation parameters that a WebUI wrote into a picture: a PNG's text, a JPEG's or WebP's EXIF
+comment.
+"""
 
 from __future__ import annotations
 
@@ -133,7 +135,8 @@ def _text(comment: bytes) -> str:
     code, body = comment[:8], comment[8 : 8 + TEXT_LIMIT]
     if code != b"UNICODE\0":
         return _decoded(body if code in (b"ASCII\0\0\0", bytes(8)) else comment[:TEXT_LIMIT]).rstrip("\0")
-    # most write it big-endian, whatever the rest of the file is; the wrong way round, letters become rare signs
+    # most write it big-endian, whatever the rest of the file is; the wrong way round, letters become rare
+    # signs
     body = body[: len(body) // 2 * 2]
     big, little = body.decode("utf-16-be", "ignore"), body.decode("utf-16-le", "ignore")
     return max(big, little, key=lambda text: sum(character < "\u0250" for character in text)).rstrip("\0")

@@ -8,8 +8,8 @@ from typing import Any
 from lib_merge.adapters.source import open_lora
 from lib_merge.analysis.bench import FileInfo
 from lib_merge.analysis.training import training
-from lib_merge.engine.inspect import inspect_file
 from lib_merge.errors import MergeError
+from lib_merge.library.inspect import inspect_file
 from lib_merge.metadata import describe_recipe
 from lib_merge.recipe import from_json
 

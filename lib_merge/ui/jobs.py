@@ -146,7 +146,8 @@ class Jobs:
             except MergeError as error:
                 task.state, task.error = "failed", str(error)
             except Exception as error:
-                # Python ends and gives no more threads: nobody waits for an answer, and a traceback would only alarm
+                # Python ends and gives no more threads: nobody waits for an answer, and a traceback would
+                # only alarm
                 if "interpreter shutdown" not in str(error):
                     log.exception("the job %s failed", task.what)
                 task.state, task.error = "failed", f"{type(error).__name__}: {error}"

@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
-from lib_merge.blockspec import parse_elements
+from lib_merge.blocks import Preset, PresetStore, find_preset_files, import_file, import_presets
+from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
-from lib_merge.history import History
-from lib_merge.presets import Preset, PresetStore, find_preset_files, import_file, import_presets
+from lib_merge.kept.history import History
 from lib_merge.ui import catalog
 from lib_merge.ui.host import Host
 from lib_merge.ui.moving import remove_merge, rename_merge
@@ -33,7 +33,9 @@ class Keeping:
         """Save a row's weights, and its element rules where it has some, under a name."""
         weights = {str(block): float(value) for block, value in dict(request.get("weights") or {}).items()}
         rules = parse_elements(str(request["elements"])) if request.get("elements") else ()
-        self.presets.save(Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights, rules))
+        self.presets.save(
+            Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights, rules)
+        )
         return {"presets": catalog.presets(self.presets)}
 
     def op_preset_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -56,10 +58,17 @@ class Keeping:
                 raise RecipeError(message)
             report = import_file(Path(known[str(request["found"])].path), family)
         else:
-            report = import_presets(str(request.get("text") or ""), str(request.get("name") or "presets.txt"), family)
+            report = import_presets(
+                str(request.get("text") or ""), str(request.get("name") or "presets.txt"), family
+            )
         notes = list(self.presets.add(report.entries))
         lines = [{"number": line.number, "outcome": line.outcome, "says": line.says} for line in report.lines]
-        return {"lines": lines, "notes": notes, "presets": catalog.presets(self.presets), "count": len(report.entries)}
+        return {
+            "lines": lines,
+            "notes": notes,
+            "presets": catalog.presets(self.presets),
+            "count": len(report.entries),
+        }
 
     def _neighbours(self) -> list[Any]:
         return list(find_preset_files(self.host.extension_folders()))
@@ -80,13 +89,19 @@ class Keeping:
 
     def op_history_update(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Change an entry's verdict, notes or status."""
-        allowed = {name: request[name] for name in ("verdict", "notes", "status", "rating") if name in request}
+        allowed = {
+            name: request[name] for name in ("verdict", "notes", "status", "rating") if name in request
+        }
         self.history.update(str(request.get("entry")), **allowed)
         return {}
 
     def op_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Rename a merge and what lies beside it."""
-        return {"key": rename_merge(cast("Actions", self), str(request.get("entry")), str(request.get("to") or ""))}
+        return {
+            "key": rename_merge(
+                cast("Actions", self), str(request.get("entry")), str(request.get("to") or "")
+            )
+        }
 
     def op_remove(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Move a merge into the trash folder."""

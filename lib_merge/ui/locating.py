@@ -1,4 +1,6 @@
-"""Where a recipe's sources are now: candidates by size, name and family from the list of LoRAs, and only those are hashed."""
+"""Where a recipe's sources are now: candidates by size, name and family from the list of LoRAs, and only
+those are hashed.
+"""
 
 from __future__ import annotations
 
@@ -6,14 +8,16 @@ import logging
 
 from lib_merge.errors import MergeError
 from lib_merge.files.hashes import file_hash
+from lib_merge.library.library import Item, Library
 from lib_merge.recipe import Recipe, Source
-from lib_merge.ui.library import Item, Library
 
 log = logging.getLogger("lib_merge")
 
 
 class Locator:
-    """Finds the files of recipes; a hash is taken once per file and remembered while the file stays as it is."""
+    """Finds the files of recipes; a hash is taken once per file and remembered while the file stays as it
+    is.
+    """
 
     def __init__(self, library: Library) -> None:
         """Look in `library`."""
@@ -39,7 +43,10 @@ class Locator:
                 continue
             same = [item for item in self._library.items() if _file(item) == source.name]
             if same:
-                found.append(f"{source.label} has changed since: {same[0].key.partition('/')[2]} holds something else now")
+                found.append(
+                    f"{source.label} has changed since: {same[0].key.partition('/')[2]} holds "
+                    "something else now"
+                )
             else:
                 found.append(f"{source.label} is not in the LoRA folders any more")
         return found

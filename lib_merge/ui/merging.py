@@ -17,7 +17,7 @@ from lib_merge.engine.job import Job
 from lib_merge.engine.report import Report
 from lib_merge.errors import OutputError
 from lib_merge.files.names import check_output_name
-from lib_merge.history import Entry
+from lib_merge.kept.history import Entry
 from lib_merge.recipe import Recipe, loads, with_paths
 from lib_merge.ui.jobs import Task
 from lib_merge.ui.naming import check_plain_name, sub_folder
@@ -29,6 +29,7 @@ from lib_merge.ui.state import to_recipe
 if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
 
+
 def merge_work(desk: Actions, state: Mapping[str, Any], task: Task) -> dict[str, Any]:
     """Run the merge of a state; returns the report, the new LoRA's key and its prompt.
 
@@ -39,7 +40,9 @@ def merge_work(desk: Actions, state: Mapping[str, Any], task: Task) -> dict[str,
     return recipe_work(desk, recipe, target_of(desk, state, recipe), dict(state.get("output") or {}), task)
 
 
-def recipe_work(desk: Actions, recipe: Recipe, target: Path, output: Mapping[str, Any], task: Task) -> dict[str, Any]:
+def recipe_work(
+    desk: Actions, recipe: Recipe, target: Path, output: Mapping[str, Any], task: Task
+) -> dict[str, Any]:
     """Run a recipe into a file and tell everybody: side-car, preview, WebUI, library, history.
 
     Args:
@@ -54,9 +57,11 @@ def recipe_work(desk: Actions, recipe: Recipe, target: Path, output: Mapping[str
     except OSError as error:
         message = f"the folder {target.parent.name} cannot be made: {error.strerror or error}."
         raise OutputError(message) from error
+
     def work(job: Job) -> Report:
         made = run_recipe(recipe, target, job=job)
-        # still in our turn: the next generation must not start with what the WebUI remembers of an overwritten file
+        # still in our turn: the next generation must not start with what the WebUI remembers of an
+        # overwritten file
         desk.host.refresh_loras([Path(made.output)])
         return made
 
@@ -109,7 +114,9 @@ def start_again(desk: Actions, entry: Entry, recipe: Recipe, name: str) -> dict[
 
 
 def _side_car(saved: Path, output: Mapping[str, Any]) -> None:
-    """Put the words and notes of the tab into the WebUI's side-car; the merge is safe already, so failing is no loss."""
+    """Put the words and notes of the tab into the WebUI's side-car; the merge is safe already, so failing is
+    no loss.
+    """
     path = metadata.side_car_path(saved)
     side = metadata.read_side_car(saved)
     if output.get("triggers") is not None:
@@ -122,7 +129,9 @@ def _side_car(saved: Path, output: Mapping[str, Any]) -> None:
         os.replace(temp, path)
 
 
-def note(desk: Actions, saved: Path, recipe: Recipe, done: Mapping[str, Any], output: Mapping[str, Any]) -> str:
+def note(
+    desk: Actions, saved: Path, recipe: Recipe, done: Mapping[str, Any], output: Mapping[str, Any]
+) -> str:
     """Add the merge to the history and return the entry's id; "" when the history cannot be written."""
     opened = carried_recipe(saved) or recipe
     summary = (

@@ -1,4 +1,6 @@
-"""Renaming and deleting a merge with everything beside it; a deleted one goes into a trash folder, never away."""
+"""Renaming and deleting a merge with everything beside it; a deleted one goes into a trash folder, never
+away.
+"""
 
 from __future__ import annotations
 
@@ -49,7 +51,12 @@ def remove_merge(desk: Actions, entry_id: str) -> None:
     """
     entry = desk.history.get(entry_id)
     path = next(
-        (found for item in desk.library.items() if item.key == entry.key for found in [desk.library.resolve(item.key)]),
+        (
+            found
+            for item in desk.library.items()
+            if item.key == entry.key
+            for found in [desk.library.resolve(item.key)]
+        ),
         None,
     )
     if path is not None:
@@ -63,7 +70,9 @@ def remove_merge(desk: Actions, entry_id: str) -> None:
 
 
 def _tell(desk: Actions, changed: list[Path]) -> None:
-    """Tell the WebUI of moved files in our turn: what a running generation has loaded must not go from under it."""
+    """Tell the WebUI of moved files in our turn: what a running generation has loaded must not go from under
+    it.
+    """
 
     def tell() -> None:
         with desk.host.busy_lock():

@@ -1,4 +1,6 @@
-"""The name of a merge: a template with a live preview, a version that counts itself up, names that every system can keep."""
+"""The name of a merge: a template with a live preview, a version that counts itself up, names that every
+system can keep.
+"""
 
 from __future__ import annotations
 
@@ -15,7 +17,9 @@ _BAD = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff,{}]+')
 MOST = 100
 
 
-def fill_template(template: str, names: Sequence[str], weights: Sequence[float], method: str, rank: str) -> str:
+def fill_template(
+    template: str, names: Sequence[str], weights: Sequence[float], method: str, rank: str
+) -> str:
     """Return the stem with every field but the version filled in.
 
     Args:

@@ -1,4 +1,6 @@
-"""What a merge would make, from headers alone: what the panel beside the rows says while they are being set up."""
+"""What a merge would make, from headers alone: what the panel beside the rows says while they are being set
+up.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from lib_merge import metadata
-from lib_merge.adapters.blocks import encoder_of
 from lib_merge.engine.fillers import fillers
 from lib_merge.engine.job import Job
 from lib_merge.engine.plan import Child, Node, Planner
 from lib_merge.errors import RecipeError
-from lib_merge.history import differences
+from lib_merge.families.blocks import encoder_of
+from lib_merge.kept.history import differences
 from lib_merge.recipe import Recipe
 from lib_merge.ui.cautions import Named, cautions
 from lib_merge.ui.naming import fill_template, output_path, sub_folder
@@ -38,7 +40,9 @@ def plan(desk: Actions, state: Mapping[str, Any]) -> dict[str, Any]:
         node = planner.build(recipe)
         sources = [Named(letter, leaf) for letter, leaf in zip(letters_of(state), node.leaves())]
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
-        told = [note for note in node.notes if "more than once" not in note]  # the cautions say it with letters
+        told = [
+            note for note in node.notes if "more than once" not in note
+        ]  # the cautions say it with letters
         notes = [*_missing(state), *cautions(sources), *told, *_left_out(planner)]
         encoders = _encoders(sources)
         sizes = _sizes(node)
@@ -82,7 +86,9 @@ def _sizes(node: Node) -> dict[str, Any]:
             if not any(weights):
                 emptied += 1
                 continue
-            stacked = sum(_rank_at(child, item.name) for child, weight in zip(node.children, weights) if weight)
+            stacked = sum(
+                _rank_at(child, item.name) for child, weight in zip(node.children, weights) if weight
+            )
             if not stacked and item.stacked:  # only sources that weigh nothing here have the module
                 emptied += 1
                 continue
@@ -105,10 +111,17 @@ def _sizes(node: Node) -> dict[str, Any]:
 
 
 def _missing(state: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every row that is on and whose LoRA is gone: it is not merged, and nobody may overlook that."""
+    """Return a sentence for every row that is on and whose LoRA is gone: it is not merged, and nobody may
+    overlook that.
+    """
     rows = enumerate(state.get("sources") or [])
-    gone = [(index, row) for index, row in rows if row.get("on", True) and row.get("name") and not row.get("key")]
-    return [f"{chr(ord('A') + index % 26)} ({str(row['name'])[:80]}) is missing: the merge is without it" for index, row in gone]
+    gone = [
+        (index, row) for index, row in rows if row.get("on", True) and row.get("name") and not row.get("key")
+    ]
+    return [
+        f"{chr(ord('A') + index % 26)} ({str(row['name'])[:80]}) is missing: the merge is without it"
+        for index, row in gone
+    ]
 
 
 def _rank_at(child: Child, name: str) -> int:
@@ -122,12 +135,16 @@ def _rank_at(child: Child, name: str) -> int:
 
 def _left_out(planner: Planner) -> list[str]:
     left = {file.name: len(file.left_out) for file in planner.files if file.left_out}
-    return [f"{count} modules of {name} cannot be merged and will be left out" for name, count in left.items()]
+    return [
+        f"{count} modules of {name} cannot be merged and will be left out" for name, count in left.items()
+    ]
 
 
 def _encoders(sources: Sequence[Named]) -> list[str]:
     """Return the letters of the sources that change the text encoder."""
-    return [s.letter for s in sources if any(encoder_of(name, s.file.family or "") for name in s.file.modules)]
+    return [
+        s.letter for s in sources if any(encoder_of(name, s.file.family or "") for name in s.file.modules)
+    ]
 
 
 def _shown_folder(desk: Actions, folder: Path) -> str:

@@ -1,4 +1,6 @@
-"""Prompt tags to rows and back: `<lora:NAME:1>` with text-encoder and UNet strengths and LoRA Block Weight's arguments."""
+"""Prompt tags to rows and back: `<lora:NAME:1>` with text-encoder and UNet strengths and LoRA Block Weight's
+arguments.
+"""
 
 from __future__ import annotations
 
@@ -8,8 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from lib_merge.adapters.blocks import BLOCK_ORDERS, LENGTHS
 from lib_merge.errors import MergeError
+from lib_merge.families.blocks import BLOCK_ORDERS, LENGTHS
 from lib_merge.recipe import Recipe, loads
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
@@ -24,7 +26,8 @@ TEXT_LIMIT = 1 << 20
 class PromptSources:
     """What a prompt holds.
 
-    sources  {name, ratio, te_ratio, blocks, elements, notes}; ratio is the UNet's, te_ratio the text encoder's where it differs
+    sources  {name, ratio, te_ratio, blocks, elements, notes}; ratio is the UNet's, te_ratio the text
+             encoder's where it differs
     rest     the prompt without its tags
     notes    sentences on what cannot be baked
     """
@@ -69,7 +72,11 @@ def _source(body: str) -> dict[str, Any] | None:
     blocks = named.get("lbw", named.get("w"))
     if blocks is None:
         blocks = next(
-            (word for word in plain[1:] if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))),
+            (
+                word
+                for word in plain[1:]
+                if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))
+            ),
             None,
         )
     if blocks is not None and "x" in named:
@@ -118,7 +125,8 @@ def write_prompt(sources: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
     """Return sources as tags, the inverse of `read_prompt`, and what tags cannot say.
 
     Args:
-        sources: {name, ratio, te_ratio or None, blocks: {block: weight} or None, family, present: blocks of the file}.
+        sources: {name, ratio, te_ratio or None, blocks: {block: weight} or None, family, present: blocks of
+            the file}.
     """
     tags, notes = [], []
     for source in sources:
@@ -128,7 +136,9 @@ def write_prompt(sources: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
             continue
         ratio, te = float(source["ratio"]), source.get("te_ratio")
         strength = f"{ratio:.6g}" if te is None or te == ratio else f"{float(te):.6g}:{ratio:.6g}"
-        weights, lost = _list(source.get("blocks") or {}, str(source.get("family") or "SD1"), source.get("present") or ())
+        weights, lost = _list(
+            source.get("blocks") or {}, str(source.get("family") or "SD1"), source.get("present") or ()
+        )
         if lost:
             notes.append(f"{name}: no list of block weights says {', '.join(lost)}, so that was left out")
         tags.append(f"<lora:{name}:{strength}{f':lbw={weights}' if weights else ''}>")
@@ -136,8 +146,14 @@ def write_prompt(sources: Sequence[Mapping[str, Any]]) -> tuple[str, list[str]]:
 
 
 def _list(blocks: Mapping[str, float], family: str, present: Sequence[str]) -> tuple[str, list[str]]:
-    """Return the shortest list of the family that says the same of a file's blocks, and the blocks that none says."""
-    told = {block: float(value) for block, value in blocks.items() if value != 1 and (block in present or not present)}
+    """Return the shortest list of the family that says the same of a file's blocks, and the blocks that none
+    says.
+    """
+    told = {
+        block: float(value)
+        for block, value in blocks.items()
+        if value != 1 and (block in present or not present)
+    }
     if not told:
         return "", []
     best = ""

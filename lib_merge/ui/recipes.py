@@ -1,4 +1,6 @@
-"""Requests about recipes that are kept by name, and finding a recipe by whatever name a person uses for it."""
+"""Requests about recipes that are kept by name, and finding a recipe by whatever name a person uses for
+it.
+"""
 
 from __future__ import annotations
 
@@ -10,10 +12,10 @@ from typing import Any
 from lib_merge import metadata
 from lib_merge.adapters.source import open_lora
 from lib_merge.errors import RecipeError
-from lib_merge.history import History
+from lib_merge.kept.history import History
+from lib_merge.library.library import Library
+from lib_merge.library.recipebook import RecipeBook
 from lib_merge.recipe import Recipe, Source, from_json, loads
-from lib_merge.recipebook import RecipeBook
-from lib_merge.ui.library import Library
 from lib_merge.ui.state import state_of, to_recipe
 
 
@@ -33,7 +35,9 @@ class Recipes:
     def op_recipe_save(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Keep what is set up under a name."""
         recipe = to_recipe(state_of(request), self.library.resolve)
-        name = self.book.save(str(request.get("name") or ""), recipe, overwrite=bool(request.get("overwrite")))
+        name = self.book.save(
+            str(request.get("name") or ""), recipe, overwrite=bool(request.get("overwrite"))
+        )
         return {"name": name, "names": self.book.names()}
 
     def op_recipe_remove(self, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -49,7 +53,8 @@ class Recipes:
         return list(dict.fromkeys(name for name in names if name))
 
     def recipe_named(self, name: str) -> Recipe:
-        """Return a recipe with the paths of its sources: a saved one, a merge of the history, or a merged LoRA's.
+        """Return a recipe with the paths of its sources: a saved one, a merge of the history, or a merged
+        LoRA's.
 
         Raises:
             RecipeError: there is none of that name, or a source of it is gone.
@@ -87,6 +92,8 @@ class Recipes:
             return replace(source, recipe=self.with_paths(source.recipe))
         key = self.locate(source)
         if not key:
-            message = f"{Path(source.name).name or 'a source'} is needed and is not in the LoRA folders any more."
+            message = (
+                f"{Path(source.name).name or 'a source'} is needed and is not in the LoRA folders any more."
+            )
             raise RecipeError(message)
         return replace(source, path=self.library.resolve(key))

@@ -1,4 +1,6 @@
-"""Requests that turn something written into the tab's state: a recipe, a history entry, a prompt, a generated picture."""
+"""Requests that turn something written into the tab's state: a recipe, a history entry, a prompt, a
+generated picture.
+"""
 
 from __future__ import annotations
 
@@ -8,16 +10,16 @@ import random
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, cast
 
-from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.blockspec import resolve_blocks
+from lib_merge.blocks import PresetStore
+from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.history import History
-from lib_merge.presets import PresetStore
+from lib_merge.families.blocks import BLOCKS
+from lib_merge.kept.history import History
+from lib_merge.library.library import Item, Library
 from lib_merge.recipe import Recipe, Source, from_json, loads
 from lib_merge.ui import merging
 from lib_merge.ui.host import Host
 from lib_merge.ui.infotext import infotext
-from lib_merge.ui.library import Item, Library
 from lib_merge.ui.locating import Locator
 from lib_merge.ui.prompt import read_prompt, recipes_of, write_prompt
 from lib_merge.ui.state import from_recipe, unshown
@@ -58,10 +60,14 @@ class Reopening:
     def state_of(self, recipe: Recipe) -> dict[str, Any]:
         """Return the tab's state for a recipe."""
         family = recipe.family
-        return from_recipe(recipe, lambda source: self.locator.locate(source, family), lambda b: self.expand(b, family))
+        return from_recipe(
+            recipe, lambda source: self.locator.locate(source, family), lambda b: self.expand(b, family)
+        )
 
     def op_again(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a merge of the history again: under its own name (the same bytes) or under another (the same tensors)."""
+        """Start a merge of the history again: under its own name (the same bytes) or under another (the same
+        tensors).
+        """
         entry = self.history.get(str(request.get("entry")))
         recipe = from_json(entry.recipe, "the entry")
         lost = self.locator.missing(recipe)
@@ -77,7 +83,9 @@ class Reopening:
     # ---------------------------------------------------------------- block weights and prompts
 
     def expand(self, blocks: Any, family: str | None, draw: random.Random | None = None) -> dict[str, float]:  # noqa: ANN401
-        """Return block weights of any form as {block: weight}; `draw` draws R and U, always alike where there is none."""
+        """Return block weights of any form as {block: weight}; `draw` draws R and U, always alike where
+        there is none.
+        """
         if not blocks:
             return {}
         if isinstance(blocks, Mapping):
@@ -88,7 +96,9 @@ class Reopening:
         if known not in BLOCKS:
             message = f"there is no table of blocks for {known}: set its blocks in the grid."
             raise RecipeError(message)
-        return resolve_blocks(blocks, known, BLOCKS[known], draw or random.Random(0), "the source", store=self.presets)[0]
+        return resolve_blocks(
+            blocks, known, BLOCKS[known], draw or random.Random(0), "the source", store=self.presets
+        )[0]
 
     def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return {block: weight} of a list, preset or notation typed beside a row."""
@@ -105,7 +115,10 @@ class Reopening:
                 message = "that picture cannot be read."
                 raise RecipeError(message) from error
             if not text:
-                message = "that picture carries no generation parameters; it was saved without them or lost them on its way."
+                message = (
+                    "that picture carries no generation parameters; it was saved without them "
+                    "or lost them on its way."
+                )
                 raise RecipeError(message)
         carried = recipes_of(text)
         if carried:  # a picture of a live merge holds the whole recipe, which says more than tags
@@ -150,7 +163,9 @@ class Reopening:
         except MergeError:
             rules = ()
         if not rules:
-            notes.append(f"{source['name']}: the element rules {text[:40]!r} are not known here and are left out")
+            notes.append(
+                f"{source['name']}: the element rules {text[:40]!r} are not known here and are left out"
+            )
         return ", ".join(f"{rule.blocks}:{rule.elements}:{rule.ratio!r}" for rule in rules)
 
     def op_prompt_write(self, request: Mapping[str, Any]) -> dict[str, Any]:

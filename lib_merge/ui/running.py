@@ -27,8 +27,14 @@ _FULL = ("out of memory", "not enough gpu video memory", "alloc_failed")
 POLL = 0.05
 
 
-def compute(host: Host, task: Task, work: Callable[[Job], Result], **options: Any) -> tuple[Result, list[str]]:  # noqa: ANN401
-    """Run `work` on the host's device as soon as no generation uses it; once more on the CPU when its memory is full.
+def compute(
+    host: Host,
+    task: Task,
+    work: Callable[[Job], Result],
+    **options: Any,  # noqa: ANN401
+) -> tuple[Result, list[str]]:
+    """Run `work` on the host's device as soon as no generation uses it; once more on the CPU when its memory
+    is full.
 
     Args:
         host: gives device and lock.

@@ -1,7 +1,9 @@
 """The tab's state and a recipe: one into the other.
 
-The state is what the browser keeps: plain JSON, sources by the library's keys, block weights as {block: weight} with
-blocks that are not named at 1, groups by letter. A recipe is what the engine merges and what the file carries.
+The state is what the browser keeps: plain JSON, sources by the library's keys, block weights as {block:
+    weight} with
+blocks that are not named at 1, groups by letter. A recipe is what the engine merges and what the file
+carries.
 """
 
 from __future__ import annotations
@@ -11,10 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_merge.blockspec import parse_elements
-from lib_merge.compress import parse_policy
+from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
 from lib_merge.methods import METHODS, get_method
+from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import Recipe, Source
 
 Find = Callable[[str], Path]
@@ -60,8 +62,14 @@ def to_recipe(state: Mapping[str, Any], find: Find) -> Recipe:
 
 
 def letters_of(state: Mapping[str, Any]) -> list[str]:
-    """Return the letters that the tab shows for the recipe's files, in the recipe's order: groups stand together."""
-    rows = [(index, row) for index, row in enumerate(state.get("sources") or []) if row.get("on", True) and row.get("key")]
+    """Return the letters that the tab shows for the recipe's files, in the recipe's order: groups stand
+    together.
+    """
+    rows = [
+        (index, row)
+        for index, row in enumerate(state.get("sources") or [])
+        if row.get("on", True) and row.get("key")
+    ]
     groups = [str(row.get("group") or "") for _, row in rows]
     first = {group: place for place, group in reversed(list(enumerate(groups))) if group}
     order = sorted(range(len(rows)), key=lambda place: (first.get(groups[place], place), place))
@@ -96,7 +104,12 @@ def policy_of(rank: Any) -> Any:  # noqa: ANN401
     if mode == "lossless":
         return parse_policy("lossless")
     value = (rank or {}).get("value")
-    texts = {"rank": f"{value}", "energy": f"energy:{value}", "error": f"error:{value}", "budget": f"budget:{value}MB"}
+    texts = {
+        "rank": f"{value}",
+        "energy": f"energy:{value}",
+        "error": f"error:{value}",
+        "budget": f"budget:{value}MB",
+    }
     return parse_policy(texts.get(mode, mode))
 
 
@@ -104,7 +117,9 @@ def _group(letter: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, A
     method = str(group.get("method") or "weighted_sum")
     inner = Recipe(tuple(_source(row, find, method) for row in rows), method, knobs_of(group, method))
     return Source(
-        recipe=inner, ratio=_number(group.get("ratio", 1.0), f"the ratio of group {letter}"), name=f"group {letter}"
+        recipe=inner,
+        ratio=_number(group.get("ratio", 1.0), f"the ratio of group {letter}"),
+        name=f"group {letter}",
     )
 
 
@@ -156,7 +171,8 @@ def _whole(value: Any, what: str) -> int | None:  # noqa: ANN401
 def from_recipe(
     recipe: Recipe, locate: Callable[[Source], str], expand: Callable[[Any], dict[str, float]]
 ) -> dict[str, Any]:
-    """Return the state that would make this recipe again; a source that is not there has an empty key and its name.
+    """Return the state that would make this recipe again; a source that is not there has an empty key and
+    its name.
 
     Args:
         recipe: of a merged file, or of the history.
@@ -171,7 +187,11 @@ def from_recipe(
             continue
         letter = chr(ord("A") + len(groups))
         inner = source.recipe
-        groups[letter] = {"method": inner.method, "knobs": {inner.method: dict(inner.knobs)}, "ratio": source.ratio}
+        groups[letter] = {
+            "method": inner.method,
+            "knobs": {inner.method: dict(inner.knobs)},
+            "ratio": source.ratio,
+        }
         rows.extend(_row(item, locate, expand, letter) for item in inner.sources if item.recipe is None)
     policy = recipe.rank
     return {
@@ -189,7 +209,9 @@ def from_recipe(
 
 
 def unshown(recipe: Recipe) -> list[str]:
-    """Return a sentence for everything of a recipe that the tab has no control for, so that nothing goes unsaid."""
+    """Return a sentence for everything of a recipe that the tab has no control for, so that nothing goes
+    unsaid.
+    """
     found = []
     for source in recipe.sources:
         inner = source.recipe

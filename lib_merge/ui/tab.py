@@ -1,7 +1,8 @@
 """The tab's gradio side: one place for the JavaScript's page and one event that carries requests.
 
-Everything a person touches is drawn by `javascript/`, so that it is the same on every gradio; gradio brings the tab, the
-login and the transport. The event has no queue, so that progress and cancel reach the server while a merge runs.
+Everything a person touches is drawn by `javascript/`, so that it is the same on every gradio; gradio brings
+the tab, the login and the transport. The event has no queue, so that progress and cancel reach the server
+while a merge runs.
 """
 
 from __future__ import annotations
@@ -44,26 +45,40 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
         with gr.Column(elem_id="lora_merge_page"), gr.Row(elem_id="lora_merge_bridge"):
             # one line: a field that grows with its text would be measured anew at every answer
             box = gr.Textbox(
-                scripts(), label="LoRA Merge message", elem_id="lora_merge_message", show_label=False, max_lines=1
+                scripts(),
+                label="LoRA Merge message",
+                elem_id="lora_merge_message",
+                show_label=False,
+                max_lines=1,
             )
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = ask.do_not_save_to_config = True
         sent = ask.click(
-            fn=actions.handle, inputs=[box], outputs=[box], queue=False, show_progress=False, api_name=False, **js(ASK)
+            fn=actions.handle,
+            inputs=[box],
+            outputs=[box],
+            queue=False,
+            show_progress=False,
+            api_name=False,
+            **js(ASK),
         )
         sent.then(fn=None, inputs=[box], outputs=[], queue=False, show_progress=False, **js(TELL))
     return tab
 
 
 def scripts() -> str:
-    """Return as JSON the scripts that `javascript/lora_merge.js` is to load, in order: pairs of name and time of change."""
+    """Return as JSON the scripts that `javascript/lora_merge.js` is to load, in order: pairs of name and
+    time of change.
+    """
     return json.dumps([[path.name, path.stat().st_mtime_ns] for path in sorted(SCRIPTS.glob("*.js"))])
 
 
 def failed_tab(reason: str) -> gr.Blocks:
     """Return a tab that says why there is none."""
     with gr.Blocks(analytics_enabled=False) as tab:
-        gr.HTML(f'<div class="lora-merge"><p><b>LoRA Merge could not start.</b> {html.escape(reason)}</p></div>')
+        gr.HTML(
+            f'<div class="lora-merge"><p><b>LoRA Merge could not start.</b> {html.escape(reason)}</p></div>'
+        )
     return tab
 
 

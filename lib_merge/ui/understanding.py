@@ -1,4 +1,6 @@
-"""Requests about understanding: analyses that arrive part by part, advice carried out, reports kept, recipes compared."""
+"""Requests about understanding: analyses that arrive part by part, advice carried out, reports kept, recipes
+compared.
+"""
 
 from __future__ import annotations
 
@@ -11,14 +13,14 @@ from typing import TYPE_CHECKING, Any, cast
 
 from lib_merge.analysis import AnalysisReport, apply_changes, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
-from lib_merge.engine.forecast import analyze_steps_with_engine
+from lib_merge.analysis.forecast import analyze_steps_with_engine
 from lib_merge.engine.job import Job
 from lib_merge.errors import Cancelled, RecipeError
-from lib_merge.history import Entry, History
+from lib_merge.kept.history import Entry, History
+from lib_merge.kept.reports import Reports
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, from_json
 from lib_merge.ui.jobs import Jobs, Task
-from lib_merge.ui.reports import Reports
 from lib_merge.ui.state import from_recipe, state_of, to_recipe
 
 if TYPE_CHECKING:
@@ -34,8 +36,8 @@ PER_ROW = {"ratios": "ratio", "te_ratios": "te", "blocks": "blocks", "roles": "r
 class Understanding:
     """The part of `Actions` that analyses and advises.
 
-    Analyses run as jobs; a report grows in `_grown` while its job runs, so that a browser can take what is there. What the
-    last one measured is kept, so that another ratio needs no reading.
+    Analyses run as jobs; a report grows in `_grown` while its job runs, so that a browser can take what is
+    there. What the last one measured is kept, so that another ratio needs no reading.
     """
 
     jobs: Jobs
@@ -81,7 +83,9 @@ class Understanding:
         return {"stage": report.stage}
 
     def op_analysis(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how far an analysis is, and its report where that has grown beyond the stage that the browser has."""
+        """Return how far an analysis is, and its report where that has grown beyond the stage that the
+        browser has.
+        """
         found = self.jobs.get(request.get("job")).to_json()
         with self._understanding:
             report, rows = self._grown.get(found["job"]), self._rows.get(found["job"], [])
@@ -108,6 +112,7 @@ class Understanding:
 
     def report_merge(self, entry: str, recipe: Recipe) -> Task | None:
         """Write the report of a merge beside its history entry, after the merge and without holding it up."""
+
         def work(task: Task) -> dict[str, Any]:
             try:
                 return self._report(entry, recipe, task)
@@ -135,22 +140,31 @@ class Understanding:
         return {"text": self.reports.text(entry.id, "json" if request.get("form") == "json" else "html")}
 
     def op_report_make(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start to make the report of a merge that has none, from its recipe and the sources as they are today."""
+        """Start to make the report of a merge that has none, from its recipe and the sources as they are
+        today.
+        """
         entry = self.history.get(str(request.get("entry")))
         recipe = self._recipe_of(entry)
         return self.jobs.start("report", lambda task: self._report(entry.id, recipe, task)).to_json()
 
     def _recipe_of(self, entry: Entry) -> Recipe:
         recipe = from_json(entry.recipe, "the entry")
-        state = from_recipe(recipe, self._desk.locate, lambda blocks: self._desk.expand(blocks, recipe.family))
+        state = from_recipe(
+            recipe, self._desk.locate, lambda blocks: self._desk.expand(blocks, recipe.family)
+        )
         gone = [row["name"] for row in state["sources"] if not row["key"]]
         if gone:
-            message = f"{', '.join(gone)} is not in the LoRA folders any more, so there is no report of {entry.name}."
+            message = (
+                f"{', '.join(gone)} is not in the LoRA folders any more, so there is no "
+                f"report of {entry.name}."
+            )
             raise RecipeError(message)
         return to_recipe(state, self._desk.library.resolve)
 
     def op_compare_recipes(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return two merges side by side: what changed between their recipes, and their reports block by block."""
+        """Return two merges side by side: what changed between their recipes, and their reports block by
+        block.
+        """
         entries = [self.history.get(str(request.get(name))) for name in ("entry", "other")]
         reports = [self.reports.read(entry.id) for entry in entries]
         return {
@@ -172,7 +186,9 @@ def _used(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
 
 
 def _leaf_rows(state: Mapping[str, Any]) -> list[Any]:
-    """Return the ids of the rows in the order in which the report has the sources: a group where its first row stands."""
+    """Return the ids of the rows in the order in which the report has the sources: a group where its first
+    row stands.
+    """
     rows, found = _used(state), []
     for row in rows:
         letter = str(row.get("group") or "")
@@ -182,7 +198,8 @@ def _leaf_rows(state: Mapping[str, Any]) -> list[Any]:
 
 
 def applied(desk: Actions, state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state with an advice's changes carried out; sources that it leaves out are switched off, not lost.
+    """Return the state with an advice's changes carried out; sources that it leaves out are switched off,
+    not lost.
 
     Raises:
         RecipeError: the advice belongs to another recipe.
@@ -194,12 +211,16 @@ def applied(desk: Actions, state: Mapping[str, Any], changes: Mapping[str, Any])
         places = list(changes["keep"]) if changes.get("keep") is not None else list(range(len(rows)))
         fields = [field for name, field in PER_ROW.items() if changes.get(name) is not None]
         kept = [
-            {**rows[place], **{field: new[field] for field in fields}} for place, new in zip(places, made["sources"])
+            {**rows[place], **{field: new[field] for field in fields}}
+            for place, new in zip(places, made["sources"])
         ]
         left = [{**row, "on": False} for place, row in enumerate(rows) if place not in places]
         unused = [dict(row) for row in state.get("sources") or [] if not any(row is used for used in rows)]
         made["sources"] = [*kept, *left, *unused]
     else:
-        made["sources"], made["groups"] = [dict(row) for row in state["sources"]], dict(state.get("groups") or {})
+        made["sources"], made["groups"] = (
+            [dict(row) for row in state["sources"]],
+            dict(state.get("groups") or {}),
+        )
     made["knobs"] = {**(state.get("knobs") or {}), **made["knobs"]}
     return made

@@ -1,4 +1,6 @@
-"""Automatic1111, Forge and their relatives: what is theirs (`modules`, `networks`, `backend`, fastapi) appears only here."""
+"""Automatic1111, Forge and their relatives: what is theirs (`modules`, `networks`, `backend`, fastapi)
+appears only here.
+"""
 
 from lib_merge.webui.register import register
 

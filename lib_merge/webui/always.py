@@ -1,7 +1,8 @@
-"""The script that is always on: `<merge:NAME:0.8>` in prompts, live merges of other scripts, the tab's preview.
+"""The script that is always on: `<merge:NAME:0.8>` in prompts, live merges of other scripts, the tab's
+preview.
 
-It has no controls a person sees. Two hidden fields carry what is set up in the Merge tab of this browser, and the recipe
-of a pasted picture.
+It has no controls a person sees. Two hidden fields carry what is set up in the Merge tab of this browser,
+and the recipe of a pasted picture.
 """
 
 from __future__ import annotations
@@ -115,7 +116,9 @@ def preview(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
 
 
 def _refusing(error: MergeError) -> injection.Change:
-    """Return a change that says why, so that it is said like every other refusal: before the first picture."""
+    """Return a change that says why, so that it is said like every other refusal: before the first
+    picture.
+    """
 
     def refuse(_: Any) -> Any:  # noqa: ANN401
         raise error

@@ -38,7 +38,12 @@ def add_routes(app: FastAPI, desk: Actions) -> None:
         ("GET", "/loras", "library", "Every LoRA in the LoRA folders"),
         ("GET", "/inspect", "inspect", "What is in one LoRA (?name=)"),
         ("GET", "/presets", "init", "Block-weight presets"),
-        ("GET", "/recipes", "recipes", "Names of saved recipes; with ?name= one of them, as plan and merge take it"),
+        (
+            "GET",
+            "/recipes",
+            "recipes",
+            "Names of saved recipes; with ?name= one of them, as plan and merge take it",
+        ),
         ("GET", "/history", "history", "What was merged, newest first (?search=)"),
         ("GET", "/jobs/{job}", "job", "How far a job is, and its result"),
         ("POST", "/plan", "plan", "What a merge would make"),
@@ -174,5 +179,7 @@ def _basic(request: Request) -> tuple[str, str]:
 def _logged_in(request: Request, tokens: Mapping[str, Any]) -> bool:
     """Gradio 3 calls the cookie access-token, gradio 4 adds an id of the page to it."""
     return any(
-        value in tokens for name, value in request.cookies.items() if name.startswith(("access-token", "access_token"))
+        value in tokens
+        for name, value in request.cookies.items()
+        if name.startswith(("access-token", "access_token"))
     )

@@ -41,23 +41,36 @@ class WebuiActions(Actions):
     def op_compare_choices(self, request: Mapping[str, Any]) -> dict[str, Any]:
         """Return what the panel offers."""
         del request
-        return {"columns": list(CHOICES), "ticked": list(TICKED), "samplers": _samplers(), "names": self.recipe_names()}
+        return {
+            "columns": list(CHOICES),
+            "ticked": list(TICKED),
+            "samplers": _samplers(),
+            "names": self.recipe_names(),
+        }
 
     def op_compare_estimate(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return in one sentence how many pictures `asked` of `setup` are, or what is wrong with it (`wrong`)."""
+        """Return in one sentence how many pictures `asked` of `setup` are, or what is wrong with it
+        (`wrong`).
+        """
         try:
-            return {"said": estimate(self, asked(request.get("asked")), str(request.get("setup") or "")), "wrong": False}
+            return {
+                "said": estimate(self, asked(request.get("asked")), str(request.get("setup") or "")),
+                "wrong": False,
+            }
         except MergeError as error:
             return {"said": str(error), "wrong": True}
 
     def op_compare_prompts(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the test prompts; with `keep`, keep these first, or go back to the built-in ten where it is empty."""
+        """Return the test prompts; with `keep`, keep these first, or go back to the built-in ten where it is
+        empty.
+        """
         said = keep_prompts(self, str(request["keep"])) if "keep" in request else ""
         return {"prompts": own_prompts(self), "said": said}
 
 
 def asked(given: Any) -> dict[str, Any]:  # noqa: ANN401
-    """Return what is asked of the script: an object of some of `NAMES`, as JSON or, through the API, as it stands.
+    """Return what is asked of the script: an object of some of `NAMES`, as JSON or, through the API, as it
+    stands.
 
     Raises:
         RecipeError: it is no such object, or has a name that the script does not know.
@@ -90,8 +103,13 @@ def estimate(desk: Any, given: Mapping[str, Any], setup: str) -> str:  # noqa: A
     columns = plan_columns(recipe, asked_columns(given), place_of(desk))
     rows = plan_rows(asked_rows(given), recipe, "", 0)
     count = len(columns) * len(rows)
-    merges = len({part.recipe.dumps() for column in columns for part in column.parts if part.recipe is not None})
-    text = f"{_many(len(columns), 'column')} × {_many(len(rows), 'row')} = {_many(count, 'picture')}, live merges: {merges}"
+    merges = len(
+        {part.recipe.dumps() for column in columns for part in column.parts if part.recipe is not None}
+    )
+    text = (
+        f"{_many(len(columns), 'column')} × {_many(len(rows), 'row')} = "
+        f"{_many(count, 'picture')}, live merges: {merges}"
+    )
     seconds = PACE.estimate(count)
     if seconds is None:
         return f"{text}; how long that takes is known after the first picture."
@@ -132,7 +150,11 @@ def keep_prompts(desk: Any, text: str) -> str:  # noqa: ANN401
     except OSError as error:
         message = f"the prompts could not be kept: {error.strerror or error}."
         raise RecipeError(message) from error
-    return "These are your test prompts from now on." if text.strip() else "The ten built-in test prompts are back."
+    return (
+        "These are your test prompts from now on."
+        if text.strip()
+        else "The ten built-in test prompts are back."
+    )
 
 
 def _samplers() -> list[str]:

@@ -1,6 +1,7 @@
 """Axes for the WebUI's own X/Y/Z plot: `[Merge] method`, `[Merge] ratio A`, `[Merge] balance A:B`, …
 
-They change the first `<merge:NAME>` of the prompt, or what is set up in the Merge tab of the browser that asks.
+They change the first `<merge:NAME>` of the prompt, or what is set up in the Merge tab of the browser that
+asks.
 """
 
 from __future__ import annotations
@@ -60,7 +61,11 @@ def add_axes(desk: Actions) -> None:
             desk.presets.names,
         )
     for index, letter in enumerate(LETTERS):
-        add(f"text encoder ratio {letter}", float, lambda x, i=index: lambda r: changes.with_te(_has(r, i), i, x))
+        add(
+            f"text encoder ratio {letter}",
+            float,
+            lambda x, i=index: lambda r: changes.with_te(_has(r, i), i, x),
+        )
     add("knob", str, _knob)
 
 

@@ -1,7 +1,7 @@
 """Making an overwritten LoRA count in the very next image.
 
-Both WebUIs keep what they loaded under the LoRA's name and would go on using the old weights. Each of their caches is
-emptied where it exists; one that does not is another WebUI's, so nothing here depends on a version.
+Both WebUIs keep what they loaded under the LoRA's name and would go on using the old weights. Each of their
+caches is emptied where it exists; one that does not is another WebUI's, so nothing here depends on a version.
 """
 
 from __future__ import annotations
@@ -25,7 +25,8 @@ def _quietly(work: Callable[[], None]) -> None:
     try:
         work()
     except Exception as error:
-        # the file itself is safe; the person sees at worst the old weights until the next change of the prompt
+        # the file itself is safe; the person sees at worst the old weights until the next change of the
+        # prompt
         log.warning("a cache of the WebUI could not be cleared (%s): %s", work.__name__, error)
 
 
@@ -39,7 +40,9 @@ def _networks() -> None:
 
 
 def _layers() -> None:
-    """A1111's layers compare only names and strengths with what is applied: make them differ, so that they apply anew."""
+    """A1111's layers compare only names and strengths with what is applied: make them differ, so that they
+    apply anew.
+    """
     model = _model()
     for layer in (getattr(model, "network_layer_mapping", None) or {}).values():
         # () means that nothing is applied and nothing was backed up: that is the truth, and stays

@@ -7,10 +7,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
-from lib_merge.adapters.blocks import BLOCKS
-from lib_merge.compress import parse_policy
 from lib_merge.errors import RecipeError
+from lib_merge.families.blocks import BLOCKS
 from lib_merge.methods import METHODS, get_method
+from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import Recipe, Source
 
 Weights = Callable[[Any, "str | None"], dict[str, float]]
@@ -58,8 +58,8 @@ def with_source(recipe: Recipe, index: int, **fields: Any) -> Recipe:  # noqa: A
 def with_method(recipe: Recipe, name: str) -> Recipe:
     """Return the recipe by another method, with its default knobs.
 
-    A lossless rank becomes the method's own default where it has no lossless form; roles are given in the order of the
-    sources where the method wants some and none are set.
+    A lossless rank becomes the method's own default where it has no lossless form; roles are given in the
+    order of the sources where the method wants some and none are set.
     """
     method = get_method(name.strip())
     rank = None if method.space == "dense" and recipe.rank is not None and recipe.rank.exact else recipe.rank
@@ -67,7 +67,9 @@ def with_method(recipe: Recipe, name: str) -> Recipe:
     if method.roles and sorted(filter(None, roles)) != sorted(method.roles):
         given = dict(enumerate(method.roles))
         roles = [given.get(index) for index in range(len(roles))]
-    sources = tuple(replace(one, role=role if method.roles else None) for one, role in zip(recipe.sources, roles))
+    sources = tuple(
+        replace(one, role=role if method.roles else None) for one, role in zip(recipe.sources, roles)
+    )
     return replace(recipe, sources=sources, method=method.name, knobs={}, rank=rank)
 
 
@@ -83,7 +85,9 @@ def with_ratios(recipe: Recipe, text: str) -> Recipe:
 
 
 def with_ratio(recipe: Recipe, index: int, ratio: float) -> Recipe:
-    """Return the recipe with one source at another ratio; its own text-encoder ratio follows in proportion."""
+    """Return the recipe with one source at another ratio; its own text-encoder ratio follows in
+    proportion.
+    """
     source = recipe.sources[index]
     te = source.te_ratio
     if te is not None and source.ratio:

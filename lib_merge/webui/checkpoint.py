@@ -32,7 +32,10 @@ def check_family(family: str) -> None:
     loaded = loaded_family()
     known = ("SD1", "SD2", "SDXL", "SD3", "Flux")
     if loaded and family in known and family != loaded:
-        message = f"this merge is for {family} and the loaded checkpoint is {loaded}: choose a checkpoint of its family."
+        message = (
+            f"this merge is for {family} and the loaded checkpoint is {loaded}: choose a "
+            "checkpoint of its family."
+        )
         raise RecipeError(message)
 
 

@@ -27,7 +27,8 @@ MOST = 200
 
 @dataclass(frozen=True, slots=True)
 class Part:
-    """What is added to the prompt: a tag as it stands, or a recipe that is merged live and used at a strength.
+    """What is added to the prompt: a tag as it stands, or a recipe that is merged live and used at a
+    strength.
 
     bytes   of the file the tag names
     """
@@ -88,9 +89,10 @@ def plan_columns(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
 
     Args:
         recipe: the merge, with paths.
-        asked: `columns` some of `CHOICES`; `methods` names; `ratios` as `0.3/0.7, 0.5/0.5`; `ranks` as `8, energy:0.99`;
-            `presets` as `A:OUTALL, A:STYLE+B:CHARACTER`; `knob` as `drop_rate=0.1/0.5`; `strengths` as `0.6, 1.2`;
-            `knockout` one column per block switched off.
+        asked: `columns` some of `CHOICES`; `methods` names; `ratios` as `0.3/0.7, 0.5/0.5`; `ranks` as `8,
+            energy:0.99`;
+            `presets` as `A:OUTALL, A:STYLE+B:CHARACTER`; `knob` as `drop_rate=0.1/0.5`; `strengths` as `0.6,
+            1.2`; `knockout` one column per block switched off.
         place: names and presets of the WebUI.
     Raises:
         RecipeError: something of it is wrong; said before the first picture.
@@ -190,7 +192,9 @@ def _presets(recipe: Recipe, text: str, place: Place) -> Recipe:
     for one in text.split("+"):
         letter, colon, name = one.partition(":")
         if not colon or not name.strip():
-            message = f"the block preset {one.strip()!r} is not written as A:NAME, with A for the first source."
+            message = (
+                f"the block preset {one.strip()!r} is not written as A:NAME, with A for the first source."
+            )
             raise RecipeError(message)
         recipe = changes.with_blocks(recipe, changes.index_of(letter, recipe), name, place.weights)
     return recipe
@@ -204,7 +208,8 @@ def _knobs(recipe: Recipe, text: str) -> list[Column]:
         message = f"the knob {text.strip()!r} is not written as drop_rate=0.1/0.3/0.5."
         raise RecipeError(message)
     return [
-        _merge(f"{name.strip()} {value.strip()}", changes.with_knob(recipe, name, value)) for value in values.split("/")
+        _merge(f"{name.strip()} {value.strip()}", changes.with_knob(recipe, name, value))
+        for value in values.split("/")
     ]
 
 

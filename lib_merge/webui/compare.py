@@ -1,4 +1,6 @@
-"""The script "LoRA merge comparison": one labelled grid of sources, stack, merge and variants, from live merges."""
+"""The script "LoRA merge comparison": one labelled grid of sources, stack, merge and variants, from live
+merges.
+"""
 
 from __future__ import annotations
 
@@ -88,7 +90,9 @@ def run_comparison(p: Any, desk: Any, given: Mapping[str, Any]) -> Any:  # noqa:
 
 
 def _merges(desk: Any, live: Any, columns: Sequence[Column]) -> list[int]:  # noqa: ANN401
-    """Make every live merge before the first picture, so that what is wrong is said then; return bytes per column."""
+    """Make every live merge before the first picture, so that what is wrong is said then; return bytes per
+    column.
+    """
     from modules import shared
 
     sizes = []
@@ -98,7 +102,9 @@ def _merges(desk: Any, live: Any, columns: Sequence[Column]) -> list[int]:  # no
         for part in column.parts:
             total += part.bytes
             if part.recipe is not None:
-                made = live.make(part.recipe, desk.host.device(), cancelled=lambda: bool(shared.state.interrupted))
+                made = live.make(
+                    part.recipe, desk.host.device(), cancelled=lambda: bool(shared.state.interrupted)
+                )
                 checkpoint.check_family(made.family)
                 total += made.bytes
         sizes.append(total)
@@ -146,12 +152,16 @@ def _picture(p: Any, row: Row, column: Column) -> Cell:  # noqa: ANN401
 
 
 def _finish(p: Any, desk: Any, recipe: Recipe, grid: Grid, *, maps: bool) -> Any:  # noqa: ANN401
-    """Draw and save the grid, keep it for the verdict, and hand all pictures back with the table of figures."""
+    """Draw and save the grid, keep it for the verdict, and hand all pictures back with the table of
+    figures.
+    """
     from modules import images, processing, shared
 
     cells = [cell for row in grid.cells for cell in row if cell.image is not None]
     drawn = sheet.draw(grid, p.width, p.height)
-    sheets = [one for one in (drawn, sheet.draw_maps(grid, p.width, p.height) if maps else None) if one is not None]
+    sheets = [
+        one for one in (drawn, sheet.draw_maps(grid, p.width, p.height) if maps else None) if one is not None
+    ]
     # the grid pastes back as the merge it is about
     about = ", ".join(f"{key}: {quoted(value)}" for key, value in injection.infotext([recipe]).items())
     first = cells[0].infotext if cells else ""

@@ -1,7 +1,7 @@
 """The comparison as an entry of the WebUI's list of scripts.
 
-Its panel is drawn by `javascript/` and reaches `run` as JSON in one hidden field: native controls for it, in two tabs, cost
-every page load a quarter of a second whether or not anybody compares.
+Its panel is drawn by `javascript/` and reaches `run` as JSON in one hidden field: native controls for it, in
+two tabs, cost every page load a quarter of a second whether or not anybody compares.
 """
 
 from __future__ import annotations

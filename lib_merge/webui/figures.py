@@ -48,10 +48,11 @@ def figures(grid: Grid) -> list[dict[str, Any]]:
     """Return per column what was measured.
 
     Returns:
-        column, kind, pictures; `against`: for the stack and every source alone {column, difference, spread, similarity},
-        the mean absolute difference in grey levels (0-255) over pixels, averaged over rows, its standard deviation over
-        rows, and the mean structural similarity (1 = the same; None where scikit-image is not there or the pictures are
-        smaller than its window); seconds and load per picture; bytes.
+        column, kind, pictures; `against`: for the stack and every source alone {column, difference, spread,
+        similarity}, the mean absolute difference in grey levels (0-255) over pixels, averaged over rows, its
+        standard deviation over rows, and the mean structural similarity (1 = the same; None where
+        scikit-image is not there or the pictures are smaller than its window); seconds and load per picture;
+        bytes.
     """
     others = [index for index, column in enumerate(grid.columns) if column.kind in ("stack", "source")]
     found = []
@@ -62,7 +63,9 @@ def figures(grid: Grid) -> list[dict[str, Any]]:
                 "column": column.label,
                 "kind": column.kind,
                 "pictures": len(cells),
-                "against": [one for other in others if other != index and (one := _against(grid, index, other))],
+                "against": [
+                    one for other in others if other != index and (one := _against(grid, index, other))
+                ],
                 "seconds": _mean([cell.seconds for cell in cells]),
                 "load": _mean([cell.load for cell in cells]) if column.parts else None,
                 "bytes": grid.sizes[index] if index < len(grid.sizes) else 0,

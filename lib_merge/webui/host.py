@@ -1,4 +1,6 @@
-"""The WebUI as the tab sees it; everything is looked up when it is needed and by what is there, never by version."""
+"""The WebUI as the tab sees it; everything is looked up when it is needed and by what is there, never by
+version.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,5 @@
-"""Bringing live merges into a generation: what a prompt or a script asks for is merged before the first picture.
+"""Bringing live merges into a generation: what a prompt or a script asks for is merged before the first
+picture.
 
 A script says what it wants on the processing object, which the WebUI copies from picture to picture:
 
@@ -7,7 +8,8 @@ A script says what it wants on the processing object, which the WebUI copies fro
     p.lora_merge_changes  changes to the first merge of the prompt, or to the tab's where the prompt has none
     p.lora_merge_keep     live merges stay until the script removes them
 
-Nothing of it is in `p.prompt`, so the infotext has what the person wrote and no name that means nothing tomorrow.
+Nothing of it is in `p.prompt`, so the infotext has what the person wrote and no name that means nothing
+tomorrow.
 """
 
 from __future__ import annotations
@@ -132,7 +134,9 @@ def _merge(p: Any, desk: Any, setup: str, plan: Plan, names: Sequence[str]) -> N
 
 
 def infotext(recipes: Sequence[Recipe]) -> dict[str, str]:
-    """Return the infotext's entries: `Merge recipe`, `Merge recipe 2`, …, as JSON that comes back whole when pasted."""
+    """Return the infotext's entries: `Merge recipe`, `Merge recipe 2`, …, as JSON that comes back whole when
+    pasted.
+    """
     return {
         f"{RECIPE_KEY} {number}" if number > 1 else RECIPE_KEY: recipe.dumps()
         for number, recipe in enumerate(recipes, 1)
@@ -146,7 +150,8 @@ def _tag(part: Part, make: Callable[[Recipe], Live]) -> str:
 def before_batch(p: Any, desk: Any, batch: int, prompts: list[str]) -> None:  # noqa: ANN401
     """Turn the prompts of a batch, in place, into what the WebUI's own LoRA loader understands.
 
-    An empty list of prompts is how a WebUI is told to make no picture; a merge that cannot be made makes none.
+    An empty list of prompts is how a WebUI is told to make no picture; a merge that cannot be made makes
+    none.
     """
     plan: Plan | None = getattr(p, "lora_merge_plan", None)
     if plan is None:

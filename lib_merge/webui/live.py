@@ -1,8 +1,10 @@
-"""Merges that are seen before they are saved: files outside the LoRA folders that the WebUI loads like any LoRA.
+"""Merges that are seen before they are saved: files outside the LoRA folders that the WebUI loads like any
+LoRA.
 
-Each is named after its recipe and its sources' files, so that nothing is merged twice; a few are kept for the next
-picture, all go when the process ends, and whatever a crash left behind is removed at the next start. The WebUI's table
-of names that prompts may use gets them just before a picture; its list of LoRAs, which the cards show, never does.
+Each is named after its recipe and its sources' files, so that nothing is merged twice; a few are kept for the
+next picture, all go when the process ends, and whatever a crash left behind is removed at the next start. The
+WebUI's table of names that prompts may use gets them just before a picture; its list of LoRAs, which the
+cards show, never does.
 """
 
 from __future__ import annotations
@@ -84,12 +86,16 @@ class LiveMerges:
         path = self._folder() / f"{name}.safetensors"
         begun = time.perf_counter()
         # nothing is saved here, so nothing is proven: the same recipe is proven when it becomes a LoRA
-        job = Job(device=device, drop_unsupported=True, side_car=False, overwrite=True, proof=False, **options)
+        job = Job(
+            device=device, drop_unsupported=True, side_car=False, overwrite=True, proof=False, **options
+        )
         report = run_recipe(recipe, path, job=job)
         return Live(name, path, report.family, report.bytes, time.perf_counter() - begun)
 
     def show(self) -> None:
-        """Let prompts use them; asked again before every picture, since a refresh of the WebUI's list forgets them."""
+        """Let prompts use them; asked again before every picture, since a refresh of the WebUI's list
+        forgets them.
+        """
         networks, kind = _networks()
         if networks is None:
             return
@@ -126,7 +132,9 @@ class LiveMerges:
                 self._held.close()
                 self._held = None
             if self._home is not None:
-                shutil.rmtree(self._home, ignore_errors=True)  # still mapped on Windows: the next start removes it
+                shutil.rmtree(
+                    self._home, ignore_errors=True
+                )  # still mapped on Windows: the next start removes it
                 self._home = None
             with contextlib.suppress(OSError):
                 self._base.rmdir()

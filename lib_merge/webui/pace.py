@@ -23,7 +23,9 @@ class Pace:
             self._seconds = (time.monotonic() - self._begun) / pictures
 
     def estimate(self, pictures: int) -> float | None:
-        """Return the seconds that pictures will take at the last one's pace; None before the first one was made."""
+        """Return the seconds that pictures will take at the last one's pace; None before the first one was
+        made.
+        """
         return None if self._seconds is None else self._seconds * pictures
 
 

@@ -58,7 +58,11 @@ def _settings() -> None:
             "{sources}_{method}_{weights}_v{n}", "Name of new merges", section=SECTION
         ).info("{sources} {method} {weights} {rank} and {n}, which counts up"),
         "lora_merge_precision": shared.OptionInfo(
-            "fp16", "Precision of new merges", gr.Dropdown, {"choices": ["fp16", "bf16", "float"]}, section=SECTION
+            "fp16",
+            "Precision of new merges",
+            gr.Dropdown,
+            {"choices": ["fp16", "bf16", "float"]},
+            section=SECTION,
         ),
     }
     for name, option in options.items():

@@ -56,8 +56,8 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
     """Return the rows asked for.
 
     Args:
-        lines: prompts one per line, where `{trigger}` becomes the sources' trigger words; seeds, CFG scales and sizes
-            (`512x768`) separated by commas; names of samplers.
+        lines: prompts one per line, where `{trigger}` becomes the sources' trigger words; seeds, CFG scales
+            and sizes (`512x768`) separated by commas; names of samplers.
         recipe: for the trigger words.
         prompt: of the tab, where no prompts are given.
         seed: of the tab, never −1, where no seeds are given.
@@ -77,7 +77,12 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
     texts = [re.sub(r"^[\s,]+|[\s,]+$", "", text.replace("{trigger}", trigger)) for text in texts]
     found = []
     for text, one, sampler, cfg, size in itertools.product(texts, seeds, samplers, cfgs, sizes):
-        parts = [text[:60], str(one) if len(seeds) > 1 else "", sampler or "", "" if cfg is None else f"CFG {cfg:g}"]
+        parts = [
+            text[:60],
+            str(one) if len(seeds) > 1 else "",
+            sampler or "",
+            "" if cfg is None else f"CFG {cfg:g}",
+        ]
         parts.append("" if size is None else f"{size[0]}×{size[1]}")
         found.append(Row(" · ".join(part for part in parts if part), text, one, sampler, cfg, size))
     return found

@@ -43,7 +43,9 @@ def draw_maps(grid: Grid, width: int, height: int) -> Any:  # noqa: ANN401
         return None
     top = max(float(np.quantile(values, 0.995)) for values in found.values())
     factor = 255.0 / max(top, 1.0)
-    rows = [[_map(found.get((number, index)), factor) for index in chosen] for number in range(len(grid.cells))]
+    rows = [
+        [_map(found.get((number, index)), factor) for index in chosen] for number in range(len(grid.cells))
+    ]
     labels = [f"|{grid.columns[index].label} − stack| × {factor:.3g}" for index in chosen]
     return _sheet(grid, rows, width, height, labels)
 
@@ -56,7 +58,9 @@ def _map(values: np.ndarray | None, factor: float) -> Any:  # noqa: ANN401
     return Image.fromarray(np.clip(values * factor, 0, 255).astype(np.uint8))
 
 
-def _sheet(grid: Grid, rows: list[list[Any]], width: int, height: int, labels: list[str] | None = None) -> Any:  # noqa: ANN401
+def _sheet(
+    grid: Grid, rows: list[list[Any]], width: int, height: int, labels: list[str] | None = None
+) -> Any:  # noqa: ANN401
     from modules import images
     from PIL import Image
 

@@ -22,7 +22,8 @@ def as_lora_tags(text: str, live: Mapping[str, str]) -> str:
 
     Args:
         text: the prompt.
-        live: recipe name -> name of its live merge. What follows the name (`:0.8`, `:te=1:unet=0.5`) stays as it is.
+        live: recipe name -> name of its live merge. What follows the name (`:0.8`, `:te=1:unet=0.5`) stays
+            as it is.
     """
     return _TAG.sub(lambda match: _lora(match[1], match[2], live), text)
 

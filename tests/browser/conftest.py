@@ -189,7 +189,9 @@ class Tab:
         import gradio
 
         SHOTS.mkdir(exist_ok=True)
-        self.page.screenshot(path=str(SHOTS / f"{self.name}-{label}-gradio{gradio.__version__[0]}.png"), full_page=True)
+        self.page.screenshot(
+            path=str(SHOTS / f"{self.name}-{label}-gradio{gradio.__version__[0]}.png"), full_page=True
+        )
 
 
 @pytest.fixture

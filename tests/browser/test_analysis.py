@@ -16,7 +16,9 @@ def louder(app):
     """A third LoRA ten times as strong as the first."""
     path = next(app.folder.rglob("sample-mira-character.safetensors"))
     tensors = {key: value * 10 if "lora_up" in key else value for key, value in load_file(str(path)).items()}
-    save_file(tensors, str(app.folder / "ten-times.safetensors"), {"ss_sd_model_name": "ponyDiffusion.safetensors"})
+    save_file(
+        tensors, str(app.folder / "ten-times.safetensors"), {"ss_sd_model_name": "ponyDiffusion.safetensors"}
+    )
 
 
 def _set_up(tab, *names):
@@ -65,7 +67,9 @@ def test_numbers_by_mouse_and_by_keyboard(tab):
     report = tab.page.evaluate("() => window.loraMerge.app.analysis.report")
     cells.nth(1).hover()
     assert "IN01, A sample-ink-style" in readout.inner_text()
-    assert f"{100 * report['recipe']['blocks']['IN01']['shares'][0]:.1f} % of the merge" in readout.inner_text()
+    assert (
+        f"{100 * report['recipe']['blocks']['IN01']['shares'][0]:.1f} % of the merge" in readout.inner_text()
+    )
     cells.first.focus()
     tab.page.keyboard.press("ArrowRight")
     tab.page.keyboard.press("ArrowDown")

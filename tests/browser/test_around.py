@@ -80,7 +80,9 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     setup = tab.state()["sources"]
     row.get_by_role("button", name="Run again…").click()
     tab.page.get_by_label("Name to run it under").fill("step-other")
-    tab.page.evaluate("() => loraMerge.app.below.drawHistory()")  # as after every merge: what is open stays open
+    tab.page.evaluate(
+        "() => loraMerge.app.below.drawHistory()"
+    )  # as after every merge: what is open stays open
     typed = "document.activeElement.getAttribute('aria-label') + '=' + document.activeElement.value"
     assert tab.page.evaluate(f"() => {typed}") == "Name to run it under=step-other"
     tab.page.get_by_role("button", name="Run", exact=True).click()
@@ -138,7 +140,9 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
     tab.planned()
     notes = tab.page.locator("[aria-label='What will come out']").inner_text()
     assert "A and B are the same file" in notes
-    marks = "() => /[\\u202a-\\u202e\\u2066-\\u2069]/.test(document.querySelector('#lora_merge_root').innerText)"
+    marks = (
+        "() => /[\\u202a-\\u202e\\u2066-\\u2069]/.test(document.querySelector('#lora_merge_root').innerText)"
+    )
     assert not tab.page.evaluate(marks)
     for name in ("History", "Presets", "Tools"):
         tab.page.get_by_role("tab", name=name).click()
@@ -334,7 +338,10 @@ def test_a_picker_over_1800_files_draws_what_is_seen(tab, app):
 def test_how_strong_each_goes_in_is_said_before_the_merge(tab, app):
     _pair(tab)
     names = ("sample-ink-style", "sample-mira-character")
-    a, b = (sum(np.square(d).sum() for d in dense_of(_file(app, f"{n}.safetensors")).values()) ** 0.5 for n in names)
+    a, b = (
+        sum(np.square(d).sum() for d in dense_of(_file(app, f"{n}.safetensors")).values()) ** 0.5
+        for n in names
+    )
     line = tab.page.locator(".lm-outlook li", has_text="strength at these ratios")
     tab.ratio(0, 0.9)
     tab.ratio(1, 0.6)

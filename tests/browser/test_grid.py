@@ -41,13 +41,23 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
     tab.page.evaluate("() => localStorage.clear()")
     tab.open()
-    tab.page.evaluate(WATCH, [".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big", "[aria-label='Undo']"])
+    tab.page.evaluate(
+        WATCH, [".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big", "[aria-label='Undo']"]
+    )
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.quiet()
     tab.page.evaluate("() => (window.loraMerge.app.looked = {})")
     tab.page.evaluate(
-        WATCH, [".lm-row:nth-child(2)", ".lm-ratios", ".lm-cell", ".lm-list", "[aria-label='Redo']", ".lm-side .lm-big"]
+        WATCH,
+        [
+            ".lm-row:nth-child(2)",
+            ".lm-ratios",
+            ".lm-cell",
+            ".lm-list",
+            "[aria-label='Redo']",
+            ".lm-side .lm-big",
+        ],
     )
     tab.page.evaluate("() => window.loraMerge.app.grid.measure()")
     tab.page.get_by_label("Ratio of A, exact").fill("0.8")
@@ -62,7 +72,9 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
 def test_choosing_a_lora_leaves_the_rows_where_they_are(tab):
     tab.page.evaluate("() => localStorage.clear()")
     tab.open()
-    tab.page.evaluate(WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big"])
+    tab.page.evaluate(
+        WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big"]
+    )
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.planned()

@@ -17,11 +17,15 @@ def _file(app, name):
     return next(app.folder.rglob(name))
 
 
-UNTOUCHED = "() => !loraMerge.app.state.past.length && !loraMerge.app.state.data.sources.some((row) => row.key)"
+UNTOUCHED = (
+    "() => !loraMerge.app.state.past.length && !loraMerge.app.state.data.sources.some((row) => row.key)"
+)
 
 
 def _pair(tab):
-    if not tab.page.evaluate(UNTOUCHED):  # a page that was just opened in a browser of its own is not loaded twice
+    if not tab.page.evaluate(
+        UNTOUCHED
+    ):  # a page that was just opened in a browser of its own is not loaded twice
         tab.page.evaluate("() => localStorage.clear()")
         tab.open()
     tab.pick(0, "sample-ink-style")
@@ -37,7 +41,10 @@ def test_a_first_merge_in_five_clicks(tab, app):
     assert "asked = saved to" in text
     assert "Saved" in text
     saved = next(path for path in app.folder.rglob("*weighted_sum*.safetensors"))
-    a, b = (dense_of(_file(app, f"{name}.safetensors"), 3) for name in ("sample-ink-style", "sample-mira-character"))
+    a, b = (
+        dense_of(_file(app, f"{name}.safetensors"), 3)
+        for name in ("sample-ink-style", "sample-mira-character")
+    )
     wanted = {n: 0.5 * a.get(n, 0) + 0.5 * b.get(n, 0) for n in set(a) | set(b)}
     assert relative(dense_of(saved, 3), wanted) <= 1e-3
     history = tab.page.locator(".lm-table tbody tr").first.inner_text()
@@ -264,7 +271,9 @@ def test_what_is_wrong_is_said_before_the_merge(tab):
     tab.page.keyboard.type("neon")
     tab.page.keyboard.press("Enter")
     tab.planned()
-    assert "slerp takes exactly 2 sources" in tab.page.locator("[aria-label='What will come out']").inner_text()
+    assert (
+        "slerp takes exactly 2 sources" in tab.page.locator("[aria-label='What will come out']").inner_text()
+    )
     assert tab.page.locator(".lm-big").is_disabled()
 
 
@@ -276,7 +285,10 @@ def test_a_level_is_merged_first(tab, app):
     tab.page.get_by_label("Ratio of group A").fill("0.5")
     tab.page.get_by_label("Name of the merge").fill("level")
     tab.merge()
-    a, b = (dense_of(_file(app, f"{name}.safetensors"), 7) for name in ("sample-ink-style", "sample-mira-character"))
+    a, b = (
+        dense_of(_file(app, f"{name}.safetensors"), 7)
+        for name in ("sample-ink-style", "sample-mira-character")
+    )
     wanted = {n: 0.25 * a.get(n, 0) + 0.25 * b.get(n, 0) for n in set(a) | set(b)}
     assert relative(dense_of(_file(app, "level.safetensors"), 7), wanted) <= 1e-3
 

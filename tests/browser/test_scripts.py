@@ -56,12 +56,16 @@ def _field(tab):
 def test_the_page_waits_for_one_small_script_only(tab, app):
     html = urllib.request.urlopen(app.url).read().decode()
     assert len(re.findall(r"<script[^>]*lora-merge", html)) == 1
-    loaded = tab.page.evaluate("() => [...document.scripts].map((one) => one.src).filter((src) => /lora_merge/.test(src))")
+    loaded = tab.page.evaluate(
+        "() => [...document.scripts].map((one) => one.src).filter((src) => /lora_merge/.test(src))"
+    )
     names = [source.partition("?")[0].rpartition("/")[2] for source in loaded]
     assert names[0] == "lora_merge.js"
     assert names[1:] == sorted(names[1:])
     assert len(names) > 10
-    assert all(re.search(r"\?\d{12,}$", source) for source in loaded[1:])  # a changed file has another address
+    assert all(
+        re.search(r"\?\d{12,}$", source) for source in loaded[1:]
+    )  # a changed file has another address
 
 
 def test_a_script_that_does_not_come_is_named(tab):
@@ -87,7 +91,9 @@ def test_the_comparisons_panel_tells_the_script_what_is_chosen(tab):
     panel.get_by_label("Samplers to compare").select_option("DDIM")
     panel.get_by_label("Difference maps").check()
     panel.get_by_role("button", name="Fill in the test prompts").click()
-    tab.page.wait_for_function("() => /one/.test(document.querySelector('#lora_merge_asked_txt2img textarea').value)")
+    tab.page.wait_for_function(
+        "() => /one/.test(document.querySelector('#lora_merge_asked_txt2img textarea').value)"
+    )
     found = _field(tab)
     assert found["columns"] == ["No LoRA", "Merge"]
     assert (found["methods"], found["samplers"], found["prompts"]) == (["core_ties"], ["DDIM"], "one\ntwo")
@@ -104,7 +110,9 @@ def test_the_comparisons_panel_tells_the_script_what_is_chosen(tab):
     tab.shot("panel")
     # the script is left and chosen again: a new column, the same panel
     tab.page.evaluate(COLUMN)
-    tab.page.wait_for_function("() => /core_ties/.test(document.querySelector('#lora_merge_asked_txt2img textarea').value)")
+    tab.page.wait_for_function(
+        "() => /core_ties/.test(document.querySelector('#lora_merge_asked_txt2img textarea').value)"
+    )
     assert panel.get_by_label("Ratios to compare").input_value() == "0.3/0.7"
     # and the page is loaded anew
     tab.open()
@@ -116,7 +124,9 @@ def test_the_comparisons_panel_tells_the_script_what_is_chosen(tab):
 
 def test_what_is_wrong_with_a_comparison_is_said_in_the_panel(tab):
     panel = _panel(tab)
-    tab.page.evaluate("() => (window.loraMerge.bridge.ask = async () => ({ said: '<b>no</b>', wrong: true }))")
+    tab.page.evaluate(
+        "() => (window.loraMerge.bridge.ask = async () => ({ said: '<b>no</b>', wrong: true }))"
+    )
     panel.get_by_label("Seeds to compare").fill("x")
     said = panel.get_by_label("What will be made")
     tab.page.wait_for_selector(".lm-estimate.lm-bad")

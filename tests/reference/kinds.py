@@ -10,7 +10,9 @@ def lora(up, down, alpha=None, mid=None):
     up, down = _f(up), _f(down)
     scale = 1.0 if alpha is None else float(alpha) / down.shape[0]
     if mid is not None:
-        delta = np.einsum("ma,abkl,bi->mikl", up.reshape(up.shape[0], -1), _f(mid), down.reshape(down.shape[0], -1))
+        delta = np.einsum(
+            "ma,abkl,bi->mikl", up.reshape(up.shape[0], -1), _f(mid), down.reshape(down.shape[0], -1)
+        )
         return scale * delta.reshape(delta.shape[0], -1)
     return scale * up.reshape(up.shape[0], -1) @ down.reshape(down.shape[0], -1)
 

@@ -28,7 +28,9 @@ def norm_preserving(modules, weights):
     """{name: deltas} -> {name: merged}; one factor for the whole LoRA."""
     merged = {name: sum(_taus(deltas, weights)) for name, deltas in modules.items()}
     size = math.sqrt(sum(_norm(m) ** 2 for m in merged.values()))
-    norms = [math.sqrt(sum(_norm(deltas[i]) ** 2 for deltas in modules.values())) for i in range(len(weights))]
+    norms = [
+        math.sqrt(sum(_norm(deltas[i]) ** 2 for deltas in modules.values())) for i in range(len(weights))
+    ]
     wanted = sum(abs(w) * n for w, n in zip(weights, norms)) / sum(abs(w) for w in weights)
     return {name: m * wanted / size for name, m in merged.items()}
 
@@ -45,7 +47,9 @@ def _arc(a, b, t):
     if abs(cosine) > 0.9995:
         return (1 - t) * a + t * b
     angle = math.acos(cosine)
-    direction = math.sin((1 - t) * angle) / math.sin(angle) * a / na + math.sin(t * angle) / math.sin(angle) * b / nb
+    direction = (
+        math.sin((1 - t) * angle) / math.sin(angle) * a / na + math.sin(t * angle) / math.sin(angle) * b / nb
+    )
     return direction * ((1 - t) * na + t * nb)
 
 
@@ -149,7 +153,9 @@ def _knots(deltas, weights):
 
 def knots_ties(deltas, weights, trim_fraction, elect, normalize):
     u, blocks = _knots(deltas, weights)
-    return u @ _elect([trim(b, f) for b, f in zip(blocks, each(trim_fraction, len(blocks)))], weights, elect, normalize)
+    return u @ _elect(
+        [trim(b, f) for b, f in zip(blocks, each(trim_fraction, len(blocks)))], weights, elect, normalize
+    )
 
 
 def core_ties(deltas, weights, trim_fraction, elect, normalize):
@@ -162,7 +168,10 @@ def core_ties(deltas, weights, trim_fraction, elect, normalize):
 
 def tsv(deltas, weights):
     parts = [_svd(t) for t in _taus(deltas, weights)]
-    u, v = _polar(np.concatenate([p[0] for p in parts], 1)), _polar(np.concatenate([p[2] for p in parts], 0).T)
+    u, v = (
+        _polar(np.concatenate([p[0] for p in parts], 1)),
+        _polar(np.concatenate([p[2] for p in parts], 0).T),
+    )
     return (u * np.concatenate([p[1] for p in parts])) @ v.T
 
 
@@ -186,7 +195,9 @@ def iso_cts(deltas, weights, lam, common):
         size.append(b[:own])
         right.append(c[:own].T)
     s = np.concatenate(size)
-    return (_polar(np.concatenate(left, 1)) * (s ** (1 - lam) * s.mean() ** lam)) @ _polar(np.concatenate(right, 1)).T
+    return (_polar(np.concatenate(left, 1)) * (s ** (1 - lam) * s.mean() ** lam)) @ _polar(
+        np.concatenate(right, 1)
+    ).T
 
 
 def svc(deltas, weights, floor):
@@ -236,7 +247,9 @@ def decorrelated_sum(deltas, weights, mu, guard):
     found = b @ own @ np.linalg.pinv(mu * own + (1 - mu) * k, rcond=1e-10, hermitian=True) @ a
     if guard:
         merged = sum(taus)
-        found = found * min(1, _norm(merged) / _norm(found), np.linalg.norm(merged, 2) / np.linalg.norm(found, 2))
+        found = found * min(
+            1, _norm(merged) / _norm(found), np.linalg.norm(merged, 2) / np.linalg.norm(found, 2)
+        )
     return found
 
 

@@ -111,7 +111,12 @@ def weigh(browser, *servers) -> list[dict]:
 
 def weighing(plain, weight) -> None:
     """What the extension adds to a WebUI, against the same WebUI without it."""
-    for name, most, unit in (("components", 200, ""), ("elements", 1500, ""), ("load", 0.3, " s"), ("heap", 6, " MB")):
+    for name, most, unit in (
+        ("components", 200, ""),
+        ("elements", 1500, ""),
+        ("load", 0.3, " s"),
+        ("heap", 6, " MB"),
+    ):
         more = weight[name] - plain[name]
         check(f"{name} added", more <= most, f"{more:.2f}{unit}, {plain[name]:.2f} without")
     print(f"       median load {weight['median']:.2f} s, {plain['median']:.2f} s without")
@@ -119,7 +124,11 @@ def weighing(plain, weight) -> None:
     # gradio numbers its own components, so that theirs have other ids with us there: they are counted, ours are named
     ours = [name for name in weight["doubles"] if "lora_merge" in name]
     more = len(weight["doubles"]) - len(plain["doubles"])
-    check("no id twice that was not before", not ours and more <= 0, f"{more} more of {len(plain['doubles'])} {ours}")
+    check(
+        "no id twice that was not before",
+        not ours and more <= 0,
+        f"{more} more of {len(plain['doubles'])} {ours}",
+    )
 
 
 def journey(browser, server, merged) -> None:
@@ -133,7 +142,8 @@ def journey(browser, server, merged) -> None:
     page.wait_for_selector("#txt2img_prompt textarea", timeout=120_000)
     grids.merge_tab(page)
     page.wait_for_function(
-        "() => loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total", timeout=60_000
+        "() => loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total",
+        timeout=60_000,
     )
     pick(page, 0, A)
     pick(page, 1, B)
@@ -145,7 +155,9 @@ def journey(browser, server, merged) -> None:
     text = merge(page)
     SHOTS.mkdir(exist_ok=True)
     page.screenshot(path=str(SHOTS / f"webui-{server.kind}.png"))
-    check("a merge in the tab", "asked = saved to" in text, text.splitlines()[1] if text.count("\n") else text)
+    check(
+        "a merge in the tab", "asked = saved to" in text, text.splitlines()[1] if text.count("\n") else text
+    )
     page.get_by_role("button", name="Use in txt2img").click()
     prompt = page.locator("#txt2img_prompt textarea").input_value()
     check(
@@ -185,7 +197,11 @@ def card_button(page) -> None:
     card.hover()
     card.locator(".lora-merge-add").click()
     names = page.evaluate("() => loraMerge.app.state.data.sources.map((row) => row.name)")
-    check("a card's button adds its LoRA", len(names) == before + 1 and names[-1] == "sample-neon-concept", names)
+    check(
+        "a card's button adds its LoRA",
+        len(names) == before + 1 and names[-1] == "sample-neon-concept",
+        names,
+    )
 
 
 def reload_ui(page) -> None:
@@ -220,7 +236,11 @@ def pictures(server, page) -> None:
     single, _ = server.picture("a cat <lora:webui-merge:1>")
     far, near = np.abs(stack - nothing), np.abs(stack - single)
     check("the LoRAs change the picture", far.mean() > 0.1, f"mean {far.mean():.3f}, at most {far.max():.0f}")
-    check("merge = stack", near.mean() <= 0.05 and near.max() <= 2, f"mean {near.mean():.4f}, at most {near.max():.0f}")
+    check(
+        "merge = stack",
+        near.mean() <= 0.05 and near.max() <= 2,
+        f"mean {near.mean():.4f}, at most {near.max():.0f}",
+    )
     page.evaluate("() => (window.confirm = () => true)")
     grids.merge_tab(page)
     page.locator("#lora_merge_root").get_by_label("Overwrite").check()

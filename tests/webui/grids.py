@@ -13,7 +13,15 @@ from PIL import Image
 
 from tests.webui.server import SHOTS
 
-BASE = {"prompt": "a cat", "width": 64, "height": 64, "steps": 2, "seed": 7, "sampler_name": "Euler", "cfg_scale": 5}
+BASE = {
+    "prompt": "a cat",
+    "width": 64,
+    "height": 64,
+    "steps": 2,
+    "seed": 7,
+    "sampler_name": "Euler",
+    "cfg_scale": 5,
+}
 MEAN, MOST = 0.05, 2
 HIRES = {
     "enable_hr": True,
@@ -68,26 +76,40 @@ def left_behind(server, page):
 def live_prompt(server, page, check, a, b):
     """`<merge:…>` together with `<lora:…>`: it equals the stack; infotext, Hires fix, batches."""
     merge_tab(page)
-    page.evaluate("() => loraMerge.app.state.replace({ sources: loraMerge.app.state.data.sources.slice(0, 2) })")
+    page.evaluate(
+        "() => loraMerge.app.state.replace({ sources: loraMerge.app.state.data.sources.slice(0, 2) })"
+    )
     page.locator("#lora_merge_root").get_by_role("tab", name="Recipes").click()
     page.on("dialog", lambda dialog: dialog.accept())  # an earlier run may have left a recipe of that name
     page.get_by_label("Name of the recipe").fill("live pair")
     page.get_by_role("button", name="Save recipe").click()
-    page.wait_for_function("() => /live pair/.test(document.querySelector('.lm-presets').textContent)", timeout=20_000)
+    page.wait_for_function(
+        "() => /live pair/.test(document.querySelector('.lm-presets').textContent)", timeout=20_000
+    )
     ratios = page.evaluate("() => loraMerge.app.state.data.sources.slice(0, 2).map((row) => row.ratio)")
     stack = f"<lora:{a}:{ratios[0] * 0.8:g}> <lora:{b}:{ratios[1] * 0.8:g}>"
     third = "<lora:sample-neon-concept:0.5>"
     [one], _, _ = ask(server, prompt=f"a cat {stack} {third}")
     [two], texts, _ = ask(server, prompt=f"a cat <merge:live pair:0.8> {third}")
     check("<merge:…> with <lora:…> = stack", *near(one, two))
-    good = "<merge:live pair:0.8>" in texts[0] and "Merge recipe:" in texts[0] and "lora-merge-live" not in texts[0]
-    check("its infotext has the tag and the recipe, no temporary name", good, texts[0][-160:] if not good else "")
+    good = (
+        "<merge:live pair:0.8>" in texts[0]
+        and "Merge recipe:" in texts[0]
+        and "lora-merge-live" not in texts[0]
+    )
+    check(
+        "its infotext has the tag and the recipe, no temporary name",
+        good,
+        texts[0][-160:] if not good else "",
+    )
     check("the WebUI's own hashes stay", "sample-neon-concept:" in texts[0], "")
     [one], _, _ = ask(server, prompt=f"a cat {stack}", **HIRES)
     [two], _, _ = ask(server, prompt="a cat <merge:live pair:0.8>", **HIRES)
     [none], _, _ = ask(server, prompt="a cat", **HIRES)
     check("with Hires fix too", *near(one, two))
-    check("Hires fix shows the LoRAs", np.abs(one - none).mean() > 0.05, f"mean {np.abs(one - none).mean():.3f}")
+    check(
+        "Hires fix shows the LoRAs", np.abs(one - none).mean() > 0.05, f"mean {np.abs(one - none).mean():.3f}"
+    )
     many, texts, _ = ask(server, prompt="a cat <merge:live pair:0.8>", batch_size=2, n_iter=2)
     some, _, _ = ask(server, prompt=f"a cat {stack}", batch_size=2, n_iter=2)
     good = len(many) == len(some) and all(near(x, y)[0] for x, y in zip(many, some))
@@ -125,7 +147,10 @@ def speed(server, page, check):
         setup["sources"][0]["ratio"] = ratio
         begun = time.perf_counter()
         ask(
-            server, **with_setup(json.dumps(setup)), script_name="LoRA merge comparison", script_args=_script(["Merge"])
+            server,
+            **with_setup(json.dumps(setup)),
+            script_name="LoRA merge comparison",
+            script_args=_script(["Merge"]),
         )
         seconds.append(time.perf_counter() - begun)
     print(f"       a comparison of one column: {min(seconds):.2f} s in all")
@@ -151,12 +176,22 @@ def comparison(server, page, check):
     cells = pictures[2:]
     apart = [near(cells[6 * row + 3], cells[6 * row + 4]) for row in range(4)]
     check("its stack = its merge", all(fine for fine, _ in apart), "; ".join(text for _, text in apart))
-    check("its columns differ", np.abs(cells[0] - cells[3]).mean() > 0.05, f"{np.abs(cells[0] - cells[3]).mean():.3f}")
+    check(
+        "its columns differ",
+        np.abs(cells[0] - cells[3]).mean() > 0.05,
+        f"{np.abs(cells[0] - cells[3]).mean():.3f}",
+    )
     labels = [text.rpartition("Merge column: ")[2].split(", Merge")[0].strip('"') for text in texts[2:8]]
     check("every column is labelled", len(set(labels)) == 6, labels)
-    check("no temporary name in the infotext", not any("lora-merge-live" in text for text in texts), texts[-1][-120:])
+    check(
+        "no temporary name in the infotext",
+        not any("lora-merge-live" in text for text in texts),
+        texts[-1][-120:],
+    )
     state = page.evaluate("(text) => loraMerge.bridge.ask('picture_text', { text })", texts[2 + 5])["state"]
-    check("the infotext pastes back", state["method"] == "ties" and len(state["sources"]) == 2, state["method"])
+    check(
+        "the infotext pastes back", state["method"] == "ties" and len(state["sources"]) == 2, state["method"]
+    )
     found = page.evaluate("() => loraMerge.bridge.ask('comparison', {})")["found"]
     alike = next(one for one in found["figures"] if one["kind"] == "merge")["against"]
     stack = next(one for one in alike if one["column"] == "stack")
@@ -184,7 +219,9 @@ def interrupt(server, page, check, setup):
     thread.join(300)
     pictures, _, info = answer["got"]
     check(
-        "an interrupt keeps what was done", 4 <= len(pictures) < 1 + 45, f"{len(pictures)} of 46" if pictures else info
+        "an interrupt keeps what was done",
+        4 <= len(pictures) < 1 + 45,
+        f"{len(pictures)} of 46" if pictures else info,
     )
     check("and leaves nothing behind", not (kept := left_behind(server, page)), kept)
 
@@ -237,7 +274,10 @@ def in_the_page(server, page, check):
     page.locator("#lora_merge_root .lm-side").get_by_role("button", name="Compare in txt2img").first.click()
     panel = page.locator("#lora_merge_panel_txt2img")
     panel.get_by_label("Merge to compare").wait_for(timeout=20_000)
-    check("Compare in txt2img opens the script", panel.get_by_label("Merge to compare").input_value() == "Merge tab")
+    check(
+        "Compare in txt2img opens the script",
+        panel.get_by_label("Merge to compare").input_value() == "Merge tab",
+    )
     page.wait_for_function(
         "() => /pictures/.test(document.querySelector('#lora_merge_panel_txt2img .lm-estimate').textContent)",
         timeout=20_000,
@@ -260,12 +300,19 @@ def in_the_page(server, page, check):
     old = page.locator("#generation_info_txt2img textarea").input_value()
     page.locator("#txt2img_generate").click()
     page.wait_for_function(
-        "(old) => document.querySelector('#generation_info_txt2img textarea').value !== old", arg=old, timeout=300_000
+        "(old) => document.querySelector('#generation_info_txt2img textarea').value !== old",
+        arg=old,
+        timeout=300_000,
     )
     page.wait_for_selector("#lora_merge_bar_txt2img:not([hidden])", timeout=20_000)
     page.wait_for_selector("#lora_merge_verdict_txt2img .lm-verdict", timeout=20_000)
-    check("the verdict form is beside the grid", page.locator("#lora_merge_verdict_txt2img .lm-verdict").count() >= 1)
-    texts = page.evaluate("() => JSON.parse(document.querySelector('#generation_info_txt2img textarea').value).infotexts")
+    check(
+        "the verdict form is beside the grid",
+        page.locator("#lora_merge_verdict_txt2img .lm-verdict").count() >= 1,
+    )
+    texts = page.evaluate(
+        "() => JSON.parse(document.querySelector('#generation_info_txt2img textarea').value).infotexts"
+    )
     check("the panel's variant was made", any("merge × 0.5" in text for text in texts), len(texts))
     verdict(page, check)
     page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Save this merge").click()
@@ -294,7 +341,8 @@ def verdict(page, check):
     form.get_by_label("Notes").fill("seen in the grid")
     form.get_by_role("button", name="Write it down").click()
     page.wait_for_function(
-        "() => /Written down/.test(document.querySelector('#lora_merge_verdict_txt2img').textContent)", timeout=20_000
+        "() => /Written down/.test(document.querySelector('#lora_merge_verdict_txt2img').textContent)",
+        timeout=20_000,
     )
     entries = page.evaluate("() => loraMerge.bridge.ask('history', {})")["entries"]
     found = [entry for entry in entries if entry["notes"] == "seen in the grid" and entry["grid"]]

@@ -98,7 +98,9 @@ def same(browser, server, check):
         check("no error of ours in the console of these steps", not said, "; ".join(said)[:300])
         _config(server, check)
     finally:
-        names = tab.page.evaluate("() => Object.values(loraMerge.app.known.presets).flat().filter((one) => one.own).map((one) => one.name)")
+        names = tab.page.evaluate(
+            "() => Object.values(loraMerge.app.known.presets).flat().filter((one) => one.own).map((one) => one.name)"
+        )
         for name in OURS & set(names):
             tab.page.evaluate("(name) => loraMerge.bridge.ask('preset_delete', { name })", name)
         context.close()
@@ -112,7 +114,9 @@ def _step(step, given, check):
     try:
         step(**{name: given[name] for name in inspect.signature(step).parameters})
     except Exception as error:  # the others are tried all the same, and a failed check says why
-        where = [frame for frame in traceback.extract_tb(error.__traceback__) if "browser" in frame.filename][-1]
+        where = [frame for frame in traceback.extract_tb(error.__traceback__) if "browser" in frame.filename][
+            -1
+        ]
         check(what, False, f"{where.line}: {' '.join(f'{type(error).__name__} {error}'.split())[:300]}")
         given["tab"].shot("failed")
     else:
@@ -130,7 +134,8 @@ def _waits(server, tab, check):
     tab.planned()
     tab.page.locator(".lm-side .lm-big").click()
     tab.page.wait_for_function(
-        "() => /waiting for the generation/.test(document.querySelector('.lm-side').textContent)", timeout=30_000
+        "() => /waiting for the generation/.test(document.querySelector('.lm-side').textContent)",
+        timeout=30_000,
     )
     check("a merge waits for the generation and says so", thread.is_alive())
     begun = time.monotonic()

@@ -1,0 +1,241 @@
+"""Carrying a recipe out at some of its modules, to foresee what Gram matrices alone cannot tell.
+
+Core and dense methods, and groups with methods of their own, are evaluated as the merge itself would
+evaluate them; what comes out is measured against the sources in float64 and handed to the analysis.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib_merge.adapters.source import LoraFile
+from lib_merge.analysis import AnalysisReport, analyze, analyze_steps
+from lib_merge.analysis.bench import Bench
+from lib_merge.analysis.core_forecast import Common, Seen, common, fits, hashed, look_in_core, named
+from lib_merge.analysis.outcome import Outcomes, Weighing, growth
+from lib_merge.analysis.prospect import Foreseen
+from lib_merge.analysis.weights import Given
+from lib_merge.engine.evaluate import Evaluator, module_policy
+from lib_merge.engine.job import Job, pick_device
+from lib_merge.engine.plan import Node, Planner, Target
+from lib_merge.engine.run import replace_sum
+from lib_merge.engine.survey import survey
+from lib_merge.engine.threads import Clock, exact_numerics, in_order
+from lib_merge.linalg import Delta, LowRank, Spanned, inner
+from lib_merge.linalg.stack import low_rank, stack
+from lib_merge.linalg.truncate import compress
+from lib_merge.recipe import Recipe, Source
+
+# Modules whose common space is kept for the next method: the lines of a table, not a whole report.
+SHARED = 16
+
+
+class Forecaster:
+    """Foresees recipes; files, the plan and what core methods share are kept between two of them."""
+
+    def __init__(self, job: Job | None = None) -> None:
+        """Take device, cancel and the way files are opened from a job."""
+        self._job = job or Job()
+        self._files: dict[Path, LoraFile] = {}
+        self._planned: tuple[tuple[Source, ...], Node] | None = None
+        self._common: dict[int, Common] = {}
+
+    def __call__(self, recipe: Recipe, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
+        """Evaluate `recipe` at some modules of the bench.
+
+        Args:
+            recipe: over the same files, in the same order, as the bench.
+            bench: measured sources.
+            weighing: what the recipe asks for there.
+            modules: places on the bench.
+        Returns:
+            Outcomes of these modules, and their singular values where none is missing.
+        Raises:
+            MergeError: the recipe cannot be carried out.
+        """
+        device = pick_device(self._job.device)
+        node = self._plan(recipe)
+        evaluator = Evaluator(device, Clock())
+        line = len(modules) <= SHARED and len(modules) < len(bench.modules)
+
+        def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
+            for _ in in_order(work, items, device, self._job.cancelled):
+                pass
+
+        def look(place: int) -> Seen:
+            asked = weighing.asked[place]
+            target = node.targets[bench.modules[place].task.name]
+            if not fits(node, asked.tolist()):
+                return _look(node, evaluator, target, asked)
+            found = self._common.get(place)
+            if found is None:
+                kept = len(modules) <= SHARED
+                bases = "singular" if kept else node.method.bases
+                found = common(evaluator.children(node, target), asked.tolist(), bases)
+                if found is None:
+                    return _look(node, evaluator, target, asked)
+                if kept:
+                    self._common[place] = found
+            return look_in_core(node, target, found, asked, lambda: named(node) if line else hashed(node))
+
+        with exact_numerics(device):
+            survey(node, evaluator, each)
+            seen = list(in_order(look, list(modules), device, self._job.cancelled))
+        return _foreseen(bench, weighing, list(modules), seen)
+
+    def _plan(self, recipe: Recipe) -> Node:
+        """Return the tree of a recipe; another method over the same sources needs no new one."""
+        recipe.check()
+        if self._planned is None or self._planned[0] != recipe.sources:
+            node = Planner(self.open_file, drop_unsupported=True).build(recipe)
+            self._planned, self._common = (recipe.sources, node), {}
+            return node
+        node, method = self._planned[1], recipe.declared()
+        settings = method.settings(recipe.knobs, len(recipe.sources))
+        known = replace(recipe, sources=node.recipe.sources, family=node.family)
+        return replace(node, recipe=known, method=method, settings=settings, policy=recipe.policy())
+
+    def open_file(self, path: Path) -> LoraFile:
+        """Return a file opened once; the analysis around the forecast takes its files from here, too."""
+        if path not in self._files:
+            self._files[path] = self._job.open_file(path)
+        return self._files[path]
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self._files.values():
+            file.close()
+        self._files.clear()
+        self._planned, self._common = None, {}
+
+    def __enter__(self) -> Forecaster:
+        """Return the forecaster."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Close every file."""
+        self.close()
+
+
+def analyze_with_engine(given: Given, *, job: Job | None = None, **options: Any) -> AnalysisReport:  # noqa: ANN401
+    """Return `analyze`'s report with every method foreseen.
+
+    Args:
+        given: a recipe with paths, or files.
+        job: device, progress, cancel and the way files are opened.
+        options: further arguments of `analyze`.
+    """
+    job = job or Job()
+    with Forecaster(job) as forecast:
+        return analyze(
+            given,
+            forecast=forecast,
+            progress=job.progress,
+            cancelled=job.cancelled,
+            open_file=forecast.open_file,
+            **options,
+        )
+
+
+def analyze_steps_with_engine(
+    given: Given,
+    *,
+    job: Job | None = None,
+    **options: Any,  # noqa: ANN401
+) -> Iterator[AnalysisReport]:
+    """Yield `analyze_steps`'s reports with every method foreseen; see `analyze_with_engine`."""
+    job = job or Job()
+    with Forecaster(job) as forecast:
+        yield from analyze_steps(
+            given,
+            forecast=forecast,
+            progress=job.progress,
+            cancelled=job.cancelled,
+            open_file=forecast.open_file,
+            **options,
+        )
+
+
+def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -> Seen:
+    """Measure one module of the merge against its sources."""
+    found = evaluator.asked(node, target)
+    merged = found.low_rank() if isinstance(found, Spanned) else found
+    sources = [_source(leaf.parts.get(target.name), leaf.file, target) for leaf in node.leaves()]
+    pull = np.array([inner(merged, source) for source in sources])
+    talk = np.zeros(len(sources))
+    for index, source in enumerate(sources):
+        if source.terms:
+            talk[index] = _talk(merged, source, float(asked[index]))
+    policy = module_policy(node, target)
+    exact = policy.exact and isinstance(merged, LowRank)
+    done = compress(merged, replace_sum(policy, target), evaluator.device)
+    kept = 1.0 if exact or not done.size > 0 else max(0.0, 1.0 - (done.cut / done.size) ** 2)
+    top = float(done.singular[0]) if len(done.singular) else 0.0
+    known = done.singular if isinstance(merged, LowRank) else np.zeros(0)
+    return inner(merged, merged), pull, talk, top, kept, known
+
+
+def _source(part: Any, file: LoraFile, target: Target) -> LowRank:  # noqa: ANN401 - ModulePart or None
+    if part is None or not part.columns:
+        return LowRank(target.out, target.columns)
+    return low_rank(part.load(file.file))[0]
+
+
+def _talk(merged: Delta, source: LowRank, weight: float) -> float:
+    """Return ‖(τ − w·ΔW)V‖² with V an orthonormal basis of what ΔW reads."""
+    stacked, bases = stack([source], source.out, source.columns)
+    right = torch.from_numpy(np.ascontiguousarray(bases[0].right))
+    up, down = source.factors(dtype=torch.float64)
+    rows = down.T @ right  # Float64[in k]
+    there = _times(merged, rows) - weight * (up @ (down @ rows))
+    return float(there.square().sum()) if stacked.parts[0].stop else 0.0
+
+
+def _times(delta: Delta, columns: Tensor) -> Tensor:
+    if isinstance(delta, LowRank):
+        up, down = delta.factors(dtype=torch.float64)
+        return up @ (down @ columns)
+    return delta.dense(dtype=torch.float64) @ columns
+
+
+def _foreseen(bench: Bench, weighing: Weighing, places: list[int], seen: Sequence[Seen]) -> Foreseen:
+    asked = weighing.asked[places]
+    gram = bench.products[places]
+    energy = gram.diagonal(axis1=1, axis2=2)
+    square = np.array([item[0] for item in seen])
+    pull = np.stack([item[1] for item in seen]) if seen else np.zeros((0, bench.count))
+    fit = np.stack([_fit(g, p) for g, p in zip(gram, pull)]) if seen else pull
+    peaks = np.array([item[3] for item in seen])
+    outcomes = Outcomes(
+        np.array(places, dtype=int),
+        np.square(asked) * energy,
+        np.square(fit) * energy,
+        square.clip(0),
+        pull * asked,
+        np.stack([item[2] for item in seen]) if seen else pull,
+        np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
+        (pull * asked).sum(1),
+        growth(bench, asked, peaks, places) if seen else np.full(0, math.nan),
+        np.array([item[4] for item in seen]),
+    )
+    spectra = tuple(item[5] for item in seen)
+    return Foreseen(outcomes, spectra if all(len(values) for values in spectra) else ())
+
+
+def _fit(gram: np.ndarray, pull: np.ndarray) -> np.ndarray:
+    """Return c that minimises ‖τ − Σ cᵢΔWᵢ‖: G·c = (⟨τ, ΔWᵢ⟩), in units of each source's norm."""
+    norms = np.sqrt(gram.diagonal().clip(0))
+    safe = np.where(norms > 0, norms, 1.0)
+    cosines = gram / np.outer(safe, safe)
+    return np.linalg.pinv(cosines, rcond=1e-9, hermitian=True) @ (pull / safe) / safe

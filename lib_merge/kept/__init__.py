@@ -1,0 +1,1 @@
+"""What the program remembers for itself: history, reports, measured strengths."""

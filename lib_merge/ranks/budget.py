@@ -1,0 +1,88 @@
+"""One size for the whole file: ranks go where they buy most.
+
+Keeping rank k of a module removes S_k² from the squared error and costs (out + in)·width bytes. Within a
+module S falls, so taking ranks in the order of S²/(out + in) until the bytes are spent is the best split
+there is, up to the one rank that no longer fits (a knapsack's greedy bound). One rank for all modules is
+looked at too, and kept should it be better.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from lib_merge.engine.plan import Target
+from lib_merge.errors import RecipeError
+
+
+def allot(
+    spectra: Mapping[str, np.ndarray],
+    targets: Mapping[str, Target],
+    budget: int,
+    width: int,
+    least: Mapping[str, int],
+) -> dict[str, int]:
+    """Return ranks per module, 0 for a module that is not worth its bytes.
+
+    Args:
+        spectra: Float64[k] per module, singular values that may be kept, descending.
+        targets: the modules' shapes.
+        budget: bytes for all factors together.
+        width: bytes per number.
+        least: ranks that a module must have, for the sake of loaders; 0 where it is not named.
+    Raises:
+        RecipeError: the budget does not even hold those.
+    """
+    price = {name: (targets[name].out + targets[name].columns) * width for name in spectra}
+    ranks = {name: least.get(name, 0) for name in spectra}
+    left = budget - sum(ranks[name] * price[name] for name in spectra)
+    if left < min(price.values(), default=0):
+        short = sum(max(ranks[name], 0) * price[name] for name in spectra) + min(price.values(), default=0)
+        message = (
+            f"the budget is too small: this merge needs {(short - budget) / 1e6:.3g} MB more "
+            "for a single rank."
+        )
+        raise RecipeError(message)
+    uniform = _uniform(spectra, price, budget, ranks)
+    return min((_greedy(spectra, price, left, dict(ranks)), uniform), key=lambda found: _lost(spectra, found))
+
+
+def _greedy(
+    spectra: Mapping[str, np.ndarray], price: Mapping[str, int], left: int, ranks: dict[str, int]
+) -> dict[str, int]:
+    order = sorted(
+        (-(float(value) ** 2) / price[name], name)
+        for name, values in spectra.items()
+        for value in values[ranks[name] :]
+        if value > 0
+    )
+    full: set[str] = set()
+    for _, name in order:  # a module's own ranks come in their order, since its singular values fall
+        if name in full:
+            continue
+        if price[name] > left:
+            full.add(name)
+            continue
+        ranks[name] += 1
+        left -= price[name]
+    return ranks
+
+
+def _uniform(
+    spectra: Mapping[str, np.ndarray], price: Mapping[str, int], budget: int, least: Mapping[str, int]
+) -> dict[str, int]:
+    held = {name: int(np.count_nonzero(values)) for name, values in spectra.items()}
+    best = dict(least)
+    for rank in range(1, max(held.values(), default=0) + 1):
+        found = {name: max(least[name], min(rank, held[name])) for name in spectra}
+        if sum(count * price[name] for name, count in found.items()) > budget:
+            break
+        best = found
+    return best
+
+
+def _lost(spectra: Mapping[str, np.ndarray], ranks: Mapping[str, int]) -> float:
+    return sum(
+        float(np.square(values[ranks[name] :][::-1]).sum()) for name, values in sorted(spectra.items())
+    )
