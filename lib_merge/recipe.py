@@ -50,6 +50,7 @@ class Source:
     elements   rules that replace the block weight
     role       where the method asks for one (style, subject)
     name, sha256, size   how the file is found again
+    handle     how the tab calls it: A, B, … or 1, 2, … of a group (decides nothing, never written to JSON)
     """
 
     path: Path | None = None
@@ -62,6 +63,7 @@ class Source:
     name: str = ""
     sha256: str = ""
     size: int = 0
+    handle: str = field(default="", compare=False)
 
     @property
     def label(self) -> str:

@@ -11,10 +11,11 @@ import pytest
 import torch
 
 from lib_merge import Recipe, Source, resize
-from lib_merge.analysis import RELATIONS, analyze, apply_changes
+from lib_merge.analysis import RELATIONS, analyze
 from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.analysis.starts import starting_points
 from lib_merge.errors import RecipeError
+from lib_merge.recipe_edits import with_changes
 from lib_merge.samples import sd15_modules, synthetic_lora
 from tests.factories import write
 
@@ -61,7 +62,7 @@ def _advice(report):
 
 def _applied(recipe, advice):
     """The recipe after the click; the change is plain data."""
-    return apply_changes(recipe, json.loads(json.dumps(dict(advice.apply))))
+    return with_changes(recipe, json.loads(json.dumps(dict(advice.apply))))
 
 
 @pytest.mark.parametrize("ratios", [(1.0, 1.0), (0.5, 0.5), (0.7, 0.3), (0.4, 0.4)])
@@ -411,7 +412,7 @@ def test_starting_points_by_role(one, two):
             wanted[index] = ratio
             assert found[f"start-role-{index}-{role}"].apply == {"ratios": wanted}
     for item in found.values():
-        analyze(apply_changes(roles("style", "character"), item.apply))
+        analyze(with_changes(roles("style", "character"), item.apply))
     assert "start-roles-concept-style" in {item.id for item in starting_points(roles("concept", "style"))}
     subject = {
         item.id: item
@@ -452,9 +453,9 @@ def test_changes_that_do_not_fit_are_refused(one, two):
         {"method": "slerp", "keep": [0]},
     ):
         with pytest.raises(RecipeError):
-            apply_changes(recipe, change)
-    assert apply_changes(recipe, {}) == recipe
-    assert apply_changes(recipe, {"knobs": {}, "rank": "16"}).rank.value == 16
+            with_changes(recipe, change)
+    assert with_changes(recipe, {}) == recipe
+    assert with_changes(recipe, {"knobs": {}, "rank": "16"}).rank.value == 16
 
 
 def test_relations_are_all_explained():

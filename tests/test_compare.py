@@ -24,11 +24,11 @@ from tests.test_tab_server import PAIR, Host, _state
 pytest.importorskip("fastapi", reason="every WebUI has it")
 PIL = pytest.importorskip("PIL.Image")
 
+from lib_merge import recipe_edits  # noqa: E402
 from lib_merge.webui import (  # noqa: E402
     always,
     asking,
     axes,
-    changes,
     columns,
     compare,
     compare_ui,
@@ -669,7 +669,7 @@ def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
     done = desk.handle_dict({"op": "preview_set", "text": text, "image": picture})
     assert done == {"ok": True, "name": "both"}
     assert (desk.host.folder / "both.preview.png").read_bytes().startswith(b"\x89PNG")
-    other = changes.with_ratio(to_recipe(_state(*PAIR), desk.library.resolve), 0, 0.1)
+    other = recipe_edits.with_ratio(to_recipe(_state(*PAIR), desk.library.resolve), 0, 0.1)
     assert (
         "save it first"
         in desk.handle_dict({"op": "preview_set", "text": other.dumps(), "image": picture})["error"]

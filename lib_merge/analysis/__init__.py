@@ -10,7 +10,6 @@
 
 from __future__ import annotations
 
-from lib_merge.analysis.applying import apply_changes
 from lib_merge.analysis.export import to_json
 from lib_merge.analysis.figures import (
     PairPart,
@@ -60,7 +59,6 @@ __all__ = [
     "TrainingRow",
     "analyze",
     "analyze_steps",
-    "apply_changes",
     "by_role",
     "reweigh",
     "to_html",

@@ -121,7 +121,7 @@ class Advice:
     title    what to do, a few words
     reason   why, one sentence with its numbers
     numbers  the numbers by name, JSON-ready
-    apply    changes of the recipe for `apply_changes`; empty where only the user can act
+    apply    changes of the recipe for `recipe_edits.with_changes`; empty where only the user can act
     """
 
     id: str

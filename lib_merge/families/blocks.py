@@ -105,6 +105,12 @@ def blocks_present(names: Iterable[str], family: str) -> tuple[str, ...]:
     return tuple(sorted(found, key=lambda block: (block == "OTHER", block != "BASE", block)))
 
 
+def in_order(blocks: Iterable[str], family: str) -> list[str]:
+    """Return blocks, each once, as the family orders them; those it does not know come last, by name."""
+    order = {block: place for place, block in enumerate(BLOCKS.get(family, ()))}
+    return sorted(dict.fromkeys(blocks), key=lambda block: (order.get(block, len(order)), block))
+
+
 def expand_block_list(values: Sequence[float], family: str) -> tuple[dict[str, float], list[str]]:
     """Turn a 12/17/20/26/61 list into {block: weight}.
 

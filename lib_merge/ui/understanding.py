@@ -11,7 +11,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any, cast
 
-from lib_merge.analysis import AnalysisReport, apply_changes, to_html, to_json
+from lib_merge import recipe_edits
+from lib_merge.analysis import AnalysisReport, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.analysis.forecast import analyze_steps_with_engine
 from lib_merge.engine.job import Job
@@ -204,7 +205,7 @@ def applied(desk: Actions, state: Mapping[str, Any], changes: Mapping[str, Any])
     Raises:
         RecipeError: the advice belongs to another recipe.
     """
-    recipe = apply_changes(to_recipe(state, desk.library.resolve), changes)
+    recipe = recipe_edits.with_changes(to_recipe(state, desk.library.resolve), changes)
     made = from_recipe(recipe, desk.locate, lambda blocks: desk.expand(blocks, state.get("family")))
     rows = _used(state)
     if not any(row.get("group") for row in rows):

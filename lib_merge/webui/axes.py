@@ -9,16 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from lib_merge import recipe_edits
 from lib_merge.errors import MergeError
+from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe
-from lib_merge.webui import changes, checkpoint, injection, tags
+from lib_merge.webui import checkpoint, injection, tags
 from lib_merge.webui.always import setup_of
 
 if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
 
 MARK = "[Merge]"
-LETTERS = "ABCD"
+HANDLES = ("A", "B", "C", "D")
 # a merge is worth less often done than a sampler changed: its axis goes into the outer loop
 COST = 0.4
 ToChange = Callable[[Any], injection.Change]
@@ -43,28 +45,28 @@ def add_axes(desk: Actions) -> None:
             )
         )
 
-    add("method", str, lambda x: lambda r: changes.with_method(r, x), changes.method_names)
-    for index, letter in enumerate(LETTERS):
-        add(f"ratio {letter}", float, lambda x, i=index: lambda r: changes.with_ratio(_has(r, i), i, x))
-    for other in range(1, len(LETTERS)):
+    add("method", str, lambda x: lambda r: recipe_edits.with_method(r, x), lambda: list(METHODS))
+    for name in HANDLES:
+        add(f"ratio {name}", float, lambda x, n=name: lambda r: recipe_edits.with_ratio(r, n, x))
+    for other in HANDLES[1:]:
         add(
-            f"balance A:{LETTERS[other]}",
+            f"balance A:{other}",
             float,
-            lambda x, i=other: lambda r: changes.with_balance(_has(r, i), 0, i, x),
+            lambda x, n=other: lambda r: recipe_edits.with_balance(r, "A", n, x),
         )
-    add("rank", str, lambda x: lambda r: changes.with_rank(r, x))
-    for index, letter in enumerate(LETTERS):
+    add("rank", str, lambda x: lambda r: recipe_edits.with_rank(r, x))
+    for name in HANDLES:
         add(
-            f"block preset {letter}",
+            f"block preset {name}",
             str,
-            lambda x, i=index: lambda r: changes.with_blocks(_has(r, i), i, x, desk.expand),
+            lambda x, n=name: lambda r: recipe_edits.with_blocks(r, n, x, desk.expand),
             desk.presets.names,
         )
-    for index, letter in enumerate(LETTERS):
+    for name in HANDLES:
         add(
-            f"text encoder ratio {letter}",
+            f"text encoder ratio {name}",
             float,
-            lambda x, i=index: lambda r: changes.with_te(_has(r, i), i, x),
+            lambda x, n=name: lambda r: recipe_edits.with_te(r, n, x),
         )
     add("knob", str, _knob)
 
@@ -79,14 +81,9 @@ def _plot() -> Any:  # noqa: ANN401
     return None
 
 
-def _has(recipe: Recipe, index: int) -> Recipe:
-    changes.index_of(changes.letter_of(index), recipe)
-    return recipe
-
-
 def _knob(text: str) -> injection.Change:
     name, _, value = text.partition("=")
-    return lambda recipe: changes.with_knob(recipe, name, value)
+    return lambda recipe: recipe_edits.with_knob(recipe, name, value)
 
 
 def _apply(change: ToChange) -> Callable[[Any, Any, Sequence[Any]], None]:

@@ -7,10 +7,11 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from lib_merge import recipe_edits
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.families.blocks import in_order
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, Source
-from lib_merge.webui import changes
 
 NONE, ALONE, AT_ONE, AT_USUAL, STACK, STACK_USUAL, MERGE = CHOICES = (
     "No LoRA",
@@ -131,7 +132,7 @@ def _alone(source: Source, strength: float | str | None, place: Place) -> Column
     if strength is not None:
         usual = place.usual(source.path) if strength == "usual" and source.path is not None else 1.0
         source = replace(source, ratio=usual, te_ratio=None)
-    recipe = changes.plain(source)
+    recipe = recipe_edits.alone(source)
     return Column(f"{source.label} {source.ratio:g}", "source", (_part(source, recipe, place),), recipe)
 
 
@@ -148,15 +149,17 @@ def _part(source: Source, recipe: Recipe, place: Place) -> Part:
 
 def _variants(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
     found = [
-        _merge(METHODS[name].title, _said(f"{METHODS[name].title}", changes.with_method, recipe, name))
+        _merge(METHODS[name].title, _said(f"{METHODS[name].title}", recipe_edits.with_method, recipe, name))
         for name in _known(asked.methods)
     ]
-    found += [_merge(f"ratios {text}", changes.with_ratios(recipe, text)) for text in words(asked.ratios)]
-    found += [_merge(_rank_label(text), changes.with_rank(recipe, text)) for text in words(asked.ranks)]
+    found += [
+        _merge(f"ratios {text}", recipe_edits.with_ratios(recipe, text)) for text in words(asked.ratios)
+    ]
+    found += [_merge(_rank_label(text), recipe_edits.with_rank(recipe, text)) for text in words(asked.ranks)]
     found += [_merge(text, _presets(recipe, text, place)) for text in words(asked.presets)]
     found += _knobs(recipe, asked.knob)
     for text in words(asked.strengths):
-        strength = changes.number(text)
+        strength = recipe_edits.number(text)
         if strength != 1 or MERGE not in asked.columns:
             found.append(_merge(f"merge × {strength:g}", recipe, strength=strength))
     if asked.knockout:
@@ -192,11 +195,9 @@ def _presets(recipe: Recipe, text: str, place: Place) -> Recipe:
     for one in text.split("+"):
         letter, colon, name = one.partition(":")
         if not colon or not name.strip():
-            message = (
-                f"the block preset {one.strip()!r} is not written as A:NAME, with A for the first source."
-            )
+            message = f"the block preset {one.strip()!r} is not written as A:NAME, A being a source."
             raise RecipeError(message)
-        recipe = changes.with_blocks(recipe, changes.index_of(letter, recipe), name, place.weights)
+        recipe = recipe_edits.with_blocks(recipe, letter, name, place.weights)
     return recipe
 
 
@@ -208,7 +209,7 @@ def _knobs(recipe: Recipe, text: str) -> list[Column]:
         message = f"the knob {text.strip()!r} is not written as drop_rate=0.1/0.3/0.5."
         raise RecipeError(message)
     return [
-        _merge(f"{name.strip()} {value.strip()}", changes.with_knob(recipe, name, value))
+        _merge(f"{name.strip()} {value.strip()}", recipe_edits.with_knob(recipe, name, value))
         for value in values.split("/")
     ]
 
@@ -222,8 +223,8 @@ def _knockouts(recipe: Recipe, place: Place) -> list[Column]:
             blocks += present
             family = family or family_of
     return [
-        _merge(f"without {block}", changes.without_block(recipe, block, place.weights))
-        for block in changes.blocks_in_order(blocks, family)
+        _merge(f"without {block}", recipe_edits.without_block(recipe, block, place.weights))
+        for block in in_order(blocks, family)
     ]
 
 
