@@ -7,7 +7,7 @@ import random
 import pytest
 
 from lib_merge.blocks import Preset, PresetStore, complement, find_preset, preset_hint, preset_names
-from lib_merge.blocks.tokens import draw_weight, parse_weight
+from lib_merge.blocks.notation import draw_weight, parse_weight
 from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import RecipeError
 from lib_merge.families.blocks import BLOCKS

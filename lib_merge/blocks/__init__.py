@@ -1,10 +1,8 @@
 """Block-weight presets: those we ship, the user's own, and every other tool's file imported."""
 
-from lib_merge.blocks.find import find_preset, preset_names
-from lib_merge.blocks.importing import ImportReport, import_file, import_presets
-from lib_merge.blocks.model import ANY, Preset, complement
-from lib_merge.blocks.neighbours import Found, find_preset_files
-from lib_merge.blocks.report import ImportLine
+from lib_merge.blocks.formats import ImportLine
+from lib_merge.blocks.imports import Found, ImportReport, find_preset_files, import_file, import_presets
+from lib_merge.blocks.presets import ANY, Preset, complement, find_preset, preset_names
 from lib_merge.blocks.shipped import preset_hint
 from lib_merge.blocks.store import PresetStore
 

@@ -8,9 +8,19 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from lib_merge.blocks.edits import best, missing, same, with_added, with_saved
 from lib_merge.blocks.lock import held
-from lib_merge.blocks.model import Preset, check_name, check_preset, name_key, shown
+from lib_merge.blocks.presets import (
+    Preset,
+    best,
+    check_name,
+    check_preset,
+    missing,
+    name_key,
+    same,
+    shown,
+    with_added,
+    with_saved,
+)
 from lib_merge.blocks.storefile import Content, dump, parse, read, set_aside, signature, write, write_error
 from lib_merge.errors import OutputError, RecipeError
 

@@ -10,13 +10,12 @@ import json
 import os
 import sys
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lib_merge.blocks.model import Preset, name_key, preset_from_json, preset_to_json, shown
-from lib_merge.blocks.shipped import is_shipped
+from lib_merge.blocks.presets import Preset, free_name, name_key, preset_from_json, preset_to_json, shown
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.temporary import create, rename_new, sweep_stale
 
@@ -130,21 +129,6 @@ def _entries(entries: Sequence[Any]) -> Content:
                 lost += 1
     damage = f"has {lost} entries that cannot be read" if lost else ""
     return Content(tuple(presets), tuple(notes), damage)
-
-
-def free_name(name: str, taken: Iterable[str]) -> str:
-    """Return the name, or `name 2`, `name 3`, … : the first that is neither shipped nor taken.
-
-    Args:
-        name: the wished name.
-        taken: keys of names in use.
-    """
-    name = name.strip()
-    candidate, number = name, 1
-    while is_shipped(candidate) or name_key(candidate) in taken:
-        number += 1
-        candidate = f"{name[:74]} {number}"
-    return candidate
 
 
 def dump(presets: Sequence[Preset]) -> bytes:

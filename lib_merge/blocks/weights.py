@@ -16,12 +16,12 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import NamedTuple
 
-from lib_merge.blocks import PresetStore, find_preset, preset_names
-from lib_merge.blocks.elements import parse_rule
+from lib_merge.blocks.notation import draw_weight, parse_rule, parse_weight
+from lib_merge.blocks.presets import NamedPresets, find_preset, preset_names
 from lib_merge.blocks.shipped import is_shipped
-from lib_merge.blocks.tokens import draw_weight, parse_weight
 from lib_merge.errors import RecipeError
 from lib_merge.families.blocks import BLOCKS, expand_block_list
 from lib_merge.recipe import Blocks, ElementRule
@@ -39,7 +39,7 @@ def resolve_blocks(
     draw: random.Random,
     where: str,
     *,
-    store: PresetStore | None = None,
+    store: NamedPresets | None = None,
 ) -> tuple[dict[str, float], list[str]]:
     """Turn a block specification into numbers.
 
@@ -66,7 +66,7 @@ def resolve_blocks(
 
 
 def _from_text(
-    spec: str, base: tuple[str, Sequence[str]], draw: random.Random, where: str, store: PresetStore | None
+    spec: str, base: tuple[str, Sequence[str]], draw: random.Random, where: str, store: NamedPresets | None
 ) -> tuple[dict[str, float], list[str]]:
     """Read a text; `base` is (family, blocks present in the source)."""
     family = base[0]
@@ -102,7 +102,7 @@ def _is_notation(text: str) -> bool:
     )
 
 
-def _forgotten(name: str, family: str, store: PresetStore | None, where: str) -> list[str]:
+def _forgotten(name: str, family: str, store: NamedPresets | None, where: str) -> list[str]:
     preset = store.get(name, family) if store is not None and not is_shipped(name) else None
     if preset is None or not preset.elements:
         return []
@@ -202,27 +202,38 @@ class ElementMatcher:
     def __init__(self, rules: Sequence[ElementRule], known: Sequence[str], where: str) -> None:
         """Resolve block ranges once; raises `RecipeError` for unknown blocks."""
         self._rules = [
-            (*_negated(rule.blocks, lambda text: set(expand_names(text, known, where))), rule)
+            _Rule(
+                *_negated(rule.blocks, lambda text: expand_names(text, known, where)),
+                *_negated(rule.elements, str.split),
+                rule.ratio,
+            )
             for rule in rules
         ]
 
     def weight(self, name: str, block: str) -> float | None:
         """Return the weight that replaces the block weight of module `name`, or None; the last match wins."""
-        found = None
-        for negated, blocks, rule in self._rules:
-            if blocks and (block in blocks) == negated:
-                continue
-            without, words = _negated(rule.elements, str.split)
-            if words and any(word in name for word in words) == without:
-                continue
-            found = rule.ratio
-        return found
+        return next((rule.ratio for rule in reversed(self._rules) if rule.matches(name, block)), None)
 
 
-def _negated(text: str, parse: object) -> tuple[bool, object]:
+class _Rule(NamedTuple):
+    """An element rule with its words apart; a rule without blocks or words holds for all of them."""
+
+    not_blocks: bool
+    blocks: frozenset[str]
+    not_words: bool
+    words: frozenset[str]
+    ratio: float
+
+    def matches(self, name: str, block: str) -> bool:
+        if self.blocks and (block in self.blocks) == self.not_blocks:
+            return False
+        return not self.words or any(word in name for word in self.words) != self.not_words
+
+
+def _negated(text: str, parse: Callable[[str], Iterable[str]]) -> tuple[bool, frozenset[str]]:
     text = text.strip()
     negated = text.upper().startswith("NOT ")
-    return negated, parse(text[4:] if negated else text)  # type: ignore[operator]
+    return negated, frozenset(parse(text[4:] if negated else text))
 
 
 def parse_elements(text: str) -> tuple[ElementRule, ...]:

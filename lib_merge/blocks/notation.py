@@ -1,15 +1,25 @@
-"""One place of a weight list: a number, or a token that becomes one when the merge is planned.
+"""How weights are typed: one place of a list, and one element rule.
+
+A place is a number, or a token that becomes one when the merge is planned:
 
 R      random 0…1          R*3        random 0…3
 U      random -0.5…1.5     R*3-1.5    random -1.5…1.5
 X      the value of `x=`   X*0.5, X+0.1, X*-1+1
+
+A rule is `blocks:elements:ratio`; see `lib_merge.recipe.ElementRule`.
 """
 
 from __future__ import annotations
 
 import random
 import re
+from collections.abc import Sequence
 from typing import Union
+
+from lib_merge.errors import RecipeError
+from lib_merge.recipe import ElementRule
+
+# ------------------------------------------------------------------------ places of a list
 
 Weight = Union[float, str]
 LIMIT = 1e4
@@ -70,3 +80,37 @@ def draw_weight(token: str, x: float, draw: random.Random) -> tuple[float, bool]
 def _parts(match: re.Match[str]) -> tuple[float, float]:
     offset = match["offset"] or ""
     return float(match["factor"] or 1.0), float(offset) if offset.startswith(("+", "-")) else 0.0
+
+
+# ------------------------------------------------------------------------ element rules
+
+MAX_PART = 400
+
+
+def parse_rule(text: str) -> ElementRule:
+    """Read one rule `blocks:elements:ratio`.
+
+    Raises:
+        RecipeError: not exactly two colons, a part that is too long, or a ratio that is no number.
+    """
+    parts = [part.strip() for part in text.split(":")]
+    if len(parts) != 3:
+        message = f"element rule {text.strip()[:60]!r} is not blocks:elements:ratio."
+        raise RecipeError(message)
+    if max(len(part) for part in parts) > MAX_PART:
+        message = f"element rule {text.strip()[:60]!r} is longer than any rule can be."
+        raise RecipeError(message)
+    ratio = parse_weight(parts[2])
+    if not isinstance(ratio, float):
+        message = f"element rule: block weight {parts[2][:60]!r} is not a number."
+        raise RecipeError(message)
+    return ElementRule(parts[0], parts[1], ratio)
+
+
+def rule_blocks(text: str) -> Sequence[str]:
+    """Return the blocks that the first part of a rule names, ends of ranges included, in their plain
+    spelling.
+    """
+    words = text[4:].split() if text.upper().startswith("NOT ") else text.split()
+    names = [name.upper() for word in words for name in word.split("-", 1)]
+    return [{"MID": "M00", "MID00": "M00"}.get(name, name) for name in names]
