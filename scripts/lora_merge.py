@@ -29,8 +29,8 @@ try:
     found = Path(lib_merge.__file__).resolve().parents[1]
     if found == EXTENSION.resolve():
         from lib_merge.webui import register
-        from lib_merge.webui.always import make_script as make_always
-        from lib_merge.webui.compare_ui import make_script as make_comparison
+        from lib_merge.webui.compare.script import make_script as make_comparison
+        from lib_merge.webui.live.script import make_script as make_always
 
         register(EXTENSION)
         # the WebUI looks for script classes in this module

@@ -25,19 +25,10 @@ pytest.importorskip("fastapi", reason="every WebUI has it")
 PIL = pytest.importorskip("PIL.Image")
 
 from lib_merge import recipe_edits  # noqa: E402
-from lib_merge.webui import (  # noqa: E402
-    always,
-    asking,
-    axes,
-    columns,
-    compare,
-    compare_ui,
-    figures,
-    injection,
-    live,
-    rows,
-    tags,
-)
+from lib_merge.webui import axes  # noqa: E402
+from lib_merge.webui.compare import columns, panel, pictures, rows, run, script  # noqa: E402
+from lib_merge.webui.live import merges, prompts  # noqa: E402
+from lib_merge.webui.live import script as live_script  # noqa: E402
 
 ALL = list(columns.CHOICES)
 
@@ -130,28 +121,28 @@ class World:
 
     def process(self, p):
         """The order of A1111's process_images_inner, for one or more batches of one picture."""
-        setup = always.setup_of(p)
-        always.preview(p, self.desk, setup)
+        setup = prompts.setup_of(p)
+        live_script.preview(p, self.desk, setup)
         p.all_prompts = [p.prompt] * (p.n_iter * p.batch_size)
         p.all_hr_prompts = [p.prompt] * (p.n_iter * p.batch_size) if p.enable_hr else []
-        injection.prepare(p, self.desk, setup)
+        prompts.prepare(p, self.desk, setup)
         pictures, texts = [], []
         for batch in range(p.n_iter):
-            prompts = p.all_prompts[batch * p.batch_size : (batch + 1) * p.batch_size]
-            injection.before_batch(p, self.desk, batch, prompts)
-            if not prompts:
+            own = p.all_prompts[batch * p.batch_size : (batch + 1) * p.batch_size]
+            prompts.before_batch(p, self.desk, batch, own)
+            if not own:
                 break
-            text, data = parse_prompt(prompts[0])
+            text, data = parse_prompt(own[0])
             loaded = [params.items for params in data["lora"]]
             assert not data.get("merge")
             for name, *_ in loaded:
-                if name.startswith(live.PREFIX):
+                if name.startswith(merges.PREFIX):
                     entry = self.networks.available_network_aliases[name]
                     assert Path(entry.filename).is_file()
                     assert not entry.shorthash
             if p.enable_hr:
                 p.hr_extra_network_data = parse_prompt(p.all_hr_prompts[0])[1]
-            injection.after_activation(p, self.desk, batch)
+            prompts.after_activation(p, self.desk, batch)
             self.made.append((text.strip(), p.seed, loaded, dict(p.extra_generation_params), p))
             if self.fail and self.fail(loaded):
                 raise RuntimeError("out of memory")
@@ -160,7 +151,7 @@ class World:
             self.networks.available_network_aliases.clear()  # as a refresh of the WebUI's list does
             pictures.append(PIL.new("RGB", (p.width, p.height), (10 * len(loaded), 0, 0)))
             keys = ", ".join(
-                f"{key}: {compare.quoted(value)}" for key, value in p.extra_generation_params.items()
+                f"{key}: {run.quoted(value)}" for key, value in p.extra_generation_params.items()
             )
             texts.append(f"{p.prompt}\nSteps: 2, {keys}")
         return types.SimpleNamespace(images=pictures, infotexts=texts or [""])
@@ -180,8 +171,8 @@ def desk(tmp_path):
     write_lora(host.folder / "a.safetensors", seed=1, metadata={"modelspec.trigger_phrase": "ink"})
     write_lora(host.folder / "sub" / "b.safetensors", seed=2)
     (host.folder / "a.json").write_text('{"preferred weight": 0.7}')
-    injection._live.clear()
-    found = asking.WebuiActions(host)
+    prompts._live.clear()
+    found = panel.WebuiActions(host)
     found.library.refresh(wait=True)
     return found
 
@@ -203,7 +194,7 @@ def _files(desk):
 
 
 def test_a_grid_of_everything(world, desk):
-    done = compare.run_comparison(
+    done = run.run_comparison(
         Processing(SETUP),
         desk,
         _asked(
@@ -242,7 +233,7 @@ def test_a_grid_of_everything(world, desk):
 
 
 def test_every_picture_pastes_back_into_the_tab(world, desk):
-    done = compare.run_comparison(Processing(SETUP), desk, _asked(methods=["ties"]))
+    done = run.run_comparison(Processing(SETUP), desk, _asked(methods=["ties"]))
     text = done.infotexts[-1]
     state = desk.handle_dict({"op": "picture_text", "text": text})["state"]
     assert state["method"] == "ties"
@@ -260,9 +251,9 @@ def test_every_picture_pastes_back_into_the_tab(world, desk):
 
 def test_block_weights_are_baked_into_the_stack(world, desk):
     setup = json.dumps(_state(("0/a.safetensors", 0.6, {"blocks": {"OUT03": 0.0}}), PAIR[1]))
-    compare.run_comparison(Processing(setup), desk, _asked(columns=[columns.STACK]))
+    run.run_comparison(Processing(setup), desk, _asked(columns=[columns.STACK]))
     [(_, _, loaded, _, _)] = world.made
-    assert loaded[0][0].startswith(live.PREFIX)
+    assert loaded[0][0].startswith(merges.PREFIX)
     assert loaded[1] == ["b", "0.4"]
 
 
@@ -278,18 +269,18 @@ def test_knock_out_switches_one_block_off_at_a_time(desk):
 
 
 def injection_place(desk):
-    from lib_merge.webui.desk import place_of
+    from lib_merge.webui.compare.run import place_of
 
     return place_of(desk)
 
 
 def test_one_broken_cell_and_an_interrupt_keep_the_rest(world, desk):
     world.fail = lambda loaded: len(loaded) == 2
-    done = compare.run_comparison(Processing(SETUP), desk, _asked())
+    done = run.run_comparison(Processing(SETUP), desk, _asked())
     assert len(done.images) == 1 + 4
     assert "failed: RuntimeError: out of memory" in done.comments
     world.fail, world.made, world.stop_after = None, [], 2
-    done = compare.run_comparison(Processing(SETUP), desk, _asked())
+    done = run.run_comparison(Processing(SETUP), desk, _asked())
     assert len(done.images) == 1 + 2
     assert len(world.made) == 2
     assert not _files(desk)
@@ -322,7 +313,7 @@ def test_one_broken_cell_and_an_interrupt_keep_the_rest(world, desk):
 )
 def test_what_is_wrong_is_said_before_the_first_picture(world, desk, setup, fields, sentence):
     with pytest.raises(MergeError, match=re.escape(sentence)):
-        compare.run_comparison(Processing(setup), desk, _asked(**fields))
+        run.run_comparison(Processing(setup), desk, _asked(**fields))
     assert not world.made
     assert not _files(desk)
 
@@ -330,7 +321,7 @@ def test_what_is_wrong_is_said_before_the_first_picture(world, desk, setup, fiel
 def test_a_checkpoint_of_another_family_is_refused_before_the_first_picture(world, desk):
     world.model.is_sd1, world.model.is_sdxl = False, True
     with pytest.raises(RecipeError, match="for SD1 and the loaded checkpoint is SDXL"):
-        compare.run_comparison(Processing(SETUP), desk, _asked())
+        run.run_comparison(Processing(SETUP), desk, _asked())
     assert not world.made
 
 
@@ -390,7 +381,7 @@ def test_the_preview_is_stack_and_merge_of_one_seed(world, desk):
 
 def test_live_merges_are_made_once_trimmed_and_swept(world, tmp_path):
     path = write_lora(tmp_path / "a.safetensors")
-    files = live.LiveMerges(tmp_path / "live")
+    files = merges.LiveMerges(tmp_path / "live")
     recipe = Recipe((Source(path=path, name="a", ratio=0.5),))
     made = files.make(recipe)
     stamp = made.path.stat().st_mtime_ns
@@ -403,10 +394,10 @@ def test_live_merges_are_made_once_trimmed_and_swept(world, tmp_path):
     assert not world.networks.available_networks  # the cards never see them
     many = [files.make(Recipe((Source(path=path, name="a", ratio=0.01 * n),))) for n in range(1, 12)]
     files.trim(keep=[many[0].name])
-    assert len(files.names) == live.KEPT + 1
+    assert len(files.names) == merges.KEPT + 1
     assert many[0].path.is_file()
     assert not made.path.exists()
-    other = live.LiveMerges(tmp_path / "live")  # another WebUI of the same folder
+    other = merges.LiveMerges(tmp_path / "live")  # another WebUI of the same folder
     assert many[0].path.is_file()
     files.clear()
     assert not (tmp_path / "live").exists()
@@ -417,8 +408,8 @@ def test_what_a_crash_left_behind_is_swept(tmp_path):
     home = tmp_path / "live" / "123-abc"
     home.mkdir(parents=True)
     (home / ".alive.0.merging").touch()
-    (home / f"{live.PREFIX}0.safetensors").touch()
-    live.LiveMerges(tmp_path / "live")
+    (home / f"{merges.PREFIX}0.safetensors").touch()
+    merges.LiveMerges(tmp_path / "live")
     assert not list((tmp_path / "live").iterdir())
 
 
@@ -428,7 +419,7 @@ def test_a_live_merge_equals_the_saved_one(desk, tmp_path):
     from tests.factories import dense_of
 
     recipe = to_recipe(_state(*PAIR, method="ties"), desk.library.resolve)
-    made = injection.live_of(desk).make(recipe)
+    made = prompts.live_of(desk).make(recipe)
     run_recipe(recipe, tmp_path / "saved.safetensors", job=Job())
     one, two = dense_of(made.path), dense_of(tmp_path / "saved.safetensors")
     assert one.keys() == two.keys()
@@ -437,18 +428,18 @@ def test_a_live_merge_equals_the_saved_one(desk, tmp_path):
 
 def test_figures_are_distances_to_stack_and_sources():
     def cell(value, **more):
-        return figures.Cell(PIL.fromarray(np.full((9, 9, 3), value, np.uint8)), seconds=2.0, **more)
+        return pictures.Cell(PIL.fromarray(np.full((9, 9, 3), value, np.uint8)), seconds=2.0, **more)
 
     names = [columns.Column("stack", "stack"), columns.Column("merge", "merge", (columns.Part(),))]
-    grid = figures.Grid(
+    grid = pictures.Grid(
         names, [], [[cell(10), cell(14)], [cell(0), cell(2)], [cell(0), cell(90, error="interrupted")]]
     )
-    stack, merge = figures.figures(grid)
+    stack, merge = pictures.figures(grid)
     assert not stack["against"]
     [against] = merge["against"]
     assert (against["column"], against["difference"], against["spread"]) == ("stack", 3.0, 1.0)
     assert (merge["pictures"], merge["seconds"]) == (2, 2.0)
-    assert "3.000 ± 1.000 grey levels from stack" in figures.table(grid, [stack, merge])
+    assert "3.000 ± 1.000 grey levels from stack" in pictures.table(grid, [stack, merge])
 
 
 def test_rows_are_every_combination():
@@ -473,7 +464,7 @@ def test_the_estimate_says_how_much_and_what_is_wrong(desk):
     found = _estimate(desk, "")
     assert found["wrong"]
     assert "set up a merge" in found["said"]
-    assert [asking.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
+    assert [panel.duration(n) for n in (0.2, 80, 600, 9000)] == ["1 s", "80 s", "10 minutes", "2.5 hours"]
 
 
 def test_test_prompts_are_kept(desk, monkeypatch):
@@ -485,7 +476,7 @@ def test_test_prompts_are_kept(desk, monkeypatch):
     assert ask()["prompts"] == "one\ntwo"
     assert "built-in" in ask(keep=" ")["said"]
     assert ask()["prompts"].count("\n") == 9
-    monkeypatch.setattr(asking, "PROMPTS_FILE", "no folder/prompts.txt")
+    monkeypatch.setattr(panel, "PROMPTS_FILE", "no folder/prompts.txt")
     assert "could not be kept" in ask(keep="one")["error"]
 
 
@@ -505,33 +496,33 @@ def test_the_panel_is_told_what_there_is_to_choose(world, desk, monkeypatch):
     "given", ["", None, {}, "{}", '{"columns": ["Merge"], "seeds": "1"}', {"seeds": "1"}]
 )
 def test_the_script_takes_json_or_an_object(given):
-    found = asking.asked(given)
+    found = panel.asked(given)
     assert found.get("seeds") in (None, "1")
-    assert set(found) <= set(asking.NAMES)
+    assert set(found) <= set(panel.NAMES)
 
 
 @pytest.mark.parametrize("given", ["Merge tab", "[1]", "{", '{"colums": []}', {"nonsense": 1}, 7, '"text"'])
 def test_anything_else_is_refused_in_one_sentence(given):
     with pytest.raises(RecipeError, match="columns") as caught:
-        asking.asked(given)
+        panel.asked(given)
     assert str(caught.value).count("\n") == 0
 
 
 def test_the_script_runs_what_its_panel_asked(world, desk, monkeypatch):
     world.scripts.Script = object
-    monkeypatch.setattr(compare_ui, "desk_of", lambda extension: desk)
-    script = compare_ui.make_script(Path("extension"))()
-    assert script.title() == "LoRA merge comparison"
-    script.run(Processing(SETUP), json.dumps({"columns": [columns.MERGE], "seeds": "1, 2"}))
+    monkeypatch.setattr(script, "desk_of", lambda extension: desk)
+    comparison = script.make_script(Path("extension"))()
+    assert comparison.title() == "LoRA merge comparison"
+    comparison.run(Processing(SETUP), json.dumps({"columns": [columns.MERGE], "seeds": "1, 2"}))
     assert len(world.made) == 2
-    script.run(Processing(SETUP))  # nothing was touched: the ticked columns
+    comparison.run(Processing(SETUP))  # nothing was touched: the ticked columns
     assert len(world.made) == 2 + 5
 
 
 def test_the_panel_costs_two_components(world):
     gradio = pytest.importorskip("gradio")
     with gradio.Blocks(analytics_enabled=False) as page:
-        [field] = compare_ui.panel("txt2img")
+        [field] = script.panel("txt2img")
     assert field.do_not_save_to_config
     assert len(page.blocks) == 2 + 1  # and the page itself
 
@@ -616,7 +607,7 @@ def test_an_axis_says_what_is_wrong_before_the_first_picture(world, options, axi
 
 
 def test_a_verdict_goes_to_the_history_with_its_grid(world, desk):
-    compare.run_comparison(Processing(SETUP), desk, _asked(methods=["core_ties"]))
+    run.run_comparison(Processing(SETUP), desk, _asked(methods=["core_ties"]))
     found = desk.handle_dict({"op": "comparison"})["found"]
     index = next(n for n, column in enumerate(found["columns"]) if column["kind"] == "variant")
     given = {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "artefacts": True, "stray": "<img>"}
@@ -657,7 +648,7 @@ def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
             break
         time.sleep(0.02)
     assert desk.jobs.get(job).state == "done", desk.jobs.get(job).error
-    compare.run_comparison(Processing(SETUP), desk, _asked(merge="both", columns=[columns.MERGE]))
+    run.run_comparison(Processing(SETUP), desk, _asked(merge="both", columns=[columns.MERGE]))
     found = desk.handle_dict({"op": "comparison"})["found"]
     reply = desk.handle_dict(
         {"op": "verdict", "comparison": found["id"], "column": 0, "verdict": {"decision": "keep"}}
@@ -703,8 +694,10 @@ def test_saved_recipes(desk, tmp_path):
 
 def test_tags_are_read_and_turned_into_the_loaders():
     text = "x <merge:a b:0.5:te=1> <merge:c> <lora:d:1> <merge:gone:1>"
-    assert tags.names_in([text, "<merge:c:2>"]) == ["a b", "c", "gone"]
-    assert tags.as_lora_tags(text, {"a b": "L1", "c": "L2"}) == "x <lora:L1:0.5:te=1> <lora:L2:1> <lora:d:1> "
+    assert prompts.names_in([text, "<merge:c:2>"]) == ["a b", "c", "gone"]
+    assert (
+        prompts.as_lora_tags(text, {"a b": "L1", "c": "L2"}) == "x <lora:L1:0.5:te=1> <lora:L2:1> <lora:d:1> "
+    )
 
 
 def test_a_history_without_the_new_field_still_opens(tmp_path):

@@ -13,8 +13,8 @@ from lib_merge import recipe_edits
 from lib_merge.errors import MergeError
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe
-from lib_merge.webui import checkpoint, injection, tags
-from lib_merge.webui.always import setup_of
+from lib_merge.webui import checkpoint
+from lib_merge.webui.live import prompts
 
 if TYPE_CHECKING:
     from lib_merge.ui.actions import Actions
@@ -23,7 +23,7 @@ MARK = "[Merge]"
 HANDLES = ("A", "B", "C", "D")
 # a merge is worth less often done than a sampler changed: its axis goes into the outer loop
 COST = 0.4
-ToChange = Callable[[Any], injection.Change]
+ToChange = Callable[[Any], prompts.Change]
 
 
 def add_axes(desk: Actions) -> None:
@@ -81,7 +81,7 @@ def _plot() -> Any:  # noqa: ANN401
     return None
 
 
-def _knob(text: str) -> injection.Change:
+def _knob(text: str) -> prompts.Change:
     name, _, value = text.partition("=")
     return lambda recipe: recipe_edits.with_knob(recipe, name, value)
 
@@ -115,5 +115,5 @@ def merge_of(p: Any, desk: Actions) -> Recipe:  # noqa: ANN401
         MergeError: the prompt has no `<merge:NAME>` and nothing is set up in the Merge tab.
     """
     prompt = p.prompt if isinstance(p.prompt, str) else p.prompt[0]
-    names = tags.names_in([prompt])
-    return desk.recipe_named(names[0]) if names else injection.tab_recipe(desk, setup_of(p))
+    names = prompts.names_in([prompt])
+    return desk.recipe_named(names[0]) if names else prompts.tab_recipe(desk, prompts.setup_of(p))

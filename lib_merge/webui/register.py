@@ -28,7 +28,7 @@ def register(extension: Path) -> None:
 
 def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
     from lib_merge.ui.tab import build_with, failed_tab
-    from lib_merge.webui.injection import live_of
+    from lib_merge.webui.live.prompts import live_of
 
     try:
         live_of(desk_of(extension))  # sweeps what a crash left behind

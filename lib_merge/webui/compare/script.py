@@ -9,8 +9,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lib_merge.webui.asking import asked
-from lib_merge.webui.compare import TITLE, run_comparison
+from lib_merge.webui.compare.panel import asked
+from lib_merge.webui.compare.run import TITLE, run_comparison
 from lib_merge.webui.desk import desk_of
 
 

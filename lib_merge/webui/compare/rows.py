@@ -12,7 +12,7 @@ from lib_merge.errors import RecipeError
 from lib_merge.metadata import trigger_words
 from lib_merge.recipe import Recipe, Source
 from lib_merge.recipe_edits import number
-from lib_merge.webui.columns import words
+from lib_merge.webui.compare.columns import words
 
 MOST = 400
 PROMPTS = (

@@ -12,6 +12,7 @@ from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families.blocks import in_order
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, Source
+from lib_merge.webui.live.prompts import Part
 
 NONE, ALONE, AT_ONE, AT_USUAL, STACK, STACK_USUAL, MERGE = CHOICES = (
     "No LoRA",
@@ -24,20 +25,6 @@ NONE, ALONE, AT_ONE, AT_USUAL, STACK, STACK_USUAL, MERGE = CHOICES = (
 )
 TICKED = (NONE, ALONE, STACK, MERGE)
 MOST = 200
-
-
-@dataclass(frozen=True, slots=True)
-class Part:
-    """What is added to the prompt: a tag as it stands, or a recipe that is merged live and used at a
-    strength.
-
-    bytes   of the file the tag names
-    """
-
-    tag: str = ""
-    recipe: Recipe | None = None
-    strength: float = 1.0
-    bytes: int = 0
 
 
 @dataclass(frozen=True, slots=True)

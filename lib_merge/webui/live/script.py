@@ -13,21 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge.errors import MergeError
-from lib_merge.webui import injection
-from lib_merge.webui.columns import MERGE, STACK, Asked, plan_columns
-from lib_merge.webui.desk import desk_of, place_of
-from lib_merge.webui.pace import PACE
+from lib_merge.webui.compare.columns import MERGE, STACK, Asked, plan_columns
+from lib_merge.webui.compare.run import PACE, place_of
+from lib_merge.webui.desk import desk_of
+from lib_merge.webui.live import prompts
 
 TITLE = "LoRA Merge"
-
-
-def setup_of(p: Any) -> str:  # noqa: ANN401
-    """Return what is set up in the Merge tab of the browser that asked for this generation."""
-    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ():
-        if getattr(script, "lora_merge_setup", False):
-            given = list(p.script_args[script.args_from : script.args_to])
-            return str(given[0] or "") if given else ""
-    return ""
 
 
 def make_script(extension: Path) -> type:
@@ -55,8 +46,8 @@ def make_script(extension: Path) -> type:
             tab = "img2img" if is_img2img else "txt2img"
             setup = _hidden(gr, f"lora_merge_setup_{tab}", "LoRA Merge set up")
             pasted = _hidden(gr, f"lora_merge_pasted_{tab}", "LoRA Merge pasted")
-            self.infotext_fields = [(pasted, injection.RECIPE_KEY)]
-            self.paste_field_names = [injection.RECIPE_KEY]
+            self.infotext_fields = [(pasted, prompts.RECIPE_KEY)]
+            self.paste_field_names = [prompts.RECIPE_KEY]
             return [setup, pasted]
 
         def before_process(self, p: Any, setup: str = "", *_: Any) -> None:  # noqa: ANN401
@@ -67,13 +58,13 @@ def make_script(extension: Path) -> type:
             if getattr(p, "lora_merge_preview", False):
                 p.all_seeds = [p.all_seeds[0]] * len(p.all_seeds)
                 p.all_subseeds = [p.all_subseeds[0]] * len(p.all_subseeds)
-            injection.prepare(p, desk_of(extension), setup)
+            prompts.prepare(p, desk_of(extension), setup)
 
         def before_process_batch(self, p: Any, *_: Any, **more: Any) -> None:  # noqa: ANN401
-            injection.before_batch(p, desk_of(extension), int(more.get("batch_number", 0)), more["prompts"])
+            prompts.before_batch(p, desk_of(extension), int(more.get("batch_number", 0)), more["prompts"])
 
         def process_batch(self, p: Any, *_: Any, **more: Any) -> None:  # noqa: ANN401
-            injection.after_activation(p, desk_of(extension), int(more.get("batch_number", 0)))
+            prompts.after_activation(p, desk_of(extension), int(more.get("batch_number", 0)))
 
         def postprocess(self, p: Any, processed: Any, *_: Any) -> None:  # noqa: ANN401
             del p
@@ -106,7 +97,7 @@ def preview(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
     p.do_not_save_samples = p.do_not_save_grid = True
     p.lora_merge_preview = True
     try:
-        recipe = injection.tab_recipe(desk, setup)
+        recipe = prompts.tab_recipe(desk, setup)
         columns = plan_columns(recipe, Asked((STACK, MERGE)), place_of(desk))
     except MergeError as error:
         p.lora_merge_changes = (_refusing(error),)
@@ -115,7 +106,7 @@ def preview(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
     p.lora_merge_recipe = recipe
 
 
-def _refusing(error: MergeError) -> injection.Change:
+def _refusing(error: MergeError) -> prompts.Change:
     """Return a change that says why, so that it is said like every other refusal: before the first
     picture.
     """

@@ -1,5 +1,6 @@
-"""Bringing live merges into a generation: what a prompt or a script asks for is merged before the first
-picture.
+"""Bringing live merges into a generation: what a prompt or a script asks for is merged first.
+
+`<merge:NAME:0.8>` in a prompt names a saved recipe, which is merged when the picture is made.
 
 A script says what it wants on the processing object, which the WebUI copies from picture to picture:
 
@@ -15,21 +16,37 @@ tomorrow.
 from __future__ import annotations
 
 import json
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.recipe import Recipe
 from lib_merge.ui.state import to_recipe
-from lib_merge.webui import checkpoint, tags
-from lib_merge.webui.columns import Part
-from lib_merge.webui.live import Live, LiveMerges
+from lib_merge.webui import checkpoint
+from lib_merge.webui.live.merges import Live, LiveMerges
+
+# ------------------------------------------------------------------------------------------------ injection
 
 RECIPE_KEY = "Merge recipe"
 Change = Callable[[Recipe], Recipe]
 _live: dict[str, LiveMerges] = {}
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What is added to the prompt: a tag as it stands, or a recipe that is merged live and used at a
+    strength.
+
+    bytes   of the file the tag names
+    """
+
+    tag: str = ""
+    recipe: Recipe | None = None
+    strength: float = 1.0
+    bytes: int = 0
 
 
 @dataclass(slots=True)
@@ -61,6 +78,15 @@ def live_of(desk: Any) -> LiveMerges:  # noqa: ANN401
     return _live[key]
 
 
+def setup_of(p: Any) -> str:  # noqa: ANN401
+    """Return what is set up in the Merge tab of the browser that asked for this generation."""
+    for script in getattr(getattr(p, "scripts", None), "alwayson_scripts", None) or ():
+        if getattr(script, "lora_merge_setup", False):
+            given = list(p.script_args[script.args_from : script.args_to])
+            return str(given[0] or "") if given else ""
+    return ""
+
+
 def tab_recipe(desk: Any, text: str) -> Recipe:  # noqa: ANN401
     """Return the recipe that is set up in the Merge tab.
 
@@ -87,7 +113,7 @@ def prepare(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
     """
     p.lora_merge_plan = None
     prompts = [*(getattr(p, "all_prompts", None) or []), *(getattr(p, "all_hr_prompts", None) or [])]
-    names = tags.names_in(str(prompt) for prompt in prompts)
+    names = names_in(str(prompt) for prompt in prompts)
     parts, changed = getattr(p, "lora_merge_parts", None), getattr(p, "lora_merge_changes", ())
     if not names and not parts and not changed:
         return
@@ -162,7 +188,7 @@ def before_batch(p: Any, desk: Any, batch: int, prompts: list[str]) -> None:  # 
     live_of(desk).show()
     named = {name: live.name for name, live in plan.named.items()}
     added = " ".join(plan.tags_of(batch))
-    prompts[:] = [f"{tags.as_lora_tags(prompt, named)} {added}".rstrip() for prompt in prompts]
+    prompts[:] = [f"{as_lora_tags(prompt, named)} {added}".rstrip() for prompt in prompts]
     plan.begun = time.perf_counter()
 
 
@@ -179,7 +205,7 @@ def after_activation(p: Any, desk: Any, batch: int) -> None:  # noqa: ANN401
 
     named = {name: live.name for name, live in plan.named.items()}
     asked = " ".join(f"<merge:{':'.join(map(str, params.items))}>" for params in data.pop("merge", []))
-    text = f"{tags.as_lora_tags(asked, named)} {' '.join(plan.tags_of(batch))}"
+    text = f"{as_lora_tags(asked, named)} {' '.join(plan.tags_of(batch))}"
     have = {str(params.items[0]) for params in data.get("lora", []) if params.items}
     for params in parse_prompt(text)[1].get("lora", []):
         if str(params.items[0]) not in have:
@@ -199,3 +225,33 @@ def _comment(p: Any, sentence: str) -> None:  # noqa: ANN401
         say(sentence)
     elif isinstance(getattr(p, "comments", None), dict):
         p.comments[sentence] = 1
+
+
+# ------------------------------------------------------------------------------------------------ tags
+
+_TAG = re.compile(r"<merge:([^<>:]+)((?::[^<>:]*)*)>")
+
+
+def names_in(texts: Iterable[str]) -> list[str]:
+    """Return the recipes that prompts name, each once, in order."""
+    found: dict[str, None] = {}
+    for text in texts:
+        for match in _TAG.finditer(text):
+            found[match[1].strip()] = None
+    return list(found)
+
+
+def as_lora_tags(text: str, live: Mapping[str, str]) -> str:
+    """Return a prompt with every `<merge:…>` as the `<lora:…>` that the WebUI can load.
+
+    Args:
+        text: the prompt.
+        live: recipe name -> name of its live merge. What follows the name (`:0.8`, `:te=1:unet=0.5`) stays
+            as it is.
+    """
+    return _TAG.sub(lambda match: _lora(match[1], match[2], live), text)
+
+
+def _lora(name: str, rest: str, live: Mapping[str, str]) -> str:
+    found = live.get(name.strip())
+    return f"<lora:{found}{rest or ':1'}>" if found else ""

@@ -1,5 +1,7 @@
 """The script "LoRA merge comparison": one labelled grid of sources, stack, merge and variants, from live
 merges.
+
+How long a picture takes here, learnt from the last ones, for the estimate before a grid is started.
 """
 
 from __future__ import annotations
@@ -7,16 +9,21 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping, Sequence
 from copy import copy
+from pathlib import Path
 from typing import Any
 
+from lib_merge import metadata
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import Recipe
-from lib_merge.webui import checkpoint, injection, sheet
-from lib_merge.webui.always import setup_of
-from lib_merge.webui.columns import TICKED, Asked, Column, plan_columns
-from lib_merge.webui.desk import place_of
-from lib_merge.webui.figures import Cell, Grid, figures, table
-from lib_merge.webui.rows import Lines, Row, plan_rows
+from lib_merge.webui import checkpoint
+from lib_merge.webui.compare import pictures
+from lib_merge.webui.compare.columns import TICKED, Asked, Column, Place, plan_columns
+from lib_merge.webui.compare.pictures import Cell, Grid, figures, table
+from lib_merge.webui.compare.rows import Lines, Row, plan_rows
+from lib_merge.webui.live import prompts
+from lib_merge.webui.live.prompts import setup_of
+
+# ------------------------------------------------------------------------------------------------ compare
 
 TITLE = "LoRA merge comparison"
 FROM_TAB = "Merge tab"
@@ -46,6 +53,29 @@ def _names(value: Any) -> Sequence[str]:  # noqa: ANN401
     return value.split(",") if isinstance(value, str) else [str(name) for name in value or ()]
 
 
+def place_of(desk: Any) -> Place:  # noqa: ANN401
+    """Return what columns need to know of this WebUI."""
+    if not desk.library.items():
+        desk.library.refresh(wait=True)  # nobody has opened the tab since the start
+
+    def usual(path: Path) -> float:
+        weight = metadata.read_side_car(path).get("preferred weight")
+        return float(weight) if isinstance(weight, (int, float)) and weight else 1.0
+
+    def tag(path: Path) -> str:
+        # the WebUI knows LoRAs by name alone: where two files share one, the tag may mean the other
+        same = [item for item in desk.library.items() if item.name == path.stem]
+        name = desk.host.alias_of(path)
+        return name if len(same) == 1 and not set(name) & set("<>:") else ""
+
+    def blocks(path: Path) -> tuple[tuple[str, ...], str]:
+        key = desk.library.key_of(path)
+        item = next((one for one in desk.library.items() if one.key == key), None)
+        return (item.blocks, item.family) if item is not None else ((), "")
+
+    return Place(usual, tag, desk.expand, blocks)
+
+
 def recipe_of(desk: Any, name: str, setup: str) -> Recipe:  # noqa: ANN401
     """Return the merge to compare: a recipe by name, or what is set up in the Merge tab.
 
@@ -54,7 +84,7 @@ def recipe_of(desk: Any, name: str, setup: str) -> Recipe:  # noqa: ANN401
     """
     if name.strip() and name.strip() != FROM_TAB:
         return desk.recipe_named(name.strip())
-    return injection.tab_recipe(desk, setup)
+    return prompts.tab_recipe(desk, setup)
 
 
 def run_comparison(p: Any, desk: Any, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
@@ -79,7 +109,7 @@ def run_comparison(p: Any, desk: Any, given: Mapping[str, Any]) -> Any:  # noqa:
         message = f"{len(columns) * len(rows)} pictures are too many; {MOST_PICTURES} is the limit."
         raise RecipeError(message)
     grid = Grid(columns, rows)
-    live = injection.live_of(desk)
+    live = prompts.live_of(desk)
     before = set(live.names)
     try:
         grid.sizes = _merges(desk, live, columns)
@@ -158,14 +188,13 @@ def _finish(p: Any, desk: Any, recipe: Recipe, grid: Grid, *, maps: bool) -> Any
     from modules import images, processing, shared
 
     cells = [cell for row in grid.cells for cell in row if cell.image is not None]
-    drawn = sheet.draw(grid, p.width, p.height)
-    sheets = [
-        one for one in (drawn, sheet.draw_maps(grid, p.width, p.height) if maps else None) if one is not None
-    ]
+    drawn = pictures.draw(grid, p.width, p.height)
+    drawn_maps = pictures.draw_maps(grid, p.width, p.height) if maps else None
+    sheets = [one for one in (drawn, drawn_maps) if one is not None]
     # the grid pastes back as the merge it is about
-    about = ", ".join(f"{key}: {quoted(value)}" for key, value in injection.infotext([recipe]).items())
+    about = ", ".join(f"{key}: {quoted(value)}" for key, value in prompts.infotext([recipe]).items())
     first = cells[0].infotext if cells else ""
-    text = first if injection.RECIPE_KEY in first else f"{first}, {about}" if first else about
+    text = first if prompts.RECIPE_KEY in first else f"{first}, {about}" if first else about
     result = processing.Processed(p, [*sheets, *(cell.image for cell in cells)], p.seed, text)
     result.infotexts = [*[text] * len(sheets), *(cell.infotext for cell in cells)]
     result.index_of_first_image = len(sheets)
@@ -185,3 +214,33 @@ def quoted(value: str) -> str:
     import json
 
     return json.dumps(value, ensure_ascii=False) if any(mark in value for mark in ",:\n") else value
+
+
+# ------------------------------------------------------------------------------------------------ pace
+
+
+class Pace:
+    """Seconds per picture of the last generation."""
+
+    def __init__(self) -> None:
+        """Know nothing yet."""
+        self._begun = 0.0
+        self._seconds: float | None = None
+
+    def begin(self) -> None:
+        """Note that pictures are being made from now."""
+        self._begun = time.monotonic()
+
+    def end(self, pictures: int) -> None:
+        """Note that these pictures are made."""
+        if self._begun and pictures > 0:
+            self._seconds = (time.monotonic() - self._begun) / pictures
+
+    def estimate(self, pictures: int) -> float | None:
+        """Return the seconds that pictures will take at the last one's pace; None before the first one was
+        made.
+        """
+        return None if self._seconds is None else self._seconds * pictures
+
+
+PACE = Pace()

@@ -8,11 +8,9 @@ from typing import Any
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.ui.actions import Actions
-from lib_merge.webui.columns import CHOICES, TICKED, plan_columns
-from lib_merge.webui.compare import asked_columns, asked_rows, recipe_of
-from lib_merge.webui.desk import place_of
-from lib_merge.webui.pace import PACE
-from lib_merge.webui.rows import PROMPTS, plan_rows
+from lib_merge.webui.compare.columns import CHOICES, TICKED, plan_columns
+from lib_merge.webui.compare.rows import PROMPTS, plan_rows
+from lib_merge.webui.compare.run import PACE, asked_columns, asked_rows, place_of, recipe_of
 
 NAMES = (
     "merge",

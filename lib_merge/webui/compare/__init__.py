@@ -1,0 +1,1 @@
+"""Sources, stack, merge and variants side by side in one labelled grid."""
