@@ -14,6 +14,7 @@ from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job, run
 from lib_merge.errors import RecipeError
 from lib_merge.library.locate import finder
+from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source, loads, with_paths
 
@@ -27,7 +28,7 @@ def merge(
     ratios: Sequence[float] | None = None,
     blocks: Sequence[Blocks] | None = None,
     te_ratios: Sequence[float | tuple[float, ...] | None] | None = None,
-    method: str = "weighted_sum",
+    method: str = DEFAULT_METHOD,
     knobs: Mapping[str, Any] | None = None,
     rank: str | int | RankPolicy | None = None,
     conv_rank: int | None = None,

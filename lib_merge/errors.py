@@ -43,6 +43,10 @@ class RecipeError(MergeError):
     """
 
 
+class DeclarationError(MergeError):
+    """A method is declared in a way that cannot be; raised when it is registered, for whoever wrote it."""
+
+
 class OutputError(MergeError):
     """The result cannot be written where it was asked for."""
 

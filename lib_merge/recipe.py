@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from lib_merge.errors import RecipeError
-from lib_merge.methods import Method, get_method
+from lib_merge.methods import DEFAULT_METHOD, Method, Space, get_method
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
@@ -86,7 +86,7 @@ class Recipe:
     """
 
     sources: tuple[Source, ...]
-    method: str = "weighted_sum"
+    method: str = DEFAULT_METHOD
     knobs: Mapping[str, Any] = field(default_factory=dict)
     rank: RankPolicy | None = None
     conv_rank: int | None = None
@@ -105,7 +105,7 @@ class Recipe:
         Raises:
             RecipeError: lossless asked of a dense method.
         """
-        dense = self.declared().space == "dense"
+        dense = self.declared().space is Space.DENSE
         if self.rank is None:
             return RankPolicy("sum" if dense else "lossless")
         if dense and self.rank.exact:
@@ -242,7 +242,7 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
     conv_rank = data.get("conv_rank")
     return Recipe(
         sources=tuple(_parse_source(item, depth) for item in data["sources"]),
-        method=str(data.get("method", "weighted_sum")),
+        method=str(data.get("method", DEFAULT_METHOD)),
         knobs={
             str(name): tuple(value) if isinstance(value, list) else value for name, value in knobs.items()
         },

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Union
 
 from lib_merge.errors import RecipeError
-from lib_merge.methods import get_method
+from lib_merge.methods import Space, get_method
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source
 
@@ -195,7 +195,7 @@ def _possible(recipe: Recipe) -> RankPolicy | None:
     rank = recipe.rank
     if rank is None:
         return None
-    dense = recipe.declared().space == "dense"
+    dense = recipe.declared().space is Space.DENSE
     return None if (rank.exact if dense else rank.kind == "sum") else rank
 
 

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from lib_merge import METHODS, Job, Source, merge, open_lora
 from lib_merge.cli.commands import main
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.methods.registry import SPACES
+from lib_merge.methods import Space
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
 from tests.reference import merge as basic
 from tests.reference import methods as reference
@@ -75,7 +75,7 @@ def _merge(name, paths, weights, knobs, out, **options):
 
 def test_no_method_is_without_a_reference():
     assert set(CASES) | RANDOM | WHOLE == set(METHODS)
-    assert {method.space for method in METHODS.values()} == set(SPACES)
+    assert {method.space for method in METHODS.values()} == set(Space)
 
 
 @pytest.mark.parametrize(

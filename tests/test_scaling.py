@@ -15,8 +15,6 @@ def _count(name):
     return max(2, METHODS[name].sources[0])
 
 
-# what doubling every ratio does to the result: twice as much, or nothing where the method is a mean of its sources
-MEANS = {"average", "norm_preserving", "nuslerp", "karcher", "model_stock", "ties", "knots_ties", "core_ties"}
 # a share of squares and a projection weigh by the ratios themselves
 OTHER_DEGREE = {"orthogonal_subtract": "w₂ counts twice: it scales B and says how much of it goes"}
 
@@ -47,7 +45,8 @@ def test_ratios_times_two_are_twice_the_result_or_the_same_mean(name, tmp_path):
         out = tmp_path / "m.safetensors"
         merge(sources, save_to=out, method=name, knobs=knobs, rank=rank, **FLOAT)
         outputs.append(dense_of(out))
-    degree = 1.0 if name in MEANS else 2.0
+    # twice as much, or nothing where the method is a mean of its sources
+    degree = 1.0 if method.normalised(method.settings(knobs, count)) else 2.0
     assert {n.split("_")[1] for n in outputs[0]} == {"unet", "te"}
     assert any("resnets" in n for n in outputs[0])
     assert relative(outputs[1], {n: degree * v for n, v in outputs[0].items()}) <= 2e-5

@@ -123,7 +123,7 @@ def _empty(known: Evidence) -> Iterator[Advice]:
     if not wanted > 0 or outcome.whole.norm >= EMPTY * wanted / max(total, 1.0):
         return
     share = outcome.whole.norm / wanted
-    method = {} if known.recipe.method == "weighted_sum" else {"method": "weighted_sum"}
+    method = {} if known.recipe.declared().stacks else {"method": "weighted_sum"}
     yield Advice(
         "empty",
         "Use the weighted sum" if method else "Next to nothing is left",

@@ -111,7 +111,7 @@ def strength(evidence: Evidence) -> Iterator[Advice]:
     heard, total = evidence.heard, evidence.strength
     top, alone = float(heard.max(initial=0.0)), float(evidence.each.max(initial=0.0))
     if (
-        evidence.recipe.method != "weighted_sum"
+        not evidence.recipe.declared().stacks
         or not top > 0
         or total <= STRONG * max(top, alone)
         or _copies(evidence)

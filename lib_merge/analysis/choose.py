@@ -12,10 +12,6 @@ from lib_merge.analysis.figures import PairReport
 from lib_merge.analysis.model import Advice
 from lib_merge.analysis.relations import epoch_order, runs
 
-SUMS = ("weighted_sum", "norm_preserving")
-ELECTING = ("ties", "dare_ties", "della", "core_ties", "knots_ties", "breadcrumbs")
-DROPPING = ("dare", "dare_ties", "della", "core_dare", "knots_dare")
-STOCK = ("average", "model_stock")
 # Cosine from which two sources want so much of the same that a sum counts it twice.
 SAME = 0.5
 # Share of a source's own work that others add on its inputs, and overlap beside chance, from which
@@ -51,7 +47,7 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
     """Advise an average where two sources want the same, and separation where they pull against each
     other.
     """
-    if evidence.recipe.method not in SUMS:
+    if not evidence.recipe.declared().adds:
         return
     related = [pair for pair in evidence.pairs("related", "same start") if pair.whole.cosine >= SAME]
     if related:
@@ -84,7 +80,7 @@ def crowded(evidence: Evidence) -> Iterator[Advice]:
     there.
     """
     outcome = evidence.outcome
-    if outcome is None or evidence.recipe.method not in SUMS:
+    if outcome is None or not evidence.recipe.declared().adds:
         return
     for pair in evidence.pairs("unrelated", "same start"):
         part = pair.whole
@@ -105,7 +101,7 @@ def crowded(evidence: Evidence) -> Iterator[Advice]:
 
 def fighting(evidence: Evidence) -> Iterator[Advice]:
     """Advise an election of signs where they disagree more than chance and cosine explain."""
-    if evidence.recipe.method not in SUMS:
+    if not evidence.recipe.declared().adds:
         return
     for pair in evidence.pairs("unrelated", "same start", "related", "opposed"):
         part = pair.whole
@@ -124,24 +120,24 @@ def fighting(evidence: Evidence) -> Iterator[Advice]:
 
 def unfounded(evidence: Evidence) -> Iterator[Advice]:
     """Advise the plain sum where the chosen method has nothing to work on, and say what it costs."""
-    pairs, method = evidence.report.pairs, evidence.recipe.method
+    pairs, method = evidence.report.pairs, evidence.recipe.declared()
     if not pairs or any(pair.relation not in ("unrelated", "disjoint", "same start") for pair in pairs):
         return
-    title = evidence.recipe.declared().title
     largest = max((abs(p.whole.cosine) for p in pairs if not math.isnan(p.whole.cosine)), default=0.0)
     total = sum(abs(ratio) for ratio in evidence.ratios)
     reason = ""
-    if method in ELECTING and not any(p.whole.excess > max(0.01, 3 * p.whole.error) for p in pairs):
+    if method.elects and not any(p.whole.excess > max(0.01, 3 * p.whole.error) for p in pairs):
         shown = max((p.whole.conflict for p in pairs if not math.isnan(p.whole.conflict)), default=math.nan)
         reason = (
-            f"signs disagree in {percent(shown, 1)} of the entries, as chance has it: {title} "
+            f"signs disagree in {percent(shown, 1)} of the entries, as chance has it: {method.title} "
             "removes entries at random here"
         )
-    elif method in DROPPING:
+    elif method.drops:
         reason = f"the sources are unrelated (cosine {largest:.3f}), so dropping at random only adds noise"
-    elif method in STOCK and (total > 1.05 or method == "model_stock"):
+    elif method.averages and (total > 1.05 or method.kin_only):
         reason = (
-            f"the sources share nothing (cosine {largest:.3f}), so {title} only makes each of them fainter"
+            f"the sources share nothing (cosine {largest:.3f}), "
+            f"so {method.title} only makes each of them fainter"
         )
     if reason:
         kept = evidence.outcome.error if evidence.outcome is not None else 0.0

@@ -21,6 +21,7 @@ from lib_merge.engine.run import replace_sum
 from lib_merge.linalg import Delta, scaled
 from lib_merge.linalg.core import CoreSpace, Merged, core_space
 from lib_merge.linalg.stack import DIRECTION
+from lib_merge.methods import Gives, Space
 
 # Eigenvalues of a Gram matrix below this share of the largest are rounding.
 ROUNDING = 1e-14
@@ -47,7 +48,7 @@ def fits(node: Node, asked: Sequence[float]) -> bool:
     shared budget.
     """
     flat = all(isinstance(child, Leaf) for child in node.children)
-    return node.method.space == "core" and flat and all(asked) and node.policy.kind != "budget"
+    return node.method.space is Space.CORE and flat and all(asked) and node.policy.kind != "budget"
 
 
 def common(deltas: Sequence[Delta], weights: Sequence[float], bases: str) -> Common | None:
@@ -82,7 +83,7 @@ def look_in_core(
         names: () -> what random masks are keyed by, per source; see `hashed` and `named`.
     """
     space = shared.space
-    merged, wide = _merged(node, target, space, names), node.method.gives != "core"
+    merged, wide = _merged(node, target, space, names), node.method.gives is not Gives.CORE
     if isinstance(merged, tuple):
         singular = merged[1].sort(descending=True).values.numpy()
         merged = (merged[0] * merged[1]) @ merged[2]
@@ -134,7 +135,7 @@ def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], li
         return MaskSeed(node.recipe.seed, target.name, names()).uniform(source, count, dtype)
 
     merged = core_result(node, target, space, uniform)
-    if node.method.gives == "columns":
+    if node.method.gives is Gives.COLUMNS:
         return sum(space.rows(source) for source in range(len(space.thin))) * merged.float()
     return merged
 

@@ -16,7 +16,7 @@ import numpy as np
 from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.model import Outcome
 from lib_merge.analysis.weights import Leaf
-from lib_merge.methods import Method, ScalarInput
+from lib_merge.methods import Method, Reads, ScalarInput
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,14 +116,14 @@ def coefficients(bench: Bench, weighing: Weighing, method: Method, settings: Map
     member = (weighing.groups[None, :] == groups[:, None]).astype(float)  # Float64[group source]
     first = member.argmax(1)
     grams = np.zeros((len(bench.modules), len(groups), len(groups)))
-    if method.reads != "nothing":
+    if method.reads is not Reads.NOTHING:
         rows = member[None] * weighing.asked[:, None, :]
         grams = rows @ bench.products @ rows.transpose(0, 2, 1)  # ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩ of the recipe's own sources
     whole = grams.sum(0)
     known: dict[tuple[float, ...], list[float]] = {}
     found = np.zeros_like(weighing.outer)
     for place, weights in enumerate(map(tuple, weighing.outer[:, first].tolist())):
-        if method.reads == "module":
+        if method.reads is Reads.MODULE:
             each = method.function(ScalarInput(weights, weighing.ratios, _constant(grams[place])), **settings)
         else:
             if weights not in known:

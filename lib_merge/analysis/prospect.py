@@ -14,11 +14,8 @@ from lib_merge.analysis.cut import curve, lost, overhead, prices, ranks_under, s
 from lib_merge.analysis.model import MethodRow, Outcome, RecipeReport
 from lib_merge.analysis.outcome import Outcomes, Weighing, by_block, coefficients, direct, summed, weigh
 from lib_merge.analysis.weights import Leaf, plain
-from lib_merge.methods import METHODS, Method
+from lib_merge.methods import METHODS, Method, Space
 from lib_merge.recipe import Recipe
-
-# Methods that take something away: no alternative to a merge, shown only when they are the recipe's own.
-REMOVING = ("subtract", "orthogonal_subtract", "add_difference")
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +77,7 @@ def look_ahead(
     weighing = weigh(bench, leaves, [source.ratio for source in recipe.sources])
     found = Prospect(bench, recipe, leaves, weighing, [], np.zeros(0, dtype=int))
     method = recipe.declared()
-    if method.space == "scalar" and plain(recipe):
+    if method.space is Space.SCALAR and plain(recipe):
         settings = method.settings(recipe.knobs, len(recipe.sources))
         factors = coefficients(bench, weighing, method, settings)
         found.spectra, found.stacked = spectra(bench, factors, cancelled)
@@ -109,7 +106,7 @@ def modules_for(bench: Bench, method: Method, most: int | None = None) -> list[i
     block is met.
     """
     count = len(bench.modules)
-    wanted = most or (DENSE_SAMPLE if method.space == "dense" else CORE_SAMPLE)
+    wanted = most or (DENSE_SAMPLE if method.space is Space.DENSE else CORE_SAMPLE)
     if count <= wanted:
         return list(range(count))
     return sorted({int(step * count / wanted) for step in range(wanted)})
@@ -186,11 +183,10 @@ def fitting(recipe: Recipe) -> list[Method]:
     count = len(recipe.sources)
     found = []
     for method in METHODS.values():
-        least, most = method.sources
-        if count < max(least, 2) or (most is not None and count > most):
+        if count < 2 or not method.takes(count):
             continue
         if (method.roles and sorted(method.roles) != roles) or (
-            method.name in REMOVING and method.name != recipe.method
+            method.removes and method.name != recipe.method
         ):
             continue
         found.append(method)
@@ -209,7 +205,7 @@ def compared(
     """
     rows = []
     for method in fitting(found.recipe):
-        wanted = method.space != "dense" if only is None else method.name in only
+        wanted = method.space is not Space.DENSE if only is None else method.name in only
         if not wanted and method.name != found.recipe.method:
             continue
         outcomes = _outcomes(found, method, forecast)
@@ -222,12 +218,12 @@ def _outcomes(found: Prospect, method: Method, forecast: Forecast | None) -> Out
     bench, recipe = found.bench, found.recipe
     if method.name == recipe.method:
         return found.outcomes
-    if method.space == "scalar" and plain(recipe):
+    if method.space is Space.SCALAR and plain(recipe):
         factors = coefficients(bench, found.weighing, method, method.settings({}, len(recipe.sources)))
         return direct(bench, found.weighing, factors)
     if forecast is None:
         return None
-    rank = None if method.space == "dense" and (recipe.rank is None or recipe.rank.exact) else recipe.rank
+    rank = None if method.space is Space.DENSE and (recipe.rank is None or recipe.rank.exact) else recipe.rank
     other = replace(recipe, method=method.name, knobs={}, rank=rank)
     return forecast(other, bench, found.weighing, modules_for(bench, method, LINE_SAMPLE)).outcomes
 

@@ -11,6 +11,7 @@ from lib_merge.analysis.balance import balanced
 from lib_merge.analysis.evidence import Evidence, both, evidence, percent, plus, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
 from lib_merge.analysis.prospect import Prospect
+from lib_merge.methods import DEFAULT_METHOD, METHODS, Complaint, Method, Space, get_method
 
 Says = Callable[[Evidence], Iterator[str]]
 Tries = Callable[[Evidence], Iterator[Advice]]
@@ -55,14 +56,7 @@ def _muddy(known: Evidence) -> Iterator[str]:
 
 
 def _try_muddy(known: Evidence) -> Iterator[Advice]:
-    if len(known.names) < 2:
-        return
-    for name, why in (
-        ("decorrelated_sum", "each LoRA keeps its own inputs to itself"),
-        ("core_ties", "signs are decided by the stronger side, without losing rank"),
-        ("core_dare", "drops directions at random"),
-    ):
-        yield _method(name, why)
+    yield from _methods(known, Complaint.MUDDY)
 
 
 def _dominates(known: Evidence) -> Iterator[str]:
@@ -152,8 +146,7 @@ def _try_artefacts(known: Evidence) -> Iterator[Advice]:
                     {},
                     {"blocks": [dict(weights) for _ in known.names]},
                 )
-    if len(known.names) > 1:
-        yield _method("decorrelated_sum", "keeps the sources off each other's inputs")
+    yield from _methods(known, Complaint.ARTEFACTS)
 
 
 def _loading(known: Evidence) -> Iterator[str]:
@@ -173,7 +166,7 @@ def _nothing(_: Evidence) -> Iterator[Advice]:
 
 def _worse(known: Evidence) -> Iterator[str]:
     outcome = known.outcome
-    if outcome is not None and outcome.method == "weighted_sum" and outcome.error < 0.01:
+    if outcome is not None and get_method(outcome.method).stacks and outcome.error < 0.01:
         yield (
             "this merge is the stack of its sources at these ratios, number by number; only other "
             "ratios would change it"
@@ -189,17 +182,16 @@ def _worse(known: Evidence) -> Iterator[str]:
 
 def _try_worse(known: Evidence) -> Iterator[Advice]:
     outcome = known.outcome
-    if known.recipe.method != "weighted_sum":
-        yield _method("weighted_sum", "is the stack in one file")
-    if outcome is not None and outcome.error > 0.01 and known.recipe.declared().space != "dense":
+    if not known.recipe.declared().stacks:
+        yield _method(METHODS[DEFAULT_METHOD], "is the stack in one file")
+    if outcome is not None and outcome.error > 0.01 and known.recipe.declared().space is not Space.DENSE:
         yield Advice("try-lossless", "Save lossless", "nothing is cut.", {}, {"rank": "lossless"})
     if len(known.names) == 2 and known.flat:
         for ratios in ([0.7, 0.3], [0.3, 0.7]):
             yield Advice(
                 "try-ratios", f"Try {both(ratios)}", "quite different weights.", {}, {"ratios": ratios}
             )
-    if len(known.names) > 1:
-        yield _method("decorrelated_sum", "another way to add")
+    yield from _methods(known, Complaint.WORSE)
 
 
 def _lost(known: Evidence) -> Iterator[str]:
@@ -258,10 +250,17 @@ def _bases(known: Evidence) -> Iterator[str]:
     yield from warnings or ("the files name no diverging base models",)
 
 
-def _method(name: str, why: str) -> Advice:
-    from lib_merge.methods import METHODS
+def _methods(known: Evidence, complaint: Complaint) -> Iterator[Advice]:
+    """Advise the methods that are declared to help and take these sources."""
+    for method in METHODS.values():
+        if complaint in method.helps and len(known.names) > 1 and method.takes(len(known.names)):
+            yield _method(method, method.helps[complaint])
 
-    return Advice(f"try-{name.replace('_', '-')}", METHODS[name].title, f"{why}.", {}, {"method": name})
+
+def _method(method: Method, why: str) -> Advice:
+    return Advice(
+        f"try-{method.name.replace('_', '-')}", method.title, f"{why}.", {}, {"method": method.name}
+    )
 
 
 # id, title, what the numbers say, what to try, ids of advice that belong to it

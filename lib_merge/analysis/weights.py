@@ -90,7 +90,7 @@ def plain(recipe: Recipe) -> bool:
     """Tell whether every group inside is an uncut weighted sum, so that files carry one weight each."""
     return all(
         source.recipe is None
-        or (source.recipe.method == "weighted_sum" and source.recipe.policy().exact and plain(source.recipe))
+        or (source.recipe.declared().stacks and source.recipe.policy().exact and plain(source.recipe))
         for source in recipe.sources
     )
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
-from lib_merge.methods import Method, get_method
+from lib_merge.methods import Method, Scope, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import Recipe, Source
 
@@ -98,7 +98,7 @@ def _knobs(given: Sequence[str], method: Method, count: int) -> dict[str, Any]:
         if not at:
             knobs[name] = value.strip()
             continue
-        if knob.scope != "source":
+        if knob.scope is not Scope.SOURCE:
             message = f"--knob {text!r}: {name} of {method.name} has one value for the whole merge."
             raise RecipeError(message)
         if not number.isdecimal() or not 1 <= int(number) <= count:

@@ -20,6 +20,7 @@ from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError
 from lib_merge.library.inspect import inspect_file
+from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.recipe import PRECISIONS, Recipe
 from lib_merge.samples import write_samples
 
@@ -85,7 +86,7 @@ def _show(report: Report, *, as_json: bool) -> None:
 
 
 def _resize(arguments: Arguments, stop: _Interrupt) -> None:
-    arguments.models, arguments.method = [arguments.model], "weighted_sum"
+    arguments.models, arguments.method = [arguments.model], DEFAULT_METHOD
     for name in ("ratios", "blocks", "te_ratios", "roles", "elements", "knob", "keep_levels"):
         setattr(arguments, name, None)
     arguments.seed = 0
@@ -146,7 +147,7 @@ def _parser() -> argparse.ArgumentParser:
     merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
     merge.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
     merge.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
-    merge.add_argument("--method", default="weighted_sum", metavar="NAME", help="see `methods`")
+    merge.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
     merge.add_argument(
         "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
     )

@@ -19,7 +19,7 @@ from lib_merge.engine.plan import Node, Target
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Stack, Term, add, zero
 from lib_merge.linalg.bases import pair_of, side_of
 from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space
-from lib_merge.methods import ColumnInput, CoreInput, RowInput
+from lib_merge.methods import ColumnInput, CoreInput, Gives, RowInput
 
 Random = Callable[[int, int, torch.dtype], Tensor]  # (source, count, type) -> Float[count], uniform in [0, 1)
 Kept = Union[Spanned, CoreSpace]
@@ -65,7 +65,7 @@ def merge_core(
     """
     if not any(isinstance(delta, (Dense, Spanned)) or delta.terms for delta in deltas):
         return zero(target.out, target.columns)
-    if node.method.gives == "columns":
+    if node.method.gives is Gives.COLUMNS:
         return _weigh_columns(node, target, deltas)
     key = (id(node), target.name)
     known = memo.kept.get(key) if memo else None
@@ -80,7 +80,7 @@ def merge_core(
     if space is None:
         return zero(target.out, target.columns)
     result = core_result(node, target, space, random)
-    if node.method.gives == "rows":
+    if node.method.gives is Gives.ROWS:
         found, kept = space.spanned_rows(result, ordered=not (memo and memo.proving == id(node))), space
     else:
         found = kept = space.spanned(result)
@@ -101,9 +101,9 @@ def _keep(memo: Memo, key: tuple[int, str], found: Kept) -> None:
 def core_result(node: Node, target: Target, space: CoreSpace, random: Random) -> Merged:
     """Return what a core method makes of a module's space: a core, its SVD, rows, or factors of columns."""
     weights = node.weights(target)
-    if node.method.gives == "columns":
+    if node.method.gives is Gives.COLUMNS:
         return node.method.function(ColumnInput(weights, space.columns()), **node.settings)
-    if node.method.gives == "rows":
+    if node.method.gives is Gives.ROWS:
         rows = RowInput(
             weights, space.rows, space.bound, lambda source, count: random(source, count, torch.float32)
         )

@@ -17,7 +17,7 @@ from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.errors import NumericsError
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
 from lib_merge.linalg.truncate import compress
-from lib_merge.methods import ScalarInput
+from lib_merge.methods import Reads, ScalarInput, Space
 from lib_merge.ranks.policy import RankPolicy
 
 
@@ -45,11 +45,11 @@ class Evaluator:
         weights = node.weights(target)
         deltas = self.children(node, target)
         with self.clock.time("combine"):
-            if node.method.space == "scalar":
+            if node.method.space is Space.SCALAR:
                 factors = self.coefficients(node, weights, deltas)
                 return add([scaled(delta, factor) for delta, factor in zip(deltas, factors)])
             seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
-            if node.method.space == "core":
+            if node.method.space is Space.CORE:
                 weighted = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
                 return merge_core(node, target, weighted, seed.uniform, self.memo)
             known = self.statistics.setdefault((id(node), target.name), {})
@@ -73,7 +73,7 @@ class Evaluator:
         ones).
         """
         weights: Sequence[float] = node.weights(target)
-        if node.method.space == "scalar" and node.method.reads == "nothing":
+        if node.method.space is Space.SCALAR and node.method.reads is Reads.NOTHING:
             weights = node.method.function(
                 ScalarInput(tuple(weights), _ratios(node), _no_gram), **node.settings
             )
@@ -94,7 +94,7 @@ class Evaluator:
         """Return the scalar method's coefficients at one module."""
 
         def gram() -> np.ndarray:
-            return self.grams[id(node)] if node.method.reads == "recipe" else gram_matrix(deltas, weights)
+            return self.grams[id(node)] if node.method.reads is Reads.RECIPE else gram_matrix(deltas, weights)
 
         return node.method.function(ScalarInput(weights, _ratios(node), gram), **node.settings)
 

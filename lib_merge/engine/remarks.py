@@ -12,6 +12,7 @@ import torch
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.report import Report
+from lib_merge.methods import get_method
 
 # A cut below this share of the energy goes unmentioned: nobody has been seen to tell the pictures apart.
 CUT_LIMIT = 0.05
@@ -21,14 +22,6 @@ OPPOSITE = -0.9995
 # Norms of the sources are taken at this many modules, evenly spaced: enough for a factor of two, free beside
 # the merge.
 SAMPLE = 12
-CORE_VARIANT: Mapping[str, str] = {
-    "ties": "core_ties",
-    "magnitude_prune": "core_ties",
-    "breadcrumbs": "core_ties",
-    "dare": "core_dare",
-    "dare_ties": "core_dare",
-    "della": "core_dare",
-}
 
 
 def remarks(node: Node, evaluator: Evaluator, report: Report, spectra: Mapping[str, np.ndarray]) -> list[str]:
@@ -51,8 +44,11 @@ def _cut(node: Node, report: Report, spectra: Mapping[str, np.ndarray]) -> list[
     rank = _rank_for(report, spectra, 1.0 - CUT_LIMIT)
     if rank:
         advice.append(f"rank {rank} would keep {1 - CUT_LIMIT:.0%}")
-    if node.method.name in CORE_VARIANT:
-        advice.append(f"{CORE_VARIANT[node.method.name]} does the same on shared directions and needs no cut")
+    if node.method.core_variant:
+        variant = get_method(node.method.core_variant)
+        advice.append(
+            f"{variant.title} takes the same steps in the LoRAs' shared directions and needs no cut"
+        )
     hint = f": {', and '.join(advice)}" if advice else "; a higher rank keeps more"
     return [f"the rank limit threw away {lost:.1%} of this merge's energy{hint}"]
 
@@ -74,7 +70,7 @@ def _rank_for(report: Report, spectra: Mapping[str, np.ndarray], share: float) -
 
 
 def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
-    if len(node.children) < 2 and node.method.name == "weighted_sum":
+    if len(node.children) < 2 and node.method.stacks:
         return []
     sizes = {module.name: module.size for module in report.modules}
     names = [
@@ -95,7 +91,7 @@ def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
     if together > 0 and result < EMPTY * together:
         found.append(
             f"next to nothing is left: the result has {result / together:.1%} of its sources' strength"
-            + (", since unrelated LoRAs have no stock in common" if node.method.name == "model_stock" else "")
+            + (", since unrelated LoRAs have no stock in common" if node.method.kin_only else "")
         )
     if result > INFLATED * float(each.sum()) > 0:
         found.append(
@@ -103,7 +99,7 @@ def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
             "sources together; "
             "use it at a lower strength"
         )
-    if opposite and node.method.name in ("slerp", "nuslerp", "karcher"):
+    if opposite and node.method.spherical:
         found.append(
             f"two sources point in opposite directions in {opposite} of {len(chosen)} modules "
             "looked at: no way between "

@@ -42,6 +42,7 @@ from lib_merge.files.header import header_bytes
 from lib_merge.files.writer import StreamWriter, header_room
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned
 from lib_merge.linalg.truncate import compress
+from lib_merge.methods import Space
 from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe
 
@@ -169,7 +170,7 @@ class _Run:
         return room + 16 + numbers * width  # the header's length and its padding
 
     def _write(self, writer: StreamWriter, items: Sequence[Target]) -> None:
-        copying = self.node.method.space == "scalar" and self.node.policy.exact
+        copying = self.node.method.space is Space.SCALAR and self.node.policy.exact
         encode = self.blaming(lambda item: (item, self._encoded(item)))
         finished = in_order(encode, items, self.device, self.job.cancelled, 1 if copying else MAX_WORKERS)
         for done, (item, encoded) in enumerate(finished, 1):

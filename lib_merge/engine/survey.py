@@ -15,6 +15,7 @@ from lib_merge.engine.evaluate import Evaluator, gram_matrix
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.tiles import DenseModule
 from lib_merge.linalg.order import histogram_of, locate, members_of
+from lib_merge.methods import Reads
 
 Each = Callable[[Callable[[Target], None], Sequence[Target]], None]
 
@@ -30,10 +31,11 @@ def survey(node: Node, evaluator: Evaluator, each: Each) -> None:
     for child in node.children:
         if isinstance(child, Node):
             survey(child, evaluator, each)
-    if node.method.reads == "recipe":
+    if node.method.reads is Reads.RECIPE:
         evaluator.grams[id(node)] = _whole_gram(node, evaluator, each)
-    if node.settings.get("trim_scope") == "global":
-        evaluator.bounds[id(node)] = _global_bounds(node, evaluator, each)
+    fractions = node.method.global_trim(node.settings)
+    if fractions is not None:
+        evaluator.bounds[id(node)] = _global_bounds(node, evaluator, each, fractions)
 
 
 def _matrices(node: Node) -> list[Target]:
@@ -51,8 +53,8 @@ def _whole_gram(node: Node, evaluator: Evaluator, each: Each) -> np.ndarray:
     return sum((grams[name] for name in sorted(grams)), np.zeros((len(node.children), len(node.children))))
 
 
-def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
-    """Return per source the exact magnitude under which `trim_fraction` of all its entries lie; −1 for none.
+def _global_bounds(node: Node, evaluator: Evaluator, each: Each, fractions: Sequence[float]) -> list[float]:
+    """Return per source the exact magnitude under which its fraction of all entries lies; −1 for none.
 
     Two passes over the files: a histogram of every entry, then the members of the one bucket that holds the
         threshold.
@@ -68,7 +70,6 @@ def _global_bounds(node: Node, evaluator: Evaluator, each: Each) -> list[float]:
 
     each(count, targets)
     entries = sum(target.out * target.columns for target in targets)
-    fractions: Sequence[float] = node.settings["trim_fraction"]  # type: ignore[assignment]
     wanted = [math.floor(fraction * entries + 1e-9) for fraction in fractions]
     if not any(wanted):
         return [-1.0 for _ in sources]

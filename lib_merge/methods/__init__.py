@@ -8,17 +8,36 @@ from lib_merge.methods import spectral  # isort: skip
 from lib_merge.methods import subspace  # isort: skip
 from lib_merge.methods import elementwise  # isort: skip
 from lib_merge.methods.inputs import ColumnInput, CoreInput, DenseInput, RowInput, ScalarInput
-from lib_merge.methods.registry import METHODS, Knob, Method, get_method
+from lib_merge.methods.registry import (
+    DEFAULT_METHOD,
+    METHODS,
+    Bases,
+    Complaint,
+    Gives,
+    Knob,
+    Method,
+    Reads,
+    Scope,
+    Space,
+    get_method,
+)
 
 __all__ = [
+    "DEFAULT_METHOD",
     "METHODS",
+    "Bases",
     "ColumnInput",
+    "Complaint",
     "CoreInput",
     "DenseInput",
+    "Gives",
     "Knob",
     "Method",
+    "Reads",
     "RowInput",
     "ScalarInput",
+    "Scope",
+    "Space",
     "elementwise",
     "geometric",
     "get_method",

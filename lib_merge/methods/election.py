@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.nn.functional import hardshrink
 
 from lib_merge.linalg.workspace import like
-from lib_merge.methods.registry import Knob
+from lib_merge.methods.registry import Knob, Scope
 
 TRIM = Knob(
     "trim_fraction",
@@ -18,7 +18,7 @@ TRIM = Knob(
     0.0,
     0.95,
     0.05,
-    scope="source",
+    scope=Scope.SOURCE,
 )
 SCOPE = Knob(
     "trim_scope",
@@ -27,7 +27,13 @@ SCOPE = Knob(
     choices=("module", "global"),
 )
 DROP = Knob(
-    "drop_rate", 0.3, "Share of each LoRA's entries dropped at random (p).", 0.0, 0.95, 0.05, scope="source"
+    "drop_rate",
+    0.3,
+    "Share of each LoRA's entries dropped at random (p).",
+    0.0,
+    0.95,
+    0.05,
+    scope=Scope.SOURCE,
 )
 RESCALE = Knob(
     "rescale", True, "Divide what stays by 1 − drop rate, so that the strength is kept on average."

@@ -22,7 +22,7 @@ from lib_merge.methods.election import (
     elected_sign,
 )
 from lib_merge.methods.inputs import DenseInput
-from lib_merge.methods.registry import Knob, PerSource, merge_method
+from lib_merge.methods.registry import Knob, PerSource, Scope, Space, merge_method
 
 DARE = "https://arxiv.org/abs/2311.03099"
 TIES = "https://arxiv.org/abs/2306.01708"
@@ -59,8 +59,11 @@ def _trimmed(given: DenseInput, trim_fraction: PerSource) -> Sequence[Tensor]:
     "merges only what "
     "agrees. Try it when two LoRAs fight over the same thing.",
     paper=TIES,
-    space="dense",
+    space=Space.DENSE,
     knobs=(TRIM, SCOPE, ELECT, NORMALIZE),
+    elects=True,
+    normalises=True,
+    core_variant="core_ties",
 )
 def ties(
     given: DenseInput, *, trim_fraction: PerSource, trim_scope: str, elect: str, normalize: bool
@@ -87,8 +90,10 @@ def ties(
     "of them collide. "
     "Try it when the weighted sum looks muddy.",
     paper=DARE,
-    space="dense",
+    space=Space.DENSE,
     knobs=(DROP, RESCALE),
+    drops=True,
+    core_variant="knots_dare",
 )
 def dare(given: DenseInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     """Drop And REscale (Yu et al. 2023): Σ mᵢ ∘ wᵢΔWᵢ / (1 − p), mᵢ ~ Bernoulli(1 − p) per entry.
@@ -105,8 +110,10 @@ def dare(given: DenseInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     title="DARE-TIES",
     sentence="DARE first, then TIES' election of signs: random dropping, and no fighting over what stays.",
     paper=DARE,
-    space="dense",
+    space=Space.DENSE,
     knobs=(DROP, RESCALE, ELECT),
+    elects=True,
+    drops=True,
 )
 def dare_ties(given: DenseInput, *, drop_rate: PerSource, rescale: bool, elect: str) -> Tensor:
     """DARE, then sign election and disjoint sum (Yu et al. 2023, §4.3).
@@ -123,7 +130,7 @@ def dare_ties(given: DenseInput, *, drop_rate: PerSource, rescale: bool, elect: 
     title="Magnitude prune",
     sentence="A weighted sum without each LoRA's smallest changes.",
     paper=TIES,
-    space="dense",
+    space=Space.DENSE,
     knobs=(TRIM,),
 )
 def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
@@ -141,7 +148,7 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
     title="Breadcrumbs",
     sentence="Leaves out both the outliers and the smallest changes of every LoRA: try it against artefacts.",
     paper="https://arxiv.org/abs/2312.06795",
-    space="dense",
+    space=Space.DENSE,
     knobs=(
         Knob("gamma", 0.01, "Share of the largest entries dropped (γ).", 0.0, 0.5, 0.005),
         Knob(
@@ -151,7 +158,7 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
             0.0,
             0.95,
             0.05,
-            scope="source",
+            scope=Scope.SOURCE,
         ),
     ),
 )
@@ -175,7 +182,7 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) ->
     title="DELLA",
     sentence="DARE that prefers to keep the large changes of every row, then lets signs be elected.",
     paper="https://arxiv.org/abs/2406.11617",
-    space="dense",
+    space=Space.DENSE,
     knobs=(
         DROP,
         Knob(
@@ -189,6 +196,8 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) ->
         RESCALE,
         ELECT,
     ),
+    elects=True,
+    drops=True,
 )
 def della(given: DenseInput, *, drop_rate: PerSource, epsilon: float, rescale: bool, elect: str) -> Tensor:
     """DELLA-Merging (Deep et al. 2024): keep with chance 1 − pᵢ − ε/2 + ε·rank/(n − 1) by magnitude in each
@@ -226,11 +235,12 @@ def spread(deltas: Tensor) -> Tensor:
         "Keeps the entries on which the LoRAs differ most and weighs each LoRA by how much it says there."
     ),
     paper="https://arxiv.org/abs/2408.07990",
-    space="dense",
+    space=Space.DENSE,
     sources=(2, None),
     knobs=(
         Knob("select", 0.5, "Share of the entries kept, by variance between the LoRAs (τ).", 0.05, 1.0, 0.05),
     ),
+    elects=True,
 )
 def sce(given: DenseInput, *, select: float) -> Tensor:
     """Select, Calculate, Erase (Wan et al. 2024), per module: entries of top variance; coefficients ηᵢ ∝ Σ
@@ -256,7 +266,7 @@ def sce(given: DenseInput, *, select: float) -> Tensor:
     title="TALL masks (consensus)",
     sentence="Keeps the entries that several LoRAs need and drops those that only one of them wants.",
     paper="https://arxiv.org/abs/2405.07813",
-    space="dense",
+    space=Space.DENSE,
     sources=(2, None),
     knobs=(
         Knob("lam", 0.4, "How clearly an entry must belong to a LoRA to count (λ).", 0.0, 2.0, 0.05),

@@ -11,7 +11,7 @@ import math
 import numpy as np
 
 from lib_merge.methods.inputs import ScalarInput
-from lib_merge.methods.registry import Knob, merge_method
+from lib_merge.methods.registry import Knob, Reads, Space, merge_method
 
 # Past this cosine two directions count as one and the arc as its chord.
 PARALLEL = 0.9995
@@ -45,11 +45,12 @@ def _slerp(first: float, second: float, product: float, t: float) -> tuple[float
     "way: a blend that does "
     "not go faint in the middle.",
     paper=SLERP,
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, 2),
     symmetric=False,
-    reads="module",
+    reads=Reads.MODULE,
     knobs=(Knob("t", 0.5, "0 is the first LoRA, 1 the second (t).", 0.0, 1.0, 0.01),),
+    spherical=True,
 )
 def slerp(given: ScalarInput, *, t: float) -> list[float]:
     """Spherical linear interpolation (Shoemake 1985) of τ₁ = w₁ΔW₁ and τ₂ = w₂ΔW₂, per module.
@@ -71,9 +72,11 @@ def slerp(given: ScalarInput, *, t: float) -> list[float]:
         "the strength of one LoRA."
     ),
     paper=SLERP,
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, 2),
-    reads="module",
+    reads=Reads.MODULE,
+    spherical=True,
+    normalises=True,
 )
 def nuslerp(given: ScalarInput) -> list[float]:
     """SLERP of sign(w₁)ΔW₁ and sign(w₂)ΔW₂ at t = |w₂| / (|w₁| + |w₂|), per module; weights only choose the
@@ -98,9 +101,11 @@ def nuslerp(given: ScalarInput) -> list[float]:
         "more, in any order."
     ),
     paper="https://arxiv.org/abs/1407.2087",
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, None),
-    reads="module",
+    reads=Reads.MODULE,
+    spherical=True,
+    normalises=True,
 )
 def karcher(given: ScalarInput) -> list[float]:
     """Riemannian mean (Karcher 1977) of the directions sign(wᵢ)ΔWᵢ/‖ΔWᵢ‖ with weights |wᵢ|, per module.
@@ -158,9 +163,12 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     "of one subject, not for "
     "unrelated LoRAs, of which it leaves almost nothing.",
     paper="https://arxiv.org/abs/2403.19522",
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, None),
-    reads="module",
+    reads=Reads.MODULE,
+    averages=True,
+    kin_only=True,
+    normalises=True,
 )
 def model_stock(given: ScalarInput) -> list[float]:
     """Model Stock (Jang et al. 2024): t·Σ τᵢ/Σ|wᵢ| with t = N·c/(1 + (N−1)·c), c the mean cosine over pairs,
@@ -188,10 +196,11 @@ def model_stock(given: ScalarInput) -> list[float]:
         "share stays as it is."
     ),
     paper="https://arxiv.org/abs/2505.15875",
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, 2),
     symmetric=False,
-    reads="module",
+    reads=Reads.MODULE,
+    removes=True,
 )
 def orthogonal_subtract(given: ScalarInput) -> list[float]:
     """Projection of the second out of the first: τ₁ − w₂·(⟨τ₁, B⟩/⟨B, B⟩)·B with B = ΔW₂, per module.

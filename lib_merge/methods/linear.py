@@ -9,7 +9,7 @@ import math
 import numpy as np
 
 from lib_merge.methods.inputs import ScalarInput
-from lib_merge.methods.registry import Knob, merge_method
+from lib_merge.methods.registry import Knob, Reads, Space, merge_method
 
 TASK_ARITHMETIC = "https://arxiv.org/abs/2212.04089"
 
@@ -21,7 +21,9 @@ TASK_ARITHMETIC = "https://arxiv.org/abs/2212.04089"
         "What you get from stacking the LoRAs in the prompt at these strengths, in one file. Start here."
     ),
     paper=TASK_ARITHMETIC,
-    space="scalar",
+    space=Space.SCALAR,
+    stacks=True,
+    adds=True,
 )
 def weighted_sum(given: ScalarInput) -> list[float]:
     """Task arithmetic (Ilharco et al. 2022): ΔW = Σ wᵢ ΔWᵢ.
@@ -39,7 +41,9 @@ def weighted_sum(given: ScalarInput) -> list[float]:
         "comes out at half strength."
     ),
     paper="https://arxiv.org/abs/2203.05482",
-    space="scalar",
+    space=Space.SCALAR,
+    averages=True,
+    normalises=True,
 )
 def average(given: ScalarInput) -> list[float]:
     """Model soup (Wortsman et al. 2022): ΔW = Σ wᵢ ΔWᵢ / Σ |wᵢ|; zero where every weight is zero.
@@ -58,8 +62,10 @@ def average(given: ScalarInput) -> list[float]:
         "looks over-baked or faint."
     ),
     paper=TASK_ARITHMETIC,
-    space="scalar",
-    reads="recipe",
+    space=Space.SCALAR,
+    reads=Reads.RECIPE,
+    adds=True,
+    normalises=True,
 )
 def norm_preserving(given: ScalarInput) -> list[float]:
     """Weighted sum, scaled so that its norm is the |ratio|-weighted mean of the sources' norms, over the
@@ -82,10 +88,11 @@ def norm_preserving(given: ScalarInput) -> list[float]:
     "the second has "
     "learned beyond the third.",
     paper=TASK_ARITHMETIC,
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, 3),
     symmetric=False,
     knobs=(Knob("factor", 1.0, "How much of the difference is added (f).", -2.0, 2.0, 0.05),),
+    removes=True,
 )
 def add_difference(given: ScalarInput, *, factor: float) -> list[float]:
     """Task analogy (Ilharco et al. 2022): A + f·B, or A + f·(B − base) when a third source is the base.
@@ -104,9 +111,10 @@ def add_difference(given: ScalarInput, *, factor: float) -> list[float]:
         "Takes the second LoRA out of the first: try it to remove a style that came along with a character."
     ),
     paper=TASK_ARITHMETIC,
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, 2),
     symmetric=False,
+    removes=True,
 )
 def subtract(given: ScalarInput) -> list[float]:
     """Task negation (Ilharco et al. 2022): w₁A − w₂B.
@@ -124,7 +132,7 @@ def subtract(given: ScalarInput) -> list[float]:
         "last epoch alone."
     ),
     paper="https://arxiv.org/abs/2312.02696",
-    space="scalar",
+    space=Space.SCALAR,
     sources=(2, None),
     symmetric=False,
     knobs=(Knob("beta", 0.9, "How much of the past each step keeps (β).", 0.0, 0.999, 0.01),),

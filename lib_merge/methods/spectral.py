@@ -13,7 +13,7 @@ from torch import Tensor
 
 from lib_merge.linalg.factoring import TINY, Triplets, polar, solve, svd
 from lib_merge.methods.inputs import ColumnInput, CoreInput
-from lib_merge.methods.registry import Knob, merge_method
+from lib_merge.methods.registry import Complaint, Gives, Knob, Space, merge_method
 
 
 @merge_method(
@@ -24,7 +24,7 @@ from lib_merge.methods.registry import Knob, merge_method
         "each other less."
     ),
     paper="https://arxiv.org/abs/2412.00081",
-    space="core",
+    space=Space.CORE,
     sources=(2, None),
 )
 def tsv(given: CoreInput) -> Triplets:
@@ -53,7 +53,7 @@ _LAM = Knob("lam", 0.5, "0 is the plain sum, 1 gives every direction the same st
         "Evens out how strong the directions of the sum are, so that faint traits of a LoRA come through."
     ),
     paper="https://arxiv.org/abs/2502.04959",
-    space="core",
+    space=Space.CORE,
     knobs=(_LAM,),
 )
 def iso_c(given: CoreInput, *, lam: float) -> Triplets:
@@ -72,7 +72,7 @@ def iso_c(given: CoreInput, *, lam: float) -> Triplets:
     title="Iso-CTS",
     sentence="Iso-C that also reserves directions for what only one LoRA knows.",
     paper="https://arxiv.org/abs/2502.04959",
-    space="core",
+    space=Space.CORE,
     sources=(2, None),
     symmetric=False,
     knobs=(
@@ -118,7 +118,7 @@ def iso_cts(given: CoreInput, *, lam: float, common: float) -> Triplets:
         "Turns down the directions that several LoRAs push at once and would otherwise be counted twice."
     ),
     paper="https://arxiv.org/abs/2602.05536",
-    space="core",
+    space=Space.CORE,
     sources=(2, None),
     knobs=(
         Knob(
@@ -152,7 +152,7 @@ def svc(given: CoreInput, *, floor: float) -> Triplets:
         "Damps the output directions that all LoRAs share, so that the loudest one does not drown the others."
     ),
     paper="https://arxiv.org/abs/2604.16826",
-    space="core",
+    space=Space.CORE,
     sources=(2, None),
     knobs=(
         Knob("compensate", True, "Scale the result to the mean norm of the sources; off: leave it damped."),
@@ -184,7 +184,7 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     title="NP-LoRA (style and subject)",
     sentence="Keeps the style whole and moves the subject out of its way: choose which LoRA is which.",
     paper="https://arxiv.org/abs/2511.11051",
-    space="core",
+    space=Space.CORE,
     sources=(2, 2),
     roles=("style", "subject"),
     knobs=(Knob("mu", 0.5, "How far the subject gives way; 0 is the plain sum (μ).", 0.0, 10.0, 0.1),),
@@ -205,12 +205,17 @@ def np_lora(given: CoreInput, *, mu: float) -> Tensor:
     "instead of added twice. Try it "
     "when the plain sum looks over-baked.",
     paper="https://arxiv.org/abs/2503.08099",
-    space="core",
+    space=Space.CORE,
     sources=(2, None),
     knobs=(
         Knob("mu", 0.25, "1 is the plain sum, 0 separates fully (μ).", 0.0, 1.0, 0.05),
         Knob("guard", True, "Never stronger than the plain sum, in norm or in any single direction."),
     ),
+    helps={
+        Complaint.MUDDY: "each LoRA keeps its own inputs to itself",
+        Complaint.ARTEFACTS: "keeps the sources off each other's inputs",
+        Complaint.WORSE: "another way to add",
+    },
 )
 def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Triplets:
     """Data-free router: τ = B·D·K_μ⁻¹·A with K = AAᵀ, D = blockdiag(K), K_μ = μD + (1 − μ)K, balanced
@@ -249,8 +254,8 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Tr
         "ZipLoRA without its training."
     ),
     paper="https://arxiv.org/abs/2311.13600",
-    space="core",
-    gives="columns",
+    space=Space.CORE,
+    gives=Gives.COLUMNS,
     sources=(2, 2),
 )
 def column_balanced(given: ColumnInput) -> Tensor:

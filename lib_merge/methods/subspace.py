@@ -10,7 +10,7 @@ from torch.nn.functional import hardshrink
 
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, TRIM, disjoint_merge, trim_smallest
 from lib_merge.methods.inputs import CoreInput, RowInput
-from lib_merge.methods.registry import PerSource, merge_method
+from lib_merge.methods.registry import Bases, Complaint, Gives, PerSource, Space, merge_method
 
 KNOTS = "https://arxiv.org/abs/2410.19735"
 CORE_SPACE = "https://arxiv.org/abs/2509.17786"
@@ -21,10 +21,12 @@ CORE_SPACE = "https://arxiv.org/abs/2509.17786"
     title="KnOTS-TIES",
     sentence="TIES where it can see the LoRAs' shared directions; as exact as a sum, nothing is cut away.",
     paper=KNOTS,
-    space="core",
-    gives="rows",
-    bases="left",
+    space=Space.CORE,
+    gives=Gives.ROWS,
+    bases=Bases.LEFT,
     knobs=(TRIM, ELECT, NORMALIZE),
+    elects=True,
+    normalises=True,
 )
 def knots_ties(given: RowInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
     """KnOTS with TIES (Stoica et al. 2024): [τ₁ | τ₂ | …] = U·Σ·[V₁ᵀ | V₂ᵀ | …]; TIES on the blocks ΣVᵢᵀ;
@@ -45,10 +47,11 @@ def knots_ties(given: RowInput, *, trim_fraction: PerSource, elect: str, normali
     title="KnOTS-DARE",
     sentence="DARE in the LoRAs' shared directions: random dropping without spilling out of the rank.",
     paper=KNOTS,
-    space="core",
-    gives="rows",
-    bases="left",
+    space=Space.CORE,
+    gives=Gives.ROWS,
+    bases=Bases.LEFT,
     knobs=(DROP, RESCALE),
+    drops=True,
 )
 def knots_dare(given: RowInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     """KnOTS with DARE (Stoica et al. 2024): entries of the blocks ΣVᵢᵀ are dropped with probability pᵢ and
@@ -71,9 +74,12 @@ def knots_dare(given: RowInput, *, drop_rate: PerSource, rescale: bool) -> Tenso
     title="Core-space TIES",
     sentence="TIES on the small matrices that hold all LoRAs; keeps the rank, costs nothing, a gentler TIES.",
     paper=CORE_SPACE,
-    space="core",
-    bases="singular",
+    space=Space.CORE,
+    bases=Bases.SINGULAR,
     knobs=(TRIM, ELECT, NORMALIZE),
+    elects=True,
+    normalises=True,
+    helps={Complaint.MUDDY: "signs are decided by the stronger side, without losing rank"},
 )
 def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normalize: bool) -> Tensor:
     """Core Space merging (Panariello et al. 2025) with TIES: TIES on Mᵢ = Pᵀ·τᵢ·Q, then P·M·Qᵀ.
@@ -94,8 +100,10 @@ def core_ties(given: CoreInput, *, trim_fraction: PerSource, elect: str, normali
         "a LoRA file can hold."
     ),
     paper=CORE_SPACE,
-    space="core",
+    space=Space.CORE,
     knobs=(DROP, RESCALE),
+    drops=True,
+    helps={Complaint.MUDDY: "drops directions at random"},
 )
 def core_dare(given: CoreInput, *, drop_rate: PerSource, rescale: bool) -> Tensor:
     """Dropout in each source's own SVD basis: Σᵢ Σₖ mᵢₖ·σᵢₖ·uᵢₖvᵢₖᵀ / (1 − pᵢ), mᵢₖ ~ Bernoulli(1 − pᵢ).

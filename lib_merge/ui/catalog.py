@@ -9,12 +9,12 @@ from typing import Any
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
 from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
-from lib_merge.methods import METHODS
+from lib_merge.methods import METHODS, Space
 
 GROUPS = {
-    "scalar": "Exact sums and means",
-    "core": "Exact, in the LoRAs' shared directions",
-    "dense": "Number by number, then cut to a rank",
+    Space.SCALAR: "Exact sums and means",
+    Space.CORE: "Exact, in the LoRAs' shared directions",
+    Space.DENSE: "Number by number, then cut to a rank",
 }
 # What a block is known to carry, after common practice; a starting point, not a law.
 HINTS: Mapping[str, str] = {

@@ -15,7 +15,7 @@ from typing import Any
 
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
-from lib_merge.methods import METHODS, get_method
+from lib_merge.methods import DEFAULT_METHOD, METHODS, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import Recipe, Source
 
@@ -35,7 +35,7 @@ def to_recipe(state: Mapping[str, Any], find: Find) -> Recipe:
     if not rows:
         message = "there is nothing to merge: pick a LoRA first."
         raise RecipeError(message)
-    method = str(state.get("method") or "weighted_sum")
+    method = str(state.get("method") or DEFAULT_METHOD)
     sources: list[Source] = []
     done: set[str] = set()
     for row in rows:
@@ -114,7 +114,7 @@ def policy_of(rank: Any) -> Any:  # noqa: ANN401
 
 
 def _group(letter: str, rows: Sequence[Mapping[str, Any]], group: Mapping[str, Any], find: Find) -> Source:
-    method = str(group.get("method") or "weighted_sum")
+    method = str(group.get("method") or DEFAULT_METHOD)
     inner = Recipe(tuple(_source(row, find, method) for row in rows), method, knobs_of(group, method))
     return Source(
         recipe=inner,
