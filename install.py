@@ -2,71 +2,21 @@
 
 python install.py              what a WebUI runs at its start: silent, installs nothing
 python install.py --app        try it on this machine: sample LoRAs, a first merge, the tab where there is one
-python install.py --test       make the test environments and run the whole test suite
+python install.py --test       make the test environments and run the whole test suite (see .ci/suites.py)
 """
 
 from __future__ import annotations
 
 import argparse
-import dataclasses
-import hashlib
 import importlib.util
 import json
 import os
-import re
-import shutil
 import subprocess
 import sys
-import venv
-from collections.abc import Sequence
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent
 NEEDED = ("torch", "safetensors", "gradio", "numpy")
-BROWSERS = (
-    "chromium",
-    "chromium-browser",
-    "google-chrome",
-    "google-chrome-stable",
-    "chrome",
-    "msedge",
-    "microsoft-edge",
-)
-BROWSER_PLACES = (
-    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
-    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
-    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
-    "/Applications/Chromium.app/Contents/MacOS/Chromium",
-)
-
-
-@dataclasses.dataclass(frozen=True)
-class Suite:
-    """One environment of the test suite and what runs in it."""
-
-    name: str
-    requirements: str
-    selections: tuple[tuple[str, ...], ...]
-    needs_browser: bool = False
-    bare: str = ""  # requirements whose own requirements nothing here uses
-
-
-TAB = ("tests/browser", "-m", "browser", "-p", "no:warnings")
-# need fastapi and pillow, which every WebUI has and the engine does without
-WEBUI = ("tests/test_compare.py", "tests/test_rest.py")
-ENGINE = tuple(f"--ignore={path}" for path in WEBUI)
-SUITES = (
-    Suite(
-        "engine",
-        "test.txt",
-        ((*ENGINE, "-m", "not slow and not browser"), (*ENGINE, "-m", "slow and not browser")),
-        bare="oracles.txt",
-    ),
-    # the same journeys as A1111's gradio and as Forge's draw the page
-    Suite("gradio3", "gradio3.txt", ((*WEBUI, "-p", "no:warnings"), TAB), needs_browser=True),
-    Suite("gradio4", "gradio4.txt", ((*WEBUI, "-p", "no:warnings"), TAB), needs_browser=True),
-)
 
 
 class Failure(Exception):
@@ -78,7 +28,7 @@ def main() -> int:
     if len(sys.argv) == 1:
         return hook()
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter, allow_abbrev=False
     )
     door = parser.add_mutually_exclusive_group(required=True)
     door.add_argument("--app", action="store_true", help="try it on this machine")
@@ -89,9 +39,12 @@ def main() -> int:
     arguments, rest = parser.parse_known_args()
     if rest and not arguments.test:
         parser.error(f"unknown: {' '.join(rest)}")
+    sys.path.insert(0, str(ROOT / ".ci"))
+    import environments
+
     try:
         return test(rest) if arguments.test else app(arguments.lora_dir)
-    except Failure as failure:
+    except (Failure, environments.Failure) as failure:
         print(f"\n{failure}", file=sys.stderr)
         return 1
     except KeyboardInterrupt:
@@ -108,74 +61,14 @@ def hook() -> int:
     return 0
 
 
-# ------------------------------------------------------------------------------------------------
-# environments
-
-
-def environment(folder: Path, requirements: str, bare: str = "") -> Path:
-    """Return the Python of an environment that has exactly `requirements`, made or renewed where needed.
-
-    Args:
-        folder: where it lies.
-        requirements: a file of `.ci/requirements`.
-        bare: another one, of packages that are installed without what they themselves require.
-    """
-    if sys.version_info < (3, 11):
-        message = f"this needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}."
-        raise Failure(message)
-    python = folder / ("Scripts/python.exe" if os.name == "nt" else "bin/python")
-    stamp = folder / "requirements.stamp"
-    wanted = _digest(requirements)
-    if (
-        python.is_file()
-        and stamp.is_file()
-        and stamp.read_text(encoding="utf-8") == wanted
-        and _starts(python)
-    ):
-        return python
-    print(
-        f"Preparing {folder.relative_to(ROOT)} (once; torch is large, this takes some minutes) …", flush=True
-    )
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=True)
-    # torch first and alone: a package that asks for "any torch" must find the pinned one in place
-    _pip(python, "torch==2.13.0")
-    _pip(python, "-r", str(ROOT / ".ci" / "requirements" / requirements))
-    if bare:
-        _pip(python, "--no-deps", "-r", str(ROOT / ".ci" / "requirements" / bare))
-    stamp.write_text(wanted, encoding="utf-8")
-    return python
-
-
-def _digest(requirements: str) -> str:
-    files = sorted((ROOT / ".ci" / "requirements").glob("*.txt"))
-    text = requirements + "".join(path.read_text(encoding="utf-8") for path in files) + sys.version
-    return hashlib.sha256(text.encode()).hexdigest()
-
-
-def _starts(python: Path) -> bool:
-    return subprocess.run([python, "-c", "import torch"], capture_output=True, check=False).returncode == 0
-
-
-def _pip(python: Path, *what: str) -> None:
-    run = subprocess.run(
-        [python, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *what],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    if run.returncode:
-        print(run.stdout + run.stderr, file=sys.stderr)
-        message = f"pip could not install {' '.join(what)}: see above; is there a network connection?"
-        raise Failure(message)
-
-
 # ------------------------------------------------------------------------------------------------ --app
 
 
 def app(lora_dir: str | None) -> int:
     """Merge two LoRAs and say what came out."""
-    python = environment(ROOT / ".venv", "app.txt")
+    from environments import complete
+
+    python = complete(ROOT / ".venv", "app.txt")
     if lora_dir is None:
         folder = ROOT / "samples-loras"
         _engine(python, "demo", str(folder))
@@ -263,66 +156,11 @@ def _tell(report: dict) -> None:
 # ------------------------------------------------------------------------------------------------ --test
 
 
-def test(extra: Sequence[str]) -> int:
-    """Run every suite; the last line says how many tests passed, failed and were skipped."""
-    passed = failed = skipped = 0
-    not_run: list[str] = []
-    browser = _browser()
-    for suite in SUITES:
-        if suite.needs_browser and browser is None:
-            not_run.append(f"{suite.name}: no Chromium, Chrome or Edge is installed")
-            continue
-        python = environment(ROOT / ".venvs" / suite.name, suite.requirements, suite.bare)
-        if (
-            suite is SUITES[0]
-            and subprocess.run([python, "-m", "ruff", "check", "."], cwd=ROOT, check=False).returncode
-        ):
-            failed += 1
-            print("ruff found something: see above.")
-        for selection in suite.selections:
-            counts = _pytest(python, [*selection, *extra], browser)
-            passed, failed, skipped = passed + counts[0], failed + counts[1], skipped + counts[2]
-    if not (ROOT.parent / "shared" / "data").is_dir():
-        not_run.append("tests on real LoRA files: the folder shared/data is not beside this checkout")
-    for what in not_run:
-        print(f"NOT RUN  {what}")
-    print(f"{passed} passed, {failed} failed, {skipped} skipped")
-    strict = os.environ.get("CI") == "true"
-    return 1 if failed or not passed or (strict and not_run) else 0
+def test(arguments: list[str]) -> int:
+    """Run tests; the last line says how many passed, failed and were skipped."""
+    import suites
 
-
-def _pytest(python: Path, arguments: Sequence[str], browser: str | None) -> tuple[int, int, int]:
-    """Run pytest, let its output through, and return (passed, failed, skipped)."""
-    environ = {**os.environ, "PYTHONIOENCODING": "utf-8", **({"CHROMIUM_PATH": browser} if browser else {})}
-    process = subprocess.Popen(
-        [python, "-m", "pytest", "--durations=8", *arguments],
-        cwd=ROOT,
-        stdout=subprocess.PIPE,
-        text=True,
-        encoding="utf-8",
-        errors="replace",
-        env=environ,
-    )
-    last = ""
-    for line in process.stdout or ():
-        sys.stdout.write(line)
-        sys.stdout.flush()
-        if re.search(r"\d+ (passed|failed|skipped|error)|no tests ran", line):
-            last = line
-    code = process.wait()
-    count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
-    bad = count.get("failed", 0) + count.get("error", 0)
-    if code not in (0, 5) and not bad:
-        bad = 1  # pytest itself broke: that is no success
-    return count.get("passed", 0), bad, count.get("skipped", 0)
-
-
-def _browser() -> str | None:
-    given = os.environ.get("CHROMIUM_PATH")
-    if given and Path(given).is_file():
-        return given
-    found = next((path for name in BROWSERS if (path := shutil.which(name))), None)
-    return found or next((place for place in BROWSER_PLACES if Path(place).is_file()), None)
+    return suites.run(arguments)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ from lib_merge.methods import METHODS
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Recipe, Source
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 __all__ = [
     "METHODS",
     "Job",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -11,6 +12,7 @@ import pytest
 from lib_merge.cli.text import methods_markdown
 
 ROOT = Path(__file__).parents[1]
+CHANGES = ROOT / ".github" / "CHANGELOG.md"
 
 
 def _install(*arguments, **kw):
@@ -62,8 +64,6 @@ def test_the_readme_opens_with_the_two_commands_and_its_tables_are_the_registrys
 
 
 def test_every_command_of_the_readme_exists():
-    import re
-
     from lib_merge.cli.commands import _parser
 
     text = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -74,8 +74,22 @@ def test_every_command_of_the_readme_exists():
 
 
 def test_the_readme_names_no_file_that_is_not_there():
-    import re
-
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     for target in re.findall(r"\]\(([^)#:]+)\)", text):
         assert (ROOT / target).exists(), target
+
+
+def test_the_version_stands_in_one_place(capsys):
+    import tomllib
+
+    from lib_merge import __version__
+    from lib_merge.cli.commands import main
+
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
+    assert project["tool"]["setuptools"]["dynamic"]["version"] == {"attr": "lib_merge.__version__"}
+    with pytest.raises(SystemExit) as end:
+        main(["--version"])
+    assert end.value.code == 0
+    assert capsys.readouterr().out.strip() == f"lora-merge {__version__}"
+    newest = re.search(r"^## \[(\S+)\]", CHANGES.read_text(encoding="utf-8"), re.MULTILINE)[1]
+    assert newest == "Unreleased" if "dev" in __version__ else newest == __version__

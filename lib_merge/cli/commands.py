@@ -11,7 +11,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_merge import api
+from lib_merge import __version__, api
 from lib_merge.cli import analyze as cli_analyze
 from lib_merge.cli.arguments import recipe_of
 from lib_merge.cli.console import ProgressLine
@@ -142,6 +142,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(
         prog="python -m lib_merge", description="Merge LoRAs exactly.", allow_abbrev=False
     )
+    parser.add_argument("--version", action="version", version=f"lora-merge {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
     merge = _command(commands, "merge", "merge LoRAs into one", _merge)
     merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")

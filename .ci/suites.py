@@ -1,0 +1,323 @@
+"""The test suite: which tests run in which environment, and side by side in two lanes.
+
+    python install.py --test                       everything
+    python install.py --test --quick               the engine's core and the checks of the code
+    python install.py --test tests/test_budget.py  that file in its environment (a test's id or -k WORD, too)
+    python install.py --test --in gradio3 tests/browser/test_grid.py
+
+What is not known here goes to pytest. The last line says how many tests passed, failed and were skipped.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import re
+import shutil
+import subprocess
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from pathlib import Path
+
+from environments import ROOT, Failure, thin
+
+LANES = 2
+CHROMIUMS = (
+    "chromium",
+    "chromium-browser",
+    "google-chrome",
+    "google-chrome-stable",
+    "chrome",
+    "msedge",
+    "microsoft-edge",
+)
+CHROMIUM_PLACES = (
+    r"C:\Program Files\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Google\Chrome\Application\chrome.exe",
+    r"C:\Program Files (x86)\Microsoft\Edge\Application\msedge.exe",
+    "/Applications/Google Chrome.app/Contents/MacOS/Google Chrome",
+    "/Applications/Chromium.app/Contents/MacOS/Chromium",
+)
+
+
+class World:
+    """One environment that tests run in; made when the first of them does."""
+
+    def __init__(self, name: str, bare: str = "") -> None:
+        """Name an environment, and with it its requirements."""
+        self.name, self._bare = name, bare
+        self._lock = threading.Lock()
+
+    def python(self) -> Path:
+        """Return its Python."""
+        with self._lock:
+            return thin(ROOT / ".venvs" / self.name, f"{self.name}.txt", self._bare)
+
+
+ENGINE, GRADIO3, GRADIO4 = World("engine", bare="oracles.txt"), World("gradio3"), World("gradio4")
+WORLDS = {world.name: world for world in (ENGINE, GRADIO3, GRADIO4)}
+BROWSER = "tests/browser"
+# need fastapi and pillow, which every WebUI has and the engine does without
+WEBUI = ("tests/test_compare.py", "tests/test_rest.py")
+
+
+@dataclasses.dataclass(frozen=True)
+class Work:
+    """Something that runs in one environment by itself: a session of pytest, or a check of the code."""
+
+    name: str
+    world: World
+    arguments: tuple[str, ...]
+    module: str = "pytest"
+
+
+@dataclasses.dataclass(frozen=True)
+class Outcome:
+    """What came of a work: counts of tests, and everything it printed."""
+
+    passed: int
+    failed: int
+    skipped: int
+    output: str = ""
+
+
+CHECKS = (
+    Work("ruff check", ENGINE, ("check", "."), "ruff"),
+    Work("ruff format", ENGINE, ("format", "--check", "--quiet", "."), "ruff"),
+)
+
+
+def whole(browser: bool) -> list[Work]:
+    """Return all there is to run, longest first, so that both lanes end at about the same time."""
+    first, second = _halves(_engine_files())
+    tab = (BROWSER, "-m")
+    works = [
+        Work("the tab on gradio 4", GRADIO4, (*tab, "not gradio3", "-p", "no:warnings")),
+        Work("the tab on gradio 3", GRADIO3, (*tab, "not gradio4", "-p", "no:warnings")),
+    ]
+    return [
+        *(works if browser else ()),
+        Work("engine, slow", ENGINE, (*first, *second, "-m", "slow")),
+        Work("engine, 1 of 2", ENGINE, (*first, "-m", "not slow")),
+        Work("engine, 2 of 2", ENGINE, (*second, "-m", "not slow")),
+        Work("WebUI on gradio 4", GRADIO4, (*WEBUI, "-p", "no:warnings")),
+        Work("WebUI on gradio 3", GRADIO3, (*WEBUI, "-p", "no:warnings")),
+        *CHECKS,
+    ]
+
+
+def quick() -> list[Work]:
+    """Return the core: what runs in the engine's environment and is not slow."""
+    first, second = _halves(_engine_files())
+    return [
+        Work("engine, 1 of 2", ENGINE, (*first, "-m", "not slow and not client")),
+        Work("engine, 2 of 2", ENGINE, (*second, "-m", "not slow and not client")),
+        *CHECKS,
+    ]
+
+
+def _engine_files() -> list[str]:
+    files = (path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("test_*.py"))
+    return sorted(file for file in files if file not in WEBUI)
+
+
+def _halves(files: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Deal files out by their length, which says roughly how long they take."""
+    halves: tuple[list[str], list[str]] = ([], [])
+    sizes = [0, 0]
+    for file in sorted(files, key=lambda file: -(ROOT / file).stat().st_size):
+        half = sizes.index(min(sizes))
+        halves[half].append(file)
+        sizes[half] += (ROOT / file).stat().st_size
+    return sorted(halves[0]), sorted(halves[1])
+
+
+# ------------------------------------------------------------------------------------------------ the choice
+
+
+def chosen(rest: Sequence[str], world: World | None) -> list[Work]:
+    """Return one session of pytest for each environment that the tests named in `rest` belong to.
+
+    Args:
+        rest: arguments of pytest; those that are paths or ids of tests say what runs.
+        world: run them there and nowhere else.
+    """
+    targets = [argument for argument in rest if _is_target(argument)]
+    options = [argument for argument in rest if argument not in targets]
+    if not targets:
+        targets = list(_mentioning(_words(options)))
+    by_world: dict[World, list[str]] = {}
+    for part in (part for target in targets for part in _parts(target)):
+        by_world.setdefault(world or world_of(part), []).append(part)
+    if not by_world:
+        message = f"no test file is meant by {' '.join(rest)}."
+        raise Failure(message)
+    return [
+        Work(f"in {world.name}", world, (*files, *options, *_quiet(world)))
+        for world, files in by_world.items()
+    ]
+
+
+def _quiet(world: World) -> tuple[str, ...]:
+    return () if world is ENGINE else ("-p", "no:warnings")
+
+
+def world_of(target: str) -> World:
+    """Return the environment of a test file or a test's id."""
+    file = target.partition("::")[0].replace(os.sep, "/").removeprefix("./")
+    return GRADIO4 if file in WEBUI or f"{file}/".startswith(f"{BROWSER}/") else ENGINE
+
+
+def _is_target(argument: str) -> bool:
+    path = argument.partition("::")[0]
+    if argument.startswith("-"):
+        return False
+    if (ROOT / path).exists():
+        return True
+    if path.endswith(".py") or "/" in path or "::" in argument:
+        message = f"there is no {path} in {ROOT.name}."
+        raise Failure(message)
+    return False
+
+
+def _parts(target: str) -> list[str]:
+    """Return the test files in a folder, and anything else as it is."""
+    if not (ROOT / target.partition("::")[0]).is_dir():
+        return [target]
+    return sorted(path.relative_to(ROOT).as_posix() for path in (ROOT / target).resolve().rglob("test_*.py"))
+
+
+def _words(options: Sequence[str]) -> set[str]:
+    """Return the words of `-k EXPRESSION`."""
+    at = [number for number, option in enumerate(options[:-1]) if option == "-k"]
+    text = " ".join(options[number + 1] for number in at)
+    return {word.lower() for word in re.findall(r"\w+", text)} - {"and", "or", "not"}
+
+
+def _mentioning(words: set[str]) -> Iterator[str]:
+    """Yield the test files in whose path or text a word stands; pytest chooses among their tests."""
+    for path in sorted((ROOT / "tests").rglob("test_*.py")) if words else ():
+        file = path.relative_to(ROOT).as_posix()
+        text = f"{file} {path.read_text(encoding='utf-8')}".lower()
+        if any(word in text for word in words):
+            yield file
+
+
+# ------------------------------------------------------------------------------------------------ running
+
+
+def run(arguments: Sequence[str]) -> int:
+    """Run what is asked for; return the exit code."""
+    rest = list(arguments)
+    core = "--quick" in rest
+    world = _asked_world(rest)
+    rest = [argument for argument in rest if argument != "--quick"]
+    browser = chromium()
+    not_run = []
+    if core or not any(_is_target(argument) or argument == "-k" for argument in rest):
+        works = quick() if core else whole(browser is not None)
+        works = [
+            dataclasses.replace(work, arguments=(*work.arguments, *rest)) if work.module == "pytest" else work
+            for work in works
+        ]
+        if not core and browser is None:
+            not_run.append("the tab in a browser: no Chromium, Chrome or Edge is installed")
+        if not (ROOT.parent / "shared" / "data").is_dir():
+            not_run.append("tests on real LoRA files: the folder shared/data is not beside this checkout")
+        outcomes = list(_side_by_side(works, browser))
+    else:
+        outcomes = [_run(work, browser, live=True) for work in chosen(rest, world)]
+    for what in not_run:
+        print(f"NOT RUN  {what}")
+    passed, failed, skipped = (
+        sum(getattr(outcome, field) for outcome in outcomes) for field in ("passed", "failed", "skipped")
+    )
+    print(f"{passed} passed, {failed} failed, {skipped} skipped")
+    strict = os.environ.get("CI") == "true"
+    return 1 if failed or not passed or (strict and not_run) else 0
+
+
+def _asked_world(rest: list[str]) -> World | None:
+    """Take `--in NAME` out of the arguments and return that environment."""
+    if "--in" not in rest:
+        return None
+    at = rest.index("--in")
+    name = rest[at + 1] if at + 1 < len(rest) else ""
+    del rest[at : at + 2]
+    if name not in WORLDS:
+        message = f"--in takes one of {', '.join(WORLDS)}."
+        raise Failure(message)
+    return WORLDS[name]
+
+
+def _side_by_side(works: Sequence[Work], browser: str | None) -> Iterator[Outcome]:
+    """Run works in lanes and print each one's output when it has ended."""
+    start = time.monotonic()
+    with ThreadPoolExecutor(LANES) as pool:
+        running = {pool.submit(_run, work, browser): work for work in works}
+        try:
+            for done in as_completed(running):
+                outcome, work = done.result(), running[done]
+                print(
+                    f"\n──── {work.name} (after {time.monotonic() - start:.0f} s)\n{outcome.output}",
+                    flush=True,
+                )
+                yield outcome
+        except BaseException:
+            pool.shutdown(wait=False, cancel_futures=True)
+            raise
+
+
+def _run(work: Work, browser: str | None, live: bool = False) -> Outcome:
+    """Run one work.
+
+    Args:
+        work: what to run.
+        browser: the Chromium that the tab is tried in.
+        live: print each line as it comes.
+    """
+    options = ["--durations=8"] if work.module == "pytest" else []
+    process = subprocess.Popen(
+        [work.world.python(), "-m", work.module, *options, *work.arguments],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        encoding="utf-8",
+        errors="replace",
+        env={**os.environ, "PYTHONIOENCODING": "utf-8", **({"CHROMIUM_PATH": browser} if browser else {})},
+    )
+    lines = []
+    for line in process.stdout or ():
+        lines.append(line)
+        if live:
+            print(line, end="", flush=True)
+    output = "".join(lines)
+    code = process.wait()
+    if work.module == "pytest":
+        return _counted(output, code)
+    return Outcome(0, int(code != 0), 0, output)
+
+
+def _counted(output: str, code: int) -> Outcome:
+    """Read what pytest counted from its summary."""
+    summaries = re.findall(
+        r"^.*(?:\d+ (?:passed|failed|skipped|error)|no tests ran).*$", output, re.MULTILINE
+    )
+    last = summaries[-1] if summaries else ""
+    count = {word: int(number) for number, word in re.findall(r"(\d+) (passed|failed|skipped|error)", last)}
+    bad = count.get("failed", 0) + count.get("error", 0)
+    if code not in (0, 5) and not bad:
+        bad = 1  # pytest itself broke: that is no success
+    return Outcome(count.get("passed", 0), bad, count.get("skipped", 0), output)
+
+
+def chromium() -> str | None:
+    """Return the Chromium, Chrome or Edge of this machine."""
+    given = os.environ.get("CHROMIUM_PATH")
+    if given and Path(given).is_file():
+        return given
+    named = next((path for name in CHROMIUMS if (path := shutil.which(name))), None)
+    return named or next((place for place in CHROMIUM_PLACES if Path(place).is_file()), None)
