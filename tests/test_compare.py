@@ -16,8 +16,8 @@ import pytest
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.kept.history import History
 from lib_merge.recipe import Recipe, Source
-from lib_merge.ui.actions import Actions
-from lib_merge.ui.state import to_recipe
+from lib_merge.ui.operations import open_desk
+from lib_merge.ui.state import tab_state, to_recipe
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, Host, _state
 
@@ -172,7 +172,7 @@ def desk(tmp_path):
     write_lora(host.folder / "sub" / "b.safetensors", seed=2)
     (host.folder / "a.json").write_text('{"preferred weight": 0.7}')
     prompts._live.clear()
-    found = panel.WebuiActions(host)
+    found = open_desk(host)
     found.library.refresh(wait=True)
     return found
 
@@ -240,7 +240,7 @@ def test_every_picture_pastes_back_into_the_tab(world, desk):
     assert [(row["key"], row["ratio"]) for row in state["sources"]] == [
         ("0/a.safetensors", 0.6), ("0/sub/b.safetensors", 0.4),
     ]  # fmt: skip
-    assert to_recipe(state, desk.library.resolve).method == "ties"
+    assert to_recipe(tab_state(state), desk.library.resolve).method == "ties"
     # the grid itself carries the merge it is about
     assert (
         desk.handle_dict({"op": "picture_text", "text": done.infotexts[0]})["state"]["method"]
@@ -258,7 +258,7 @@ def test_block_weights_are_baked_into_the_stack(world, desk):
 
 
 def test_knock_out_switches_one_block_off_at_a_time(desk):
-    recipe = to_recipe(_state(*PAIR), desk.library.resolve)
+    recipe = to_recipe(tab_state(_state(*PAIR)), desk.library.resolve)
     found = columns.plan_columns(recipe, columns.Asked((), knockout=True), injection_place(desk))
     labels = [column.label for column in found]
     assert labels[0] == "without BASE"
@@ -344,13 +344,13 @@ def test_a_recipe_in_the_prompt(world, desk):
 
 def test_a_recipe_is_found_before_anybody_has_opened_the_tab(world, desk):
     desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
-    started = Actions(desk.host)  # a WebUI that only its API uses
+    started = open_desk(desk.host)  # a WebUI that only its API uses
     (started.host.data_folder() / "library.json").unlink(missing_ok=True)
     assert [source.path.name for source in started.recipe_named("pair").sources] == [
         "a.safetensors",
         "b.safetensors",
     ]
-    assert injection_place(Actions(desk.host)).tag(desk.host.folder / "a.safetensors") == "a"
+    assert injection_place(open_desk(desk.host)).tag(desk.host.folder / "a.safetensors") == "a"
 
 
 def test_an_unknown_recipe_makes_no_picture_and_says_why(world, desk):
@@ -418,7 +418,7 @@ def test_a_live_merge_equals_the_saved_one(desk, tmp_path):
     from lib_merge.engine.job import Job
     from tests.factories import dense_of
 
-    recipe = to_recipe(_state(*PAIR, method="ties"), desk.library.resolve)
+    recipe = to_recipe(tab_state(_state(*PAIR, method="ties")), desk.library.resolve)
     made = prompts.live_of(desk).make(recipe)
     run_recipe(recipe, tmp_path / "saved.safetensors", job=Job())
     one, two = dense_of(made.path), dense_of(tmp_path / "saved.safetensors")
@@ -610,8 +610,10 @@ def test_a_verdict_goes_to_the_history_with_its_grid(world, desk):
     run.run_comparison(Processing(SETUP), desk, _asked(methods=["core_ties"]))
     found = desk.handle_dict({"op": "comparison"})["found"]
     index = next(n for n, column in enumerate(found["columns"]) if column["kind"] == "variant")
-    given = {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "artefacts": True, "stray": "<img>"}
+    given = {"preserved": {"a": "no", "b": "yes"}, "against": "worse", "artefacts": True}
     ask = {"op": "verdict", "comparison": found["id"], "column": index, "verdict": given, "notes": "too loud"}
+    refused = desk.handle_dict({**ask, "verdict": {**given, "stray": "<img>"}})["error"]
+    assert refused.startswith("there is no field verdict.stray")
     reply = desk.handle_dict(ask)
     assert reply["status"] == "revise"
     entry = desk.history.get(reply["entry"])
@@ -660,7 +662,7 @@ def test_a_verdict_finds_the_merge_that_was_saved(world, desk, tmp_path):
     done = desk.handle_dict({"op": "preview_set", "text": text, "image": picture})
     assert done == {"ok": True, "name": "both"}
     assert (desk.host.folder / "both.preview.png").read_bytes().startswith(b"\x89PNG")
-    other = recipe_edits.with_ratio(to_recipe(_state(*PAIR), desk.library.resolve), 0, 0.1)
+    other = recipe_edits.with_ratio(to_recipe(tab_state(_state(*PAIR)), desk.library.resolve), 0, 0.1)
     assert (
         "save it first"
         in desk.handle_dict({"op": "preview_set", "text": other.dumps(), "image": picture})["error"]

@@ -8,14 +8,14 @@ import types
 
 import pytest
 
-from lib_merge.ui.actions import Actions
+from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
 from tests.test_tab_server import Host
 
 fastapi = pytest.importorskip("fastapi", reason="every WebUI has it")
 from fastapi.testclient import TestClient  # noqa: E402
 
-from lib_merge.webui import api  # noqa: E402
+from lib_merge.webui import rest  # noqa: E402
 
 V1 = "/lora-merge/v1"
 
@@ -23,7 +23,7 @@ V1 = "/lora-merge/v1"
 @pytest.fixture
 def serve(tmp_path, monkeypatch):
     """Return a function that makes a client; `api_auth` is the WebUI's option."""
-    desk = Actions(Host(tmp_path))
+    desk = open_desk(Host(tmp_path))
     for number, name in enumerate(("ink", "mira")):
         write_lora(tmp_path / "loras" / f"{name}.safetensors", seed=number)
 
@@ -37,7 +37,7 @@ def serve(tmp_path, monkeypatch):
         app = fastapi.FastAPI()
         if login:
             app.auth, app.tokens = {"me": "secret"}, {login: "me"}
-        api.add_routes(app, desk)
+        rest.add_routes(app, desk)
         return TestClient(app)
 
     return start
@@ -101,10 +101,12 @@ def test_api_auth_and_the_page_login(serve):
     assert client.get(f"{V1}/methods", auth=("you", "other")).status_code == 200
     client = serve(login="token")
     assert client.get(f"{V1}/methods").status_code == 401
-    assert client.get(f"{V1}/methods", cookies={"access-token": "wrong"}).status_code == 401
+    client.cookies.set("access-token", "wrong")
+    assert client.get(f"{V1}/methods").status_code == 401
     for name in ("access-token", "access-token-unsecure", "access-token-unsecure-Ab1"):
-        assert client.get(f"{V1}/methods", cookies={name: "token"}).status_code == 200
         client.cookies.clear()
+        client.cookies.set(name, "token")
+        assert client.get(f"{V1}/methods").status_code == 200
 
 
 def test_openapi_names_parameters_and_nothing_deletes(serve):
@@ -112,6 +114,6 @@ def test_openapi_names_parameters_and_nothing_deletes(serve):
     ours = {path: item for path, item in paths.items() if path.startswith(V1)}
     assert len(ours) == 11
     assert not any("delete" in item for item in ours.values())
-    assert [p["name"] for p in ours[f"{V1}/inspect"]["get"]["parameters"]] == ["name"]
+    assert [p["name"] for p in ours[f"{V1}/inspect"]["get"]["parameters"]] == ["key", "name"]
     assert [p["name"] for p in ours[f"{V1}/jobs/{{job}}"]["get"]["parameters"]] == ["job"]
     assert "requestBody" in ours[f"{V1}/merge"]["post"]

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import save_file
 
-from lib_merge.ui.actions import Actions
+from lib_merge.ui.operations import open_desk
 from tests.factories import NAMES, lora_tensors, write, write_lora
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 
@@ -18,7 +18,7 @@ UNET = tuple(name for name in NAMES if name.startswith("lora_unet"))
 
 def _notes(host, *files, **fields):  # noqa: F811
     """Return the plan's notes for files of the host's folder, at ratio 0.5 each."""
-    desk = Actions(host)  # noqa: F811
+    desk = open_desk(host)  # noqa: F811
     desk.library.refresh(wait=True)
     reply = desk.handle_dict(
         {"op": "plan", "state": _state(*((f"0/{name}", 0.5, {}) for name in files), **fields)}
@@ -99,7 +99,7 @@ def test_the_same_file_and_a_copy_of_it_are_said(host):  # noqa: F811
 
 def test_letters_are_those_of_the_rows_whatever_is_off_or_grouped(host):  # noqa: F811
     write(host.folder / "x.safetensors", lora_tensors(3, names=UNET))
-    desk = Actions(host)  # noqa: F811
+    desk = open_desk(host)  # noqa: F811
     desk.library.refresh(wait=True)
     rows = (
         ("0/a.safetensors", 1, {"on": False}),
@@ -168,7 +168,7 @@ def test_two_large_loras_are_planned_within_half_a_second(tmp_path, keys):
             {k: v.contiguous() for k, v in synthetic_lora(rows, 4, seed=seed).items()},
             str(host.folder / f"{name}.safetensors"),
         )
-    desk = Actions(host)  # noqa: F811
+    desk = open_desk(host)  # noqa: F811
     desk.library.refresh(wait=True)
     state = _state(("0/p.safetensors", 1, {}), ("0/q.safetensors", 1, {}))
     took = []

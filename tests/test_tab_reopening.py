@@ -11,12 +11,11 @@ import shutil
 import pytest
 
 from lib_merge.blocks import ANY, Preset
-from lib_merge.errors import RecipeError
 from lib_merge.recipe import ElementRule, Recipe, Source
 from lib_merge.ui import locating
-from lib_merge.ui.infotext import infotext
-from lib_merge.ui.prompt import read_prompt
-from lib_merge.ui.state import from_recipe, to_recipe, unshown
+from lib_merge.ui.prompt import infotext, read_prompt
+from lib_merge.ui.protocol import write
+from lib_merge.ui.state import from_recipe, tab_state, to_recipe, unshown
 from tests.factories import dense_of, exif_comment, relative, write_lora
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 
@@ -153,11 +152,11 @@ def test_a_recipe_goes_through_the_tab_unchanged(host):  # noqa: F811
         a, name=a.name, te_ratio=0.2, elements=(ElementRule("IN01", "attn", 1 / 3),), size=a.stat().st_size
     )
     recipe = Recipe(
-        (one, Source(recipe=inner, ratio=0.7, name="group A")), "dare", {"drop_rate": 0.1}, seed=4
+        (one, Source(recipe=inner, ratio=0.7, name="group 1")), "dare", {"drop_rate": 0.1}, seed=4
     )
     keys = {a: "0/a.safetensors", b: "0/sub/b.safetensors"}
     state = from_recipe(recipe, lambda source: keys[source.path], lambda blocks: dict(blocks or {}))
-    again = to_recipe(json.loads(json.dumps(state)), lambda key: host.folder / key[2:])
+    again = to_recipe(tab_state(json.loads(json.dumps(write(state)))), lambda key: host.folder / key[2:])
     assert again.to_json() == recipe.to_json()
     assert unshown(recipe) == []
 
@@ -195,7 +194,7 @@ def test_one_bad_argument_does_not_cost_the_other_rows(desk):  # noqa: F811
 
 def test_what_cannot_be_baked_is_named_one_by_one():
     [source] = read_prompt("<lora:x:1:start=5:stop=10:step=2-4>").sources
-    assert [note.partition(" (")[0] for note in source["notes"]] == ["start", "stop", "step range"]
+    assert [note.partition(" (")[0] for note in source.notes] == ["start", "stop", "step range"]
 
 
 def test_what_tags_cannot_say_is_said(desk):  # noqa: F811
@@ -285,7 +284,7 @@ def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_change
     import time
 
     from lib_merge.kept import energies as looking
-    from lib_merge.ui.actions import Actions
+    from lib_merge.ui.operations import open_desk
 
     def look(of):
         for _ in range(500):
@@ -301,13 +300,13 @@ def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_change
     measured = []
     real = looking.inspect_file
     monkeypatch.setattr(looking, "inspect_file", lambda path: measured.append(path.name) or real(path))
-    assert look(Actions(host)) == first
+    assert look(open_desk(host)) == first
     assert measured == []
     write_lora(host.folder / "a.safetensors", seed=50, rank=7)
-    assert look(Actions(host)) != first
+    assert look(open_desk(host)) != first
     assert measured == ["a.safetensors"]
     (host.data_folder() / "energies.json").write_text('{"version": 1, "files": [3]}', encoding="utf-8")
-    assert look(Actions(host))["norm"] > 0
+    assert look(open_desk(host))["norm"] > 0
 
 
 def test_only_what_changed_in_the_list_is_sent(desk, host):  # noqa: F811
@@ -329,8 +328,7 @@ def test_only_what_changed_in_the_list_is_sent(desk, host):  # noqa: F811
 
 
 def test_a_recipe_that_is_none_is_refused(desk):  # noqa: F811
-    with pytest.raises(RecipeError, match="no recipe in it"):
-        desk.op_open({"key": "0/a.safetensors"})
+    assert "no recipe in it" in desk.handle_dict({"op": "open", "key": "0/a.safetensors"})["error"]
 
 
 def test_presets_of_a_neighbour_are_found_and_imported_with_a_line_each(desk, host):  # noqa: F811

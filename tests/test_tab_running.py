@@ -12,7 +12,7 @@ import torch
 from lib_merge.engine.job import Job
 from lib_merge.engine.threads import in_order
 from lib_merge.errors import Cancelled
-from lib_merge.ui import running
+from lib_merge.ui import jobs as running
 from lib_merge.ui.jobs import Jobs, Task
 from tests.factories import dense_of, relative
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
@@ -91,7 +91,7 @@ def test_a_lock_that_cannot_be_taken_is_an_error_not_a_hang():
 def test_a_full_gpu_falls_back_to_the_cpu_and_says_so(desk, host, monkeypatch, error):  # noqa: F811
     from lib_merge.ui import merging
 
-    real, devices, freed = merging.run_recipe, [], []
+    real, devices, freed = merging.api.run_recipe, [], []
 
     def full(recipe, target, *, job):
         devices.append(torch.device(job.device).type)
@@ -99,7 +99,7 @@ def test_a_full_gpu_falls_back_to_the_cpu_and_says_so(desk, host, monkeypatch, e
             raise error
         return real(recipe, target, job=job)
 
-    monkeypatch.setattr(merging, "run_recipe", full)
+    monkeypatch.setattr(merging.api, "run_recipe", full)
     monkeypatch.setattr(running, "give_back", lambda device: freed.append(device.type))
     host.device = lambda: torch.device("cuda")
     done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR)}))
@@ -123,7 +123,7 @@ def test_other_errors_of_a_device_are_not_tried_again(desk, host, monkeypatch): 
         message = "an illegal memory access was encountered"
         raise RuntimeError(message)
 
-    monkeypatch.setattr(merging, "run_recipe", broken)
+    monkeypatch.setattr(merging.api, "run_recipe", broken)
     host.device = lambda: torch.device("cuda")
     done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR)}))
     assert done["state"] == "failed"
@@ -165,7 +165,7 @@ def test_the_time_left_follows_the_speed():
     assert task.left() == pytest.approx(30, rel=0.05)
     task.ended = time.monotonic()
     assert task.left() is None
-    assert task.to_json()["left"] is None
+    assert task.reply().left is None
 
 
 def test_a_batch_of_slow_modules_stops_between_two_of_them():

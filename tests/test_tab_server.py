@@ -23,11 +23,10 @@ from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
 from lib_merge.kept.history import History, differences
 from lib_merge.library.library import Library
 from lib_merge.ui import catalog
-from lib_merge.ui.actions import Actions
-from lib_merge.ui.infotext import infotext
 from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.naming import fill_template, output_path, sub_folder
-from lib_merge.ui.prompt import read_prompt, write_prompt
+from lib_merge.ui.operations import open_desk
+from lib_merge.ui.prompt import PromptSource, infotext, read_prompt, write_prompt
 from tests.factories import dense_of, relative, write_lora
 
 
@@ -87,7 +86,7 @@ def host(tmp_path):
 
 @pytest.fixture
 def desk(host):
-    found = Actions(host)
+    found = open_desk(host)
     found.library.refresh(wait=True)
     return found
 
@@ -168,7 +167,7 @@ def test_a_request_is_json_and_so_is_every_answer(desk):
 def test_no_state_brings_the_server_down(tmp_path_factory, value):
     base = getattr(test_no_state_brings_the_server_down, "desk", None)
     if base is None:
-        base = test_no_state_brings_the_server_down.desk = Actions(Host(tmp_path_factory.mktemp("host")))
+        base = test_no_state_brings_the_server_down.desk = open_desk(Host(tmp_path_factory.mktemp("host")))
     reply = base.handle_dict({"op": "plan", "state": value})
     assert reply["ok"] is False
 
@@ -460,22 +459,20 @@ NUMBERS = st.integers(-200, 200).map(lambda n: n / 100)
 
 @given(
     st.lists(
-        st.fixed_dictionaries(
-            {"name": NAMES, "ratio": NUMBERS, "te_ratio": st.none() | NUMBERS, "blocks": st.none()}
-        ),
+        st.builds(PromptSource, name=NAMES, ratio=NUMBERS, te_ratio=st.none() | NUMBERS),
         max_size=5,
     )
 )
 def test_tags_come_back(sources):
     text, notes = write_prompt(sources)
-    found = read_prompt("a cat, " + text).sources
+    back = read_prompt("a cat, " + text).sources
     assert not notes
-    assert len(found) == len(sources)
-    for one, other in zip(found, sources):
-        assert one["name"] == other["name"]
-        assert one["ratio"] == pytest.approx(other["ratio"])
-        te = None if other["te_ratio"] == other["ratio"] else other["te_ratio"]
-        assert one["te_ratio"] == (None if te is None else pytest.approx(te))
+    assert len(back) == len(sources)
+    for one, other in zip(back, sources):
+        assert one.name == other.name
+        assert one.ratio == pytest.approx(other.ratio)
+        te = None if other.te_ratio == other.ratio else other.te_ratio
+        assert one.te_ratio == (None if te is None else pytest.approx(te))
 
 
 @pytest.mark.parametrize("family", ["SD1", "SDXL", "Flux"])
@@ -487,17 +484,10 @@ def test_block_weights_of_a_tag_come_back(family, all_blocks):
     for block in present:
         if block == "OTHER":
             continue
-        source = {
-            "name": "x",
-            "ratio": 1.0,
-            "te_ratio": None,
-            "blocks": {block: 0.5},
-            "family": family,
-            "present": present,
-        }
+        source = PromptSource(name="x", ratio=1.0, blocks={block: 0.5}, family=family, present=present)
         text, notes = write_prompt([source])
-        [found] = read_prompt(text).sources
-        weights = resolve_blocks(found["blocks"], family, present, random.Random(0), "x")[0]
+        [back] = read_prompt(text).sources
+        weights = resolve_blocks(back.blocks, family, present, random.Random(0), "x")[0]
         assert not notes
         assert {name: weights.get(name, 1.0) for name in present if name != "OTHER"} == {
             name: 0.5 if name == block else 1.0 for name in present if name != "OTHER"
@@ -505,21 +495,16 @@ def test_block_weights_of_a_tag_come_back(family, all_blocks):
 
 
 def test_what_a_tag_cannot_say_is_said():
-    source = {
-        "name": "x",
-        "ratio": 1.0,
-        "blocks": {"OTHER": 0.5},
-        "family": "SDXL",
-        "present": (*BLOCKS["SDXL"], "OTHER"),
-    }
+    present = (*BLOCKS["SDXL"], "OTHER")
+    source = PromptSource(name="x", ratio=1.0, blocks={"OTHER": 0.5}, family="SDXL", present=present)
     text, [note] = write_prompt([source])
     assert "OTHER" in note
     assert text.startswith("<lora:x:1")
-    text, [note] = write_prompt([{"name": "a<b", "ratio": 1.0}])
+    text, [note] = write_prompt([PromptSource(name="a<b", ratio=1.0)])
     assert not text
     assert "rename" in note
     text, [note] = write_prompt(
-        [{"name": "x", "ratio": 1.0, "blocks": {"B05": 0.5}, "family": "Wan", "present": ("B05",)}]
+        [PromptSource(name="x", ratio=1.0, blocks={"B05": 0.5}, family="Wan", present=("B05",))]
     )
     assert text == "<lora:x:1>"
     assert "B05" in note
@@ -538,13 +523,13 @@ def test_what_a_tag_cannot_say_is_said():
     ],
 )
 def test_forms_of_tags(tag, wanted):
-    [found] = read_prompt(f"{tag} a cat").sources
-    assert (found["ratio"], found["te_ratio"], found["blocks"]) == wanted
+    [source] = read_prompt(f"{tag} a cat").sources
+    assert (source.ratio, source.te_ratio, source.blocks) == wanted
 
 
 def test_an_infotext_gives_its_positive_prompt_only():
     text = "a <lora:x:1>\nNegative prompt: <lora:bad:1>\nSteps: 20, Lora hashes: x"
-    assert [source["name"] for source in read_prompt(text).sources] == ["x"]
+    assert [source.name for source in read_prompt(text).sources] == ["x"]
 
 
 def _chunk(kind, body):
@@ -625,8 +610,8 @@ def test_differences_are_sentences():
 
 def test_every_block_has_a_hint_of_its_own_place():
     for family, known in catalog.families().items():
-        assert set(known["hints"]) == set(known["blocks"]), family
-    sd1, xl = catalog.families()["SD1"]["hints"], catalog.families()["SDXL"]["hints"]
+        assert set(known.hints) == set(known.blocks), family
+    sd1, xl = catalog.families()["SD1"].hints, catalog.families()["SDXL"].hints
     assert "1/8 as wide" in sd1["IN01"]
     assert "1/64 as wide" in sd1["M00"]
     assert sd1["IN07"] != sd1["IN04"] != sd1["IN01"]
@@ -642,7 +627,8 @@ def test_the_history_comes_in_pages(desk):
     assert [entry["name"] for entry in found["entries"]] == ["m4", "m3"]
     assert found["total"] == 5
     assert len(desk.handle_dict({"op": "history"})["entries"]) == 5
-    assert len(desk.handle_dict({"op": "history", "count": -3})["entries"]) == 5
+    refused = desk.handle_dict({"op": "history", "count": -3})["error"]
+    assert refused == "count is -3; it takes a whole number from 1."
 
 
 def test_a_saved_preset_keeps_the_rows_element_rules(desk):
@@ -653,7 +639,7 @@ def test_a_saved_preset_keeps_the_rows_element_rules(desk):
     [item] = [item for item in saved["presets"]["SD1"] if item["name"] == "mixed"]
     assert item["elements"] == rules
     assert item["weights"]["M00"] == 0.25
-    assert Actions(desk.host).presets.get("mixed", "SD1").elements[1].ratio == 0.0  # from the disk
+    assert open_desk(desk.host).presets.get("mixed", "SD1").elements[1].ratio == 0.0  # from the disk
     refused = desk.handle_dict({"op": "preset_save", "name": "bad", "family": "SD1", "elements": "no rule"})
     assert "blocks:elements:ratio" in refused["error"]
-    assert Actions(desk.host).presets.get("bad", "SD1") is None
+    assert open_desk(desk.host).presets.get("bad", "SD1") is None

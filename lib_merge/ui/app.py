@@ -16,8 +16,10 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
+from starlette.middleware.base import BaseHTTPMiddleware
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.ui.operations import open_desk
 from lib_merge.ui.tab import build_with
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -85,11 +87,8 @@ class PlainHost:
 
 def build_app(host: PlainHost) -> FastAPI:
     """Return the web application: the tab at /, our scripts and styles put into its page."""
-    from lib_merge.ui.actions import Actions
-
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
-    @app.get("/lora-merge/file/{name:path}")
     def asset(name: str) -> Response:
         path = ROOT / name
         if path not in _assets():
@@ -97,7 +96,6 @@ def build_app(host: PlainHost) -> FastAPI:
         kind = "text/css" if path.suffix == ".css" else "text/javascript"
         return FileResponse(path, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/lora-merge/preview/{name:path}")
     def preview(name: str) -> Response:
         folder = host.lora_folders()[0]
         path = folder / name
@@ -105,7 +103,6 @@ def build_app(host: PlainHost) -> FastAPI:
             return Response(status_code=404)
         return FileResponse(path)
 
-    @app.middleware("http")
     async def inject(request: Request, call_next: Any) -> Response:  # noqa: ANN401
         response = await call_next(request)
         if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
@@ -113,9 +110,12 @@ def build_app(host: PlainHost) -> FastAPI:
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
         return HTMLResponse(body.replace("</head>", f"{_head()}</head>", 1), response.status_code)
 
+    app.add_api_route("/lora-merge/file/{name:path}", asset)
+    app.add_api_route("/lora-merge/preview/{name:path}", preview)
+    app.add_middleware(BaseHTTPMiddleware, dispatch=inject)
     # the system's own fonts: a local page has no reason to ask a font server
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return gr.mount_gradio_app(app, build_with(Actions(host), theme), path="/")
+    return gr.mount_gradio_app(app, build_with(open_desk(host), theme), path="/")
 
 
 def _assets() -> list[Path]:

@@ -1,15 +1,18 @@
-"""What the browser must know once: methods with their knobs, families with their blocks, presets,
-settings.
-"""
+"""What the page must know once: methods with their knobs, families with their blocks, presets, settings."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Union
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
 from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
 from lib_merge.methods import METHODS, Space
+from lib_merge.methods.registry import Knob, KnobKind, Scope
+from lib_merge.ui.desk import Desk, operation
+from lib_merge.ui.protocol import About
+from lib_merge.ui.state import rules_text
 
 GROUPS = {
     Space.SCALAR: "Exact sums and means",
@@ -59,52 +62,183 @@ KNOWN: Mapping[str, Mapping[str, str]] = {
 LISTS = {"SD1": 17, "SD2": 17, "SDXL": 12, "Flux": 61, "Chroma": 61}
 
 
-def methods() -> list[dict[str, Any]]:
+BlockNames = list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KnobInfo:
+    """A setting of a method."""
+
+    name: str
+    kind: KnobKind
+    default: Union[float, bool, str]
+    minimum: float
+    maximum: float
+    step: float
+    choices: list[str]
+    help: str
+    scope: Annotated[Scope, About("recipe: one value; source: one, or a list of one for each source")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodInfo:
+    """A merge method and its knobs."""
+
+    name: str
+    title: str
+    sentence: str
+    paper: str
+    space: Annotated[Space, About("where it acts")]
+    group: Annotated[str, About("the heading it stands under")]
+    least: Annotated[int, About("fewest sources")]
+    most: Annotated[int | None, About("most sources, null where there is no end")]
+    roles: list[str]
+    symmetric: Annotated[bool, About("the order of the sources does not matter")]
+    knobs: list[KnobInfo]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FamilyInfo:
+    """The blocks of a base model."""
+
+    blocks: BlockNames
+    hints: Annotated[dict[str, str], About("what each block is known to carry")]
+    list: Annotated[BlockNames, About("the blocks of the usual list of weights, in its order")]
+    orders: Annotated[dict[str, BlockNames], About("length of a list -> its blocks")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetInfo:
+    """Block weights by name."""
+
+    name: str
+    own: Annotated[bool, About("saved here, not shipped")]
+    hint: str
+    weights: Annotated[dict[str, Union[float, str]], About("R, U and X are texts until they are drawn")]
+    elements: str
+
+
+Presets = dict[str, list[PresetInfo]]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the host is set to for new merges."""
+
+    template: str
+    folder: str
+    precision: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InitReply:
+    """What the page must know once."""
+
+    methods: list[MethodInfo]
+    families: dict[str, FamilyInfo]
+    hints: dict[str, str]
+    presets: Annotated[Presets, About("by family")]
+    host: str
+    can_generate: Annotated[bool, About("there is a txt2img tab to send things to")]
+    settings: Settings
+    warnings: list[str]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MethodsReply:
+    """Every merge method."""
+
+    methods: list[MethodInfo]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetsReply:
+    """Every family's presets."""
+
+    presets: Annotated[Presets, About("by family")]
+
+
+@operation("init")
+def init(desk: Desk) -> InitReply:
+    """Return methods, families, presets, settings."""
+    desk.library.refresh()
+    option = desk.host.option
+    return InitReply(
+        methods=methods(),
+        families=families(),
+        hints=dict(HINTS),
+        presets=presets(desk.presets),
+        host=desk.host.name,
+        can_generate=desk.host.can_generate(),
+        settings=Settings(
+            template=option("lora_merge_template", "{sources}_{method}_{weights}_v{n}"),
+            folder=option("lora_merge_folder", "merged"),
+            precision=option("lora_merge_precision", "fp16"),
+        ),
+        warnings=list(desk.presets.take_warnings()),
+    )
+
+
+@operation("methods", rest="GET /methods")
+def list_methods(desk: Desk) -> MethodsReply:
+    """Every merge method with its knobs."""
+    del desk
+    return MethodsReply(methods=methods())
+
+
+@operation("presets", rest="GET /presets")
+def list_presets(desk: Desk) -> PresetsReply:
+    """Block-weight presets."""
+    return PresetsReply(presets=presets(desk.presets))
+
+
+def methods() -> list[MethodInfo]:
     """Return the registry for the method picker."""
     return [
-        {
-            "name": method.name,
-            "title": method.title,
-            "sentence": method.sentence,
-            "paper": method.paper,
-            "space": method.space,
-            "group": GROUPS[method.space],
-            "least": method.sources[0],
-            "most": method.sources[1],
-            "roles": list(method.roles),
-            "symmetric": method.symmetric,
-            "knobs": [
-                {
-                    "name": knob.name,
-                    "kind": knob.kind,
-                    "default": knob.default,
-                    "minimum": knob.minimum,
-                    "maximum": knob.maximum,
-                    "step": knob.step,
-                    "choices": list(knob.choices),
-                    "help": knob.help,
-                    "scope": knob.scope,
-                }
-                for knob in method.knobs
-            ],
-        }
+        MethodInfo(
+            name=method.name,
+            title=method.title,
+            sentence=method.sentence,
+            paper=method.paper,
+            space=method.space,
+            group=GROUPS[method.space],
+            least=method.sources[0],
+            most=method.sources[1],
+            roles=list(method.roles),
+            symmetric=method.symmetric,
+            knobs=[_knob(knob) for knob in method.knobs],
+        )
         for method in METHODS.values()
     ]
 
 
-def families() -> dict[str, Any]:
+def _knob(knob: Knob) -> KnobInfo:
+    return KnobInfo(
+        name=knob.name,
+        kind=knob.kind,
+        default=knob.default,
+        minimum=knob.minimum,
+        maximum=knob.maximum,
+        step=knob.step,
+        choices=list(knob.choices),
+        help=knob.help,
+        scope=knob.scope,
+    )
+
+
+def families() -> dict[str, FamilyInfo]:
     """Return blocks, list orders and hints of every family with a table."""
     return {
-        family: {
-            "blocks": list(blocks),
-            "hints": {block: hint(family, block) for block in blocks},
-            "list": list(BLOCK_ORDERS[LISTS[family]]) if family in LISTS else [],
-            "orders": {
+        family: FamilyInfo(
+            blocks=list(blocks),
+            hints={block: hint(family, block) for block in blocks},
+            list=list(BLOCK_ORDERS[LISTS[family]]) if family in LISTS else [],
+            orders={
                 str(length): list(order)
                 for length, order in BLOCK_ORDERS.items()
                 if set(order) <= set(blocks)
             },
-        }
+        )
         for family, blocks in BLOCKS.items()
     }
 
@@ -121,18 +255,18 @@ def hint(family: str, block: str) -> str:
     return f"{side}. Its features are 1/{width} as wide as the picture: {CARRIES[width]}" if width else side
 
 
-def presets(store: PresetStore) -> dict[str, list[dict[str, Any]]]:
+def presets(store: PresetStore) -> Presets:
     """Return every family's presets as {block: weight}, the shipped ones first."""
     own = {preset.name for preset in store.list()}
     return {
         family: [
-            {
-                "name": name,
-                "own": name in own,
-                "hint": "" if name in own else preset_hint(name),
-                "weights": weights_of(name, family, store),
-                "elements": rules_of(name, family, store) if name in own else "",
-            }
+            PresetInfo(
+                name=name,
+                own=name in own,
+                hint="" if name in own else preset_hint(name),
+                weights=weights_of(name, family, store),
+                elements=rules_of(name, family, store) if name in own else "",
+            )
             for name in (preset_names(family, store) if family in BLOCKS else store.names(family))
         ]
         for family in dict.fromkeys([*BLOCKS, *(preset.family for preset in store.list() if preset.family)])
@@ -142,17 +276,15 @@ def presets(store: PresetStore) -> dict[str, list[dict[str, Any]]]:
 def rules_of(name: str, family: str, store: PresetStore) -> str:
     """Return a preset's element rules as text, "" where it has none."""
     preset = store.get(name, family)
-    rules = preset.elements if preset is not None else ()
-    return ", ".join(f"{rule.blocks}:{rule.elements}:{rule.ratio!r}" for rule in rules)
+    return rules_text(preset.elements if preset is not None else ())
 
 
 def weights_of(name: str, family: str, store: PresetStore) -> dict[str, float | str]:
     """Return one preset as {block: weight}; blocks that are not named weigh 1."""
-    found = find_preset(name, family, BLOCKS.get(family, ()), store)
-    if isinstance(found, Mapping):
-        return dict(found)
-    if found is None:
+    weights = find_preset(name, family, BLOCKS.get(family, ()), store)
+    if isinstance(weights, Mapping):
+        return dict(weights)
+    if weights is None:
         return {}
-    order = BLOCK_ORDERS[len(found)]
-    given = dict(zip(order, found))
+    given = dict(zip(BLOCK_ORDERS[len(weights)], weights))
     return {block: 1.0 if block == "OTHER" else given.get(block, 0.0) for block in BLOCKS.get(family, ())}

@@ -1,22 +1,34 @@
-"""Work that takes longer than a click: one thread each, one merge at a time, progress and cancel by id."""
+"""Work that takes longer than a click: one thread each, one at a time, progress and cancel by number.
+
+Beside a WebUI it waits for its turn, uses the host's device, and gives everything back.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import gc
 import itertools
 import logging
 import threading
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Annotated, Any, Literal, TypeVar
 
+import torch
+
+from lib_merge.engine.job import Job
 from lib_merge.errors import Cancelled, MergeError, RecipeError
+from lib_merge.ui.host import Host
+from lib_merge.ui.protocol import About
 
 log = logging.getLogger("lib_merge")
+Result = TypeVar("Result")
 KEEP = 50
 POLL = 0.05
 # work for later, which lets everything else go first
-YIELDING = ("report",)
+YIELDING: tuple[str, ...] = ("report",)
 # how the stages of a merge usually share its time; only their proportions matter
 SHARES: Mapping[str, tuple[tuple[str, float], ...]] = {
     "merge": (("survey", 0.5), ("merge", 6.0), ("verify", 4.0)),
@@ -24,23 +36,45 @@ SHARES: Mapping[str, tuple[tuple[str, float], ...]] = {
 }
 
 
+What = Literal["merge", "verify", "analyze", "report"]
+State = Literal["waiting", "running", "done", "failed", "cancelled"]
+ON_CPU = "the GPU ran out of memory, so this was computed on the CPU; the result is the same"
+_FULL = ("out of memory", "not enough gpu video memory", "alloc_failed")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JobReply:
+    """How far a job is."""
+
+    job: Annotated[int, About("its number", example=7)]
+    what: What
+    state: Annotated[State, About(example="running")]
+    stage: Annotated[str, About("queue while the host is busy, survey, merge, verify, save")]
+    done: Annotated[int, About("modules of this stage")]
+    total: int
+    share: Annotated[float, About("of the whole, 0 to 1; never goes back", example=0.25)]
+    left: Annotated[float | None, About("seconds, null while it cannot be told")]
+    error: Annotated[str, About("why it failed, one sentence")]
+    seconds: float
+    result: Annotated[dict[str, Any] | None, About("of a merge the report, its key, its prompt tag")]
+
+
 @dataclass(slots=True)
 class Task:
-    """One piece of work.
+    """One piece of work; see `JobReply` for what is told of it.
 
-    state   waiting, running, done, failed or cancelled
-    stage   what it is at: queue (the host is busy), survey, merge, verify, save, …
-    share   how much of the whole is done, 0 to 1; never goes back
+    partial  what there is of its result before it has ended
     """
 
     id: int
-    what: str
-    state: str = "waiting"
+    what: What
+    state: State = "waiting"
     stage: str = ""
     done: int = 0
     total: int = 0
     error: str = ""
     result: dict[str, Any] | None = None
+    partial: Any = None
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
@@ -68,23 +102,22 @@ class Task:
             return None
         return spent * (1.0 - self.share) / self.share
 
-    def to_json(self) -> dict[str, Any]:
-        """Return the state for the browser."""
-        seconds = (self.ended or time.monotonic()) - self.started
+    def reply(self) -> JobReply:
+        """Return how far it is."""
         left = self.left()
-        return {
-            "job": self.id,
-            "what": self.what,
-            "state": self.state,
-            "stage": self.stage,
-            "done": self.done,
-            "total": self.total,
-            "share": round(self.share, 4),
-            "left": None if left is None else round(left, 1),
-            "error": self.error,
-            "seconds": round(seconds, 2),
-            "result": self.result,
-        }
+        return JobReply(
+            job=self.id,
+            what=self.what,
+            state=self.state,
+            stage=self.stage,
+            done=self.done,
+            total=self.total,
+            share=round(self.share, 4),
+            left=None if left is None else round(left, 1),
+            error=self.error,
+            seconds=round((self.ended or time.monotonic()) - self.started, 2),
+            result=self.result,
+        )
 
 
 class Jobs:
@@ -97,40 +130,44 @@ class Jobs:
         self._lock = threading.Lock()
         self._turn = threading.Lock()
 
-    def start(self, what: str, work: Callable[[Task], dict[str, Any]]) -> Task:
+    def start(self, what: What, work: Callable[[Task], dict[str, Any]]) -> Task:
         """Run `work` in a thread as soon as the one before it has ended; return its task at once."""
         with self._lock:
             task = Task(next(self._number), what)
             self._tasks[task.id] = task
-            for old in [number for number, found in self._tasks.items() if found.ended][:-KEEP]:
+            for old in [number for number, one in self._tasks.items() if one.ended][:-KEEP]:
                 del self._tasks[old]
         threading.Thread(target=self._run, args=(task, work), name=f"lora-merge-{what}", daemon=True).start()
         return task
 
-    def get(self, number: object) -> Task:
+    def get(self, number: int) -> Task:
         """Return a task.
 
         Raises:
             RecipeError: no such task, as after a restart.
         """
-        task = self._tasks.get(number) if isinstance(number, int) else None
+        task = self._tasks.get(number)
         if task is None:
             message = "that job is not known any more: the program was restarted since."
             raise RecipeError(message)
         return task
 
-    def cancel(self, number: object) -> Task:
+    def of(self, what: What) -> list[Task]:
+        """Return the tasks of a kind that are remembered, the oldest first."""
+        with self._lock:
+            return [task for task in self._tasks.values() if task.what == what]
+
+    def cancel(self, number: int) -> Task:
         """Ask a task to stop; it ends between two modules and leaves nothing behind."""
         task = self.get(number)
         task.stop.set()
         return task
 
-    def stop(self, what: str) -> None:
+    def stop(self, what: What) -> None:
         """Ask every task of a kind that is not done yet to stop."""
-        with self._lock:
-            for task in self._tasks.values():
-                if task.what == what and not task.ended:
-                    task.stop.set()
+        for task in self.of(what):
+            if not task.ended:
+                task.stop.set()
 
     def _run(self, task: Task, work: Callable[[Task], dict[str, Any]]) -> None:
         if not self._wait(task):
@@ -173,3 +210,94 @@ class Jobs:
         """Tell whether somebody waits for work that is not for later."""
         with self._lock:
             return any(task.state == "waiting" and task.what not in YIELDING for task in self._tasks.values())
+
+
+# ------------------------------------------------------------------------------------------- beside a WebUI
+
+
+def compute(
+    host: Host,
+    task: Task,
+    work: Callable[[Job], Result],
+    **options: Any,  # noqa: ANN401
+) -> tuple[Result, list[str]]:
+    """Run `work` on the host's device as soon as no generation uses it; once more on the CPU when its memory
+    is full.
+
+    Args:
+        host: gives device and lock.
+        task: reports progress and is asked whether to stop.
+        work: takes the job to run with.
+        options: further fields of the job.
+    Returns:
+        What `work` returned, and sentences on what had to be done differently.
+    Raises:
+        Cancelled: while waiting, or while working.
+    """
+    device = host.device()
+    job = Job(device=device, progress=task.progress, cancelled=task.stop.is_set, **options)
+    with in_turn(host.busy_lock(), task):
+        try:
+            return work(job), []
+        except RuntimeError as error:
+            if torch.device(device).type == "cpu" or not memory_is_full(error):
+                raise
+            log.warning("%s: %s", ON_CPU, str(error).splitlines()[0])
+        finally:
+            give_back(torch.device(device))
+        job.device = torch.device("cpu")
+        return work(job), [ON_CPU]
+
+
+def memory_is_full(error: BaseException) -> bool:
+    """Tell whether a device refused because its memory is full, whatever its maker calls that."""
+    text = str(error).lower()
+    return isinstance(error, torch.cuda.OutOfMemoryError) or any(words in text for words in _FULL)
+
+
+def give_back(device: torch.device) -> None:
+    """Return the device memory that is not used any more, so that the next picture finds it."""
+    if device.type == "cpu":
+        return
+    gc.collect()
+    with contextlib.suppress(Exception):  # a device without a cache has nothing to give back
+        getattr(torch, device.type).empty_cache()
+
+
+@contextlib.contextmanager
+def in_turn(lock: AbstractContextManager[Any], task: Task) -> Iterator[None]:
+    """Hold the host's lock; while somebody else has it, the task says so and can be cancelled.
+
+    A thread of its own waits for the lock and holds it, since the host's lock may know no time limit.
+
+    Raises:
+        Cancelled: the task was stopped before its turn came.
+    """
+    held, over = threading.Event(), threading.Event()
+    trouble: list[BaseException] = []
+
+    def hold() -> None:
+        try:
+            with lock:
+                held.set()
+                over.wait()
+        except Exception as error:
+            trouble.append(error)
+            held.set()
+
+    keeper = threading.Thread(target=hold, name="lora-merge-turn", daemon=True)
+    keeper.start()
+    try:
+        while not held.wait(POLL):
+            task.progress("queue", 0, 0)
+            if task.stop.is_set():
+                message = "stopped by the user; nothing was written."
+                raise Cancelled(message)
+        if trouble:
+            raise trouble[0]
+        task.progress("", 0, 0)
+        yield
+    finally:
+        over.set()  # one that is still waiting lets go as soon as it has the lock
+        if held.is_set():
+            keeper.join()

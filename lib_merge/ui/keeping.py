@@ -1,113 +1,377 @@
-"""Requests about what is kept on this machine: presets and the history of merges."""
+"""What is kept on this machine: presets, recipes by name, and the history of merges with their files."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+import shutil
+import threading
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import Annotated, Any, Literal
 
-from lib_merge.blocks import Preset, PresetStore, find_preset_files, import_file, import_presets
+from lib_merge.blocks import Found, ImportLine, Preset, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import parse_elements
-from lib_merge.errors import RecipeError
-from lib_merge.kept.history import History
-from lib_merge.ui import catalog
-from lib_merge.ui.host import Host
-from lib_merge.ui.moving import remove_merge, rename_merge
-
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+from lib_merge.errors import OutputError, RecipeError
+from lib_merge.files.names import check_output_name
+from lib_merge.kept.history import Entry
+from lib_merge.ui.catalog import PresetsReply, presets
+from lib_merge.ui.desk import Desk, Nothing, operation
+from lib_merge.ui.protocol import About, write
+from lib_merge.ui.reopening import OpenReply, open_recipe
+from lib_merge.ui.state import TabState, to_recipe
+from lib_merge.ui.understanding import EntryRequest, PairRequest
 
 HISTORY_PAGE = 100
+# what the WebUI keeps beside a LoRA
+PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
+BESIDE = (".json", ".txt", *(f"{before}.{kind}" for kind in PICTURES for before in ("", ".preview")))
+# Seconds to wait for a generation before the WebUI is told of a moved file later, by itself.
+PATIENCE = 2.0
 
 
-class Keeping:
-    """The part of `Actions` that reads and writes presets and history."""
+# -------------------------------------------------------------------------------------------- presets
 
-    host: Host
-    presets: PresetStore
-    history: History
 
-    # ---------------------------------------------------------------- presets
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetSaveRequest:
+    """A row's block weights under a name."""
 
-    def op_preset_save(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Save a row's weights, and its element rules where it has some, under a name."""
-        weights = {str(block): float(value) for block, value in dict(request.get("weights") or {}).items()}
-        rules = parse_elements(str(request["elements"])) if request.get("elements") else ()
-        self.presets.save(
-            Preset(str(request.get("name") or ""), str(request.get("family") or "SD1"), weights, rules)
-        )
-        return {"presets": catalog.presets(self.presets)}
+    name: Annotated[str, About(example="my faces")]
+    family: str = "SD1"
+    weights: dict[str, float] = field(default_factory=dict)
+    elements: Annotated[str, About("element rules, `blocks:elements:ratio`")] = ""
 
-    def op_preset_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Rename one of the user's presets."""
-        self.presets.rename(str(request.get("name")), str(request.get("to")))
-        return {"presets": catalog.presets(self.presets)}
 
-    def op_preset_delete(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Delete one of the user's presets."""
-        self.presets.delete(str(request.get("name")))
-        return {"presets": catalog.presets(self.presets)}
+@operation("preset_save")
+def preset_save(desk: Desk, request: PresetSaveRequest) -> PresetsReply:
+    """Save a row's weights, and its element rules where it has some, under a name."""
+    rules = parse_elements(request.elements) if request.elements else ()
+    desk.presets.save(Preset(request.name, request.family, request.weights, rules))
+    return PresetsReply(presets=presets(desk.presets))
 
-    def op_preset_import(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Import a file of another tool, uploaded or found beside us, with a line for every line."""
-        family = str(request["family"]) if request.get("family") else None
-        if request.get("found"):
-            known = {str(index): found for index, found in enumerate(self._neighbours())}
-            if str(request["found"]) not in known:
-                message = "that file is not there any more."
-                raise RecipeError(message)
-            report = import_file(Path(known[str(request["found"])].path), family)
-        else:
-            report = import_presets(
-                str(request.get("text") or ""), str(request.get("name") or "presets.txt"), family
-            )
-        notes = list(self.presets.add(report.entries))
-        lines = [{"number": line.number, "outcome": line.outcome, "says": line.says} for line in report.lines]
-        return {
-            "lines": lines,
-            "notes": notes,
-            "presets": catalog.presets(self.presets),
-            "count": len(report.entries),
-        }
 
-    def _neighbours(self) -> list[Any]:
-        return list(find_preset_files(self.host.extension_folders()))
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetRenameRequest:
+    """A preset's name and its new one."""
 
-    def op_preset_find(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return preset files of neighbouring extensions."""
-        del request
-        return {"found": [{"id": str(i), "title": item.title} for i, item in enumerate(self._neighbours())]}
+    name: str
+    to: str
 
-    # ---------------------------------------------------------------- history
 
-    def op_history(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the newest entries of the history, as many as `count`, and how many there are in all."""
-        found = self.history.list(str(request.get("search") or ""))
-        count = request.get("count")
-        count = count if isinstance(count, int) and count > 0 else HISTORY_PAGE
-        return {"entries": [entry.to_json() for entry in found[:count]], "total": len(found)}
+@operation("preset_rename")
+def preset_rename(desk: Desk, request: PresetRenameRequest) -> PresetsReply:
+    """Rename one of the user's presets."""
+    desk.presets.rename(request.name, request.to)
+    return PresetsReply(presets=presets(desk.presets))
 
-    def op_history_update(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Change an entry's verdict, notes or status."""
-        allowed = {
-            name: request[name] for name in ("verdict", "notes", "status", "rating") if name in request
-        }
-        self.history.update(str(request.get("entry")), **allowed)
-        return {}
 
-    def op_rename(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Rename a merge and what lies beside it."""
-        return {
-            "key": rename_merge(
-                cast("Actions", self), str(request.get("entry")), str(request.get("to") or "")
-            )
-        }
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NameRequest:
+    """A name."""
 
-    def op_remove(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Move a merge into the trash folder."""
-        remove_merge(cast("Actions", self), str(request.get("entry")))
-        return {}
+    name: str
 
-    def op_history_diff(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what changed between two entries."""
-        return {"lines": list(self.history.diff(str(request.get("entry")), str(request.get("other"))))}
+
+@operation("preset_delete")
+def preset_delete(desk: Desk, request: NameRequest) -> PresetsReply:
+    """Delete one of the user's presets."""
+    desk.presets.delete(request.name)
+    return PresetsReply(presets=presets(desk.presets))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetImportRequest:
+    """A preset file of another tool: its text, or one that `preset_find` found."""
+
+    text: str = ""
+    name: Annotated[str, About("of the file, which tells what it is")] = "presets.txt"
+    family: str | None = None
+    found: Annotated[str, About("id of a file found beside this extension")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetImportReply(PresetsReply):
+    """What an import understood, line by line."""
+
+    lines: list[ImportLine]
+    notes: list[str]
+    count: Annotated[int, About("presets that were read")]
+
+
+@operation("preset_import")
+def preset_import(desk: Desk, request: PresetImportRequest) -> PresetImportReply:
+    """Import a preset file of another tool, with a sentence for every line."""
+    family = request.family or None
+    if request.found:
+        files = {str(index): one for index, one in enumerate(_neighbours(desk))}
+        if request.found not in files:
+            message = "that file is not there any more."
+            raise RecipeError(message)
+        report = import_file(Path(files[request.found].path), family)
+    else:
+        report = import_presets(request.text, request.name or "presets.txt", family)
+    notes = list(desk.presets.add(report.entries))
+    return PresetImportReply(
+        lines=list(report.lines),
+        notes=notes,
+        presets=presets(desk.presets),
+        count=len(report.entries),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetFile:
+    """A preset file of another extension."""
+
+    id: str
+    title: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PresetFindReply:
+    """Preset files of other extensions."""
+
+    found: list[PresetFile]
+
+
+@operation("preset_find")
+def preset_find(desk: Desk) -> PresetFindReply:
+    """Return preset files of neighbouring extensions."""
+    files = [PresetFile(id=str(index), title=one.title) for index, one in enumerate(_neighbours(desk))]
+    return PresetFindReply(found=files)
+
+
+def _neighbours(desk: Desk) -> list[Found]:
+    return list(find_preset_files(desk.host.extension_folders()))
+
+
+# -------------------------------------------------------------------------------------------- recipes
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipesRequest:
+    """Asks for the names of recipes, or for one of them."""
+
+    name: Annotated[str, About("of the recipe to return, as plan and merge take it")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipesReply:
+    """Names of recipes."""
+
+    names: Annotated[list[str], About("saved ones")]
+    all: Annotated[list[str], About("every name that <merge:NAME:1> takes")]
+
+
+@operation("recipes", rest="GET /recipes")
+def recipes(desk: Desk, request: RecipesRequest) -> RecipesReply | OpenReply:
+    """Names of saved recipes; with ?name= one of them, as plan and merge take it."""
+    if request.name:
+        return open_recipe(desk, desk.recipe_named(request.name))
+    return RecipesReply(names=desk.book.names(), all=desk.recipe_names())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSaveRequest:
+    """What is set up, under a name."""
+
+    name: str
+    state: TabState
+    overwrite: bool = False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RecipeSaveReply:
+    """The name it has now, and all names."""
+
+    name: str
+    names: list[str]
+
+
+@operation("recipe_save")
+def recipe_save(desk: Desk, request: RecipeSaveRequest) -> RecipeSaveReply:
+    """Keep what is set up under a name."""
+    recipe = to_recipe(request.state, desk.library.resolve)
+    name = desk.book.save(request.name, recipe, overwrite=request.overwrite)
+    return RecipeSaveReply(name=name, names=desk.book.names())
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NamesReply:
+    """Names of saved recipes."""
+
+    names: list[str]
+
+
+@operation("recipe_remove")
+def recipe_remove(desk: Desk, request: NameRequest) -> NamesReply:
+    """Move a saved recipe into the trash folder."""
+    desk.book.remove(request.name)
+    return NamesReply(names=desk.book.names())
+
+
+# -------------------------------------------------------------------------------------------- history
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryRequest:
+    """Asks for what was merged."""
+
+    search: Annotated[str, About("words in names, sources, methods and notes")] = ""
+    count: Annotated[int, About("how many entries", least=1)] = HISTORY_PAGE
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryReply:
+    """Entries, newest first."""
+
+    entries: list[Entry]
+    total: Annotated[int, About("how many there are in all")]
+
+
+@operation("history", rest="GET /history")
+def history(desk: Desk, request: HistoryRequest) -> HistoryReply:
+    """What was merged, newest first (?search=)."""
+    entries = desk.history.list(request.search)
+    return HistoryReply(entries=entries[: request.count], total=len(entries))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Verdict:
+    """What a person thinks of a merge."""
+
+    preserved: Annotated[dict[str, Literal["yes", "partly", "no"]], About("by source", most=64)] = field(
+        default_factory=dict
+    )
+    artefacts: Annotated[bool | None, About("there are new ones", omit=True)] = None
+    consistent: Annotated[bool | None, About("over prompts and seeds", omit=True)] = None
+    against: Annotated[Literal["", "better", "equal", "worse"], About("beside the stack of tags")] = ""
+    decision: Annotated[Literal["", "keep", "discard", "next"], About("next: try again")] = ""
+
+    @property
+    def failed(self) -> bool:
+        """True where the merge is to be tried again, or something was lost that nobody accepted."""
+        if self.decision:
+            return self.decision == "next"
+        lost = "no" in self.preserved.values()
+        return lost or self.against == "worse" or self.artefacts is True or self.consistent is False
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class HistoryUpdateRequest:
+    """What is to be changed of an entry; null leaves it as it is."""
+
+    entry: str
+    verdict: Verdict | None = None
+    notes: str | None = None
+    status: Literal["ok", "revise", None] = None
+    rating: int | None = None
+
+
+@operation("history_update")
+def history_update(desk: Desk, request: HistoryUpdateRequest) -> Nothing:
+    """Change an entry's verdict, notes or status."""
+    given: dict[str, Any] = {
+        "verdict": write(request.verdict),
+        "notes": request.notes,
+        "status": request.status,
+        "rating": request.rating,
+    }
+    desk.history.update(request.entry, **{name: value for name, value in given.items() if value is not None})
+    return Nothing()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinesReply:
+    """Sentences."""
+
+    lines: list[str]
+
+
+@operation("history_diff")
+def history_diff(desk: Desk, request: PairRequest) -> LinesReply:
+    """Return what changed from the merge `other` to the merge `entry`."""
+    return LinesReply(lines=list(desk.history.diff(request.entry, request.other)))
+
+
+# -------------------------------------------------------------------------------------------- files of merges
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RenameRequest:
+    """A merge of the history and its new name."""
+
+    entry: str
+    to: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class KeyReply:
+    """The key of a LoRA."""
+
+    key: str
+
+
+@operation("rename")
+def rename(desk: Desk, request: RenameRequest) -> KeyReply:
+    """Rename a merge and what lies beside it."""
+    entry = desk.history.get(request.entry)
+    old = desk.library.resolve(entry.key)
+    new = old.with_name(f"{request.to.strip().removesuffix('.safetensors')}.safetensors")
+    check_output_name(new)
+    if new.exists():
+        message = f"{new.name} exists already; choose another name."
+        raise OutputError(message)
+    _move(old, new)
+    desk.history.update(entry.id, name=new.stem, key=desk.library.key_of(new))
+    _tell(desk, [old, new])
+    desk.library.refresh(wait=True)
+    return KeyReply(key=desk.library.key_of(new))
+
+
+@operation("remove")
+def remove(desk: Desk, request: EntryRequest) -> Nothing:
+    """Move a merge and its entry into trash folders; a file that is gone already is no error."""
+    entry = desk.history.get(request.entry)
+    trash = desk.host.data_folder() / "trash"
+    if any(item.key == entry.key for item in desk.library.items()):
+        path = desk.library.resolve(entry.key)
+        trash.mkdir(parents=True, exist_ok=True)
+        _move(path, trash / f"{entry.id}-{path.name}")
+        _tell(desk, [path])
+        desk.library.refresh(wait=True)
+    desk.history.remove(entry.id)
+    desk.reports.remove(entry.id, trash)
+    return Nothing()
+
+
+def _tell(desk: Desk, changed: list[Path]) -> None:
+    """Tell the WebUI of moved files in our turn: what a generation has loaded must not go from under it."""
+
+    def tell() -> None:
+        with desk.host.busy_lock():
+            desk.host.refresh_loras(changed)
+
+    thread = threading.Thread(target=tell, name="lora-merge-moved", daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+
+
+def _move(old: Path, new: Path) -> None:
+    """Move the LoRA first, then what lies beside it: half a move leaves pictures behind, never a LoRA."""
+    try:
+        _one(old, new)
+        for suffix in BESIDE:
+            side = old.with_suffix(suffix)
+            if side.is_file():
+                _one(side, new.with_suffix(suffix))
+    except OSError as error:
+        message = f"{old.name} cannot be moved, perhaps because it is in use: {error.strerror or error}."
+        raise OutputError(message) from error
+
+
+def _one(old: Path, new: Path) -> None:
+    try:
+        os.replace(old, new)
+    except OSError:
+        shutil.move(str(old), str(new))  # another disk

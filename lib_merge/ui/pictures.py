@@ -1,39 +1,37 @@
-"""The picture on a merge's card: one that was dropped in the tab, or that of a source."""
+"""The picture on a LoRA's card: one that was dropped in the tab, that of a source, or a generated one."""
 
 from __future__ import annotations
 
 import base64
 import binascii
 import contextlib
+import io
 import os
 import secrets
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
 from lib_merge.errors import RecipeError
-
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+from lib_merge.library.library import Library
+from lib_merge.ui.state import Preview
 
 ENDINGS = ("png", "jpg", "jpeg", "webp", "gif")
 LARGEST = 12 << 20
 
 
-def keep_preview(desk: Actions, saved: Path, wanted: Any) -> list[str]:  # noqa: ANN401
+def keep_preview(library: Library, saved: Path, preview: Preview | None) -> list[str]:
     """Put a picture beside a saved LoRA; the merge is safe already, so what goes wrong is only said.
 
     Args:
-        desk: resolves the source whose picture is taken.
+        library: resolves the source whose picture is taken.
         saved: the LoRA.
-        wanted: nothing, {"like": key of a source} or {"data": "data:image/…;base64,…"}.
+        preview: whose picture, or which.
     Returns:
         Sentences on what went wrong.
     """
-    if not isinstance(wanted, Mapping) or not (wanted.get("like") or wanted.get("data")):
+    if preview is None or not (preview.like or preview.data):
         return []
     try:
-        data = _of_source(desk, str(wanted["like"])) if wanted.get("like") else _decoded(str(wanted["data"]))
+        data = _of_source(library, preview.like) if preview.like else decoded(preview.data)
         if data is not None:
             _write(saved, data)
     except (RecipeError, OSError) as error:
@@ -47,14 +45,19 @@ def picture_beside(path: Path) -> Path | None:
     return next((place for place in places if place.is_file()), None)
 
 
-def _of_source(desk: Actions, key: str) -> bytes | None:
-    found = picture_beside(desk.library.resolve(key))
-    if found is None or found.stat().st_size > LARGEST:
+def _of_source(library: Library, key: str) -> bytes | None:
+    picture = picture_beside(library.resolve(key))
+    if picture is None or picture.stat().st_size > LARGEST:
         return None
-    return found.read_bytes()
+    return picture.read_bytes()
 
 
-def _decoded(text: str) -> bytes:
+def decoded(text: str) -> bytes:
+    """Return the bytes of a data: address.
+
+    Raises:
+        RecipeError: it is none.
+    """
     try:
         return base64.b64decode(text.rpartition(",")[2], validate=True)
     except (binascii.Error, ValueError) as error:
@@ -88,3 +91,35 @@ def _write(saved: Path, data: bytes) -> None:
         if other != target:
             with contextlib.suppress(OSError):
                 other.unlink()
+
+
+def write_preview(lora: Path, image: str) -> Path:
+    """Write a picture beside a LoRA as the WebUI's cards want it; an animated or huge one becomes a plain
+    PNG.
+
+    Args:
+        lora: the file.
+        image: data: address of a picture.
+    Raises:
+        RecipeError: not a picture.
+    """
+    from PIL import Image
+
+    try:
+        picture = Image.open(io.BytesIO(decoded(image)))
+        picture.thumbnail((1024, 1024))
+        data = io.BytesIO()
+        picture.convert("RGB").save(data, "PNG")
+    except Exception as error:  # PIL raises many kinds for what is no picture
+        message = "that picture cannot be read."
+        raise RecipeError(message) from error
+    target = lora.with_name(f"{lora.stem}.preview.png")
+    temp = lora.with_name(f".{lora.stem[:40]}.{secrets.token_hex(4)}.preview.merging")
+    try:
+        temp.write_bytes(data.getvalue())
+        os.replace(temp, target)
+    except OSError as error:
+        temp.unlink(missing_ok=True)
+        message = f"the preview cannot be written: {error.strerror or error}."
+        raise RecipeError(message) from error
+    return target

@@ -1,73 +1,126 @@
-"""What a merge would make, from headers alone: what the panel beside the rows says while they are being set
-up.
-"""
+"""What a merge would make and what may spoil it, from headers alone: the panel beside the rows."""
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Annotated
 
 from lib_merge import metadata
+from lib_merge.adapters.source import LoraFile
+from lib_merge.analysis.bench import file_info
+from lib_merge.analysis.training import training
 from lib_merge.engine.fillers import fillers
 from lib_merge.engine.job import Job
-from lib_merge.engine.plan import Child, Node, Planner
+from lib_merge.engine.plan import Child, Leaf, Node, Planner
 from lib_merge.errors import RecipeError
 from lib_merge.families.blocks import encoder_of
 from lib_merge.kept.history import differences
 from lib_merge.recipe import Recipe
-from lib_merge.ui.cautions import Named, cautions
+from lib_merge.recipe_edits import letter
+from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.naming import fill_template, output_path, sub_folder
-from lib_merge.ui.state import letters_of, to_recipe
-
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+from lib_merge.ui.protocol import About
+from lib_merge.ui.state import Output, TabState, to_recipe
 
 WIDTH = {"fp16": 2, "bf16": 2, "float": 4}
+EDGE = 1 << 16
+# a ratio between two sources from which a merge gets hard to predict
+APART: Mapping[str, float] = {
+    "rank": 8.0,
+    "learning rate": 10.0,
+    "training steps": 20.0,
+    "strength (alpha / rank)": 8.0,
+}
 
 
-def plan(desk: Actions, state: Mapping[str, Any]) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True, kw_only=True)
+class StateRequest:
+    """Carries what is set up."""
+
+    state: TabState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Outlook:
+    """What a merge would make."""
+
+    family: str
+    encoders: Annotated[list[str], About("letters of the sources that change the text encoder")]
+    modules: int
+    emptied: Annotated[int, About("modules that weigh 0 in every source and stay out")]
+    rank: Annotated[list[int], About("least and most of any module")]
+    bytes: Annotated[int, About("of the tensors")]
+    estimate: Annotated[bool, About("ranks and bytes are at most these")]
+    policy: Annotated[str, About("the rank policy in force", example="lossless")]
+    name: Annotated[str, About("of the file", example="ink and mira.safetensors")]
+    folder: Annotated[str, About("below the first LoRA folder")]
+    exists: bool
+    claimed: Annotated[str, About("key of another LoRA that answers to this name")]
+    triggers: Annotated[str, About("trigger words of the sources")]
+    notes: Annotated[list[str], About("what to know before saving")]
+    changes: Annotated[list[str], About("what differs from the merge it is based on")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PlanReply:
+    """What a merge would make."""
+
+    plan: Outlook
+
+
+@operation("plan", rest="POST /plan")
+def plan(desk: Desk, request: StateRequest) -> PlanReply:
+    """What a merge would make."""
+    return PlanReply(plan=outlook(desk, request.state))
+
+
+def outlook(desk: Desk, state: TabState) -> Outlook:
     """Return what a merge would make: name, family, modules, ranks, size, and what to know before saving.
 
     Raises:
         MergeError: what keeps it from being merged, in one sentence.
     """
     recipe = to_recipe(state, desk.library.resolve)
-    target = target_of(desk, state, recipe)
+    target = target_of(desk, state.output, recipe)
     planner = Planner(Job().open_file, drop_unsupported=True)
     try:
         node = planner.build(recipe)
-        sources = [Named(letter, leaf) for letter, leaf in zip(letters_of(state), node.leaves())]
+        sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
         told = [
             note for note in node.notes if "more than once" not in note
         ]  # the cautions say it with letters
         notes = [*_missing(state), *cautions(sources), *told, *_left_out(planner)]
-        encoders = _encoders(sources)
+        encoders = [source.letter for source in sources if _has_encoder(source.file)]
         sizes = _sizes(node)
     finally:
         for file in planner.files:
             file.close()
-    return {
-        "family": node.family,
-        "encoders": encoders,
-        **sizes,
-        "estimate": node.policy.kind in ("energy", "error", "budget"),
-        "policy": node.policy.text,
-        "name": target.name,
-        "folder": _shown_folder(desk, target.parent),
-        "exists": target.exists(),
-        "claimed": _claimed(desk, target),
-        "triggers": ", ".join(words),
-        "notes": notes,
-        "changes": _changes(desk, state, node.recipe),
-    }
+    return Outlook(
+        family=node.family,
+        encoders=encoders,
+        modules=sizes.modules,
+        emptied=sizes.emptied,
+        rank=sizes.rank,
+        bytes=sizes.bytes,
+        estimate=node.policy.kind in ("energy", "error", "budget"),
+        policy=node.policy.text,
+        name=target.name,
+        folder=_shown_folder(desk, target.parent),
+        exists=target.exists(),
+        claimed=_claimed(desk, target),
+        triggers=", ".join(words),
+        notes=notes,
+        changes=_changes(desk, state.output.based_on, node.recipe),
+    )
 
 
-def _changes(desk: Actions, state: Mapping[str, Any], recipe: Recipe) -> list[str]:
+def _changes(desk: Desk, entry: str, recipe: Recipe) -> list[str]:
     """Return what differs from the merge that this one is based on; nothing where that is gone."""
-    entry = str((state.get("output") or {}).get("based_on") or "")
     if not entry:
         return []
     try:
@@ -76,7 +129,15 @@ def _changes(desk: Actions, state: Mapping[str, Any], recipe: Recipe) -> list[st
         return []
 
 
-def _sizes(node: Node) -> dict[str, Any]:
+@dataclass(frozen=True, slots=True)
+class _Sizes:
+    modules: int
+    emptied: int
+    rank: list[int]
+    bytes: int
+
+
+def _sizes(node: Node) -> _Sizes:
     """Return modules, ranks and bytes of the result; what weighs 0 in every source is counted as emptied."""
     ranks, numbers, emptied = [], 0, 0
     for item in [*node.targets.values(), *fillers(node)]:
@@ -102,25 +163,15 @@ def _sizes(node: Node) -> dict[str, Any]:
     size = numbers * WIDTH[node.recipe.precision]
     if node.policy.kind == "budget":
         size = min(size, int(node.policy.value))
-    return {
-        "modules": len(ranks),
-        "emptied": emptied,
-        "rank": [min(ranks, default=0), max(ranks, default=0)],
-        "bytes": size,
-    }
+    return _Sizes(len(ranks), emptied, [min(ranks, default=0), max(ranks, default=0)], size)
 
 
-def _missing(state: Mapping[str, Any]) -> list[str]:
-    """Return a sentence for every row that is on and whose LoRA is gone: it is not merged, and nobody may
-    overlook that.
-    """
-    rows = enumerate(state.get("sources") or [])
-    gone = [
-        (index, row) for index, row in rows if row.get("on", True) and row.get("name") and not row.get("key")
-    ]
+def _missing(state: TabState) -> list[str]:
+    """Return a sentence for every row that is on and whose LoRA is gone: nobody may overlook that."""
     return [
-        f"{chr(ord('A') + index % 26)} ({str(row['name'])[:80]}) is missing: the merge is without it"
-        for index, row in gone
+        f"{letter(index)} ({row.name[:80]}) is missing: the merge is without it"
+        for index, row in enumerate(state.sources)
+        if row.on and row.name and not row.key
     ]
 
 
@@ -140,21 +191,14 @@ def _left_out(planner: Planner) -> list[str]:
     ]
 
 
-def _encoders(sources: Sequence[Named]) -> list[str]:
-    """Return the letters of the sources that change the text encoder."""
-    return [
-        s.letter for s in sources if any(encoder_of(name, s.file.family or "") for name in s.file.modules)
-    ]
-
-
-def _shown_folder(desk: Actions, folder: Path) -> str:
+def _shown_folder(desk: Desk, folder: Path) -> str:
     with contextlib.suppress(ValueError):
         below = folder.relative_to(desk.host.lora_folders()[0]).as_posix()
         return "" if below == "." else below
     return folder.name
 
 
-def _claimed(desk: Actions, target: Path) -> str:
+def _claimed(desk: Desk, target: Path) -> str:
     """Return the LoRA that already answers to the new name, unless it is the file to be replaced."""
     stem = target.stem.casefold()
     for item in desk.library.items():  # the WebUI's own list knows the last of several files of one name
@@ -164,17 +208,157 @@ def _claimed(desk: Actions, target: Path) -> str:
     return "" if other is None or other == target else desk.library.key_of(other)
 
 
-def target_of(desk: Actions, state: Mapping[str, Any], recipe: Recipe) -> Path:
-    """Return the file that the state's output settings name.
+def target_of(desk: Desk, output: Output, recipe: Recipe) -> Path:
+    """Return the file that the output settings name.
 
     Raises:
         OutputError: a bad name or folder.
     """
-    output = state.get("output") or {}
-    folder = sub_folder(desk.host.lora_folders()[0], str(output.get("folder") or ""))
+    folder = sub_folder(desk.host.lora_folders()[0], output.folder)
     rank = recipe.policy().text.replace(":", "-")
     names = [source.label for source in recipe.sources]
-    stem = fill_template(
-        str(output.get("template") or ""), names, [s.ratio for s in recipe.sources], recipe.method, rank
-    )
-    return output_path(folder, stem, overwrite=bool(output.get("overwrite")))
+    stem = fill_template(output.template, names, [s.ratio for s in recipe.sources], recipe.method, rank)
+    return output_path(folder, stem, overwrite=output.overwrite)
+
+
+# ------------------------------------------------------------------------------------------------ cautions
+
+
+@dataclass(frozen=True, slots=True)
+class Named:
+    """A source as the tab shows it: its letter and its place in the planned tree."""
+
+    letter: str
+    leaf: Leaf
+
+    @property
+    def file(self) -> LoraFile:
+        """The opened, settled file."""
+        return self.leaf.file
+
+    @property
+    def label(self) -> str:
+        """Letter and name, for sentences."""
+        return f"{self.letter} ({self.file.path.stem})"
+
+
+def cautions(sources: Sequence[Named]) -> list[str]:
+    """Return what may spoil a merge of these sources.
+
+    Args:
+        sources: opened and settled, in the tab's order.
+    """
+    first: dict[Path, Named] = {}
+    for source in sources:
+        first.setdefault(source.file.path, source)
+    once = list(first.values())
+    return [*_same_file(sources), *_mixed(once), *_encoders(once), *_apart(once)]
+
+
+def _same_file(sources: Sequence[Named]) -> list[str]:
+    """Name copies: the same path more than once, or two files whose size, header and edges are alike."""
+    rows: dict[Path, list[Named]] = {}
+    for source in sources:
+        rows.setdefault(source.file.path, []).append(source)
+    notes = [
+        f"{_and([one.letter for one in same])} are the same file: their ratios add up"
+        for same in rows.values()
+        if len(same) > 1
+    ]
+    once = [same[0] for same in rows.values()]
+    for index, one in enumerate(once):
+        for other in once[:index]:
+            if _alike(one.file, other.file):
+                notes.append(
+                    f"{other.label} and {one.label} are copies of the same file: their ratios add up"
+                )
+    return notes
+
+
+def _alike(one: LoraFile, other: LoraFile) -> bool:
+    if one.size != other.size:
+        return False
+    names = ("sshs_model_hash", "modelspec.hash_sha256")
+    hashes = [(one.metadata.get(name), other.metadata.get(name)) for name in names]
+    if any(a and b and a != b for a, b in hashes):
+        return False
+    return _edges(one) == _edges(other)
+
+
+def _edges(file: LoraFile) -> bytes:
+    """Return the last bytes of a file: of the same length and layout, only copies end alike."""
+    try:
+        with file.path.open("rb") as handle:
+            handle.seek(max(0, file.size - EDGE))
+            return handle.read(EDGE)
+    except OSError:
+        return file.path.as_posix().encode()
+
+
+def _mixed(sources: Sequence[Named]) -> list[str]:
+    """Return what the analysis says of other lines of models and of v-prediction."""
+    files = [file_info(source.leaf, source.label) for source in sources]
+    return list(training(files, [(0, 0)] * len(files)).warnings)
+
+
+def _encoders(sources: Sequence[Named]) -> list[str]:
+    has = {source.letter: _has_encoder(source.file) for source in sources}
+    with_, without = [name for name in has if has[name]], [name for name in has if not has[name]]
+    if not with_ or not without:
+        return []
+    return [
+        f"{_and(with_)} {'has' if len(with_) == 1 else 'have'} text-encoder weights, {_and(without)} "
+        f"{'has' if len(without) == 1 else 'have'} none: trigger words may answer unevenly"
+    ]
+
+
+def _has_encoder(file: LoraFile) -> bool:
+    return any(encoder_of(name, file.family or "") for name in file.modules)
+
+
+def _apart(sources: Sequence[Named]) -> list[str]:
+    notes = []
+    for what, read in _MEASURES.items():
+        values = [(value, s.letter) for s in sources if (value := read(s.file)) is not None and value > 0]
+        if len(values) < 2:
+            continue
+        (low, one), (high, other) = min(values), max(values)
+        if high >= APART[what] * low:
+            notes.append(f"trained very differently: {what} {high:g} in {other}, {low:g} in {one}")
+    return notes
+
+
+def _rank(file: LoraFile) -> float | None:
+    ranks = sorted(module.layout.rank for module in file.modules.values() if module.layout.rank)
+    return float(ranks[len(ranks) // 2]) if ranks else None
+
+
+def _noted(*names: str) -> Callable[[LoraFile], float | None]:
+    def read(file: LoraFile) -> float | None:
+        for name in names:
+            try:
+                value = float(file.metadata[name])
+            except (KeyError, ValueError):
+                continue
+            if math.isfinite(value):
+                return value
+        return None
+
+    return read
+
+
+def _strength(file: LoraFile) -> float | None:
+    alpha, rank = _noted("ss_network_alpha")(file), _noted("ss_network_dim")(file)
+    return alpha / rank if alpha and rank else None
+
+
+_MEASURES: Mapping[str, Callable[[LoraFile], float | None]] = {
+    "rank": _rank,
+    "strength (alpha / rank)": _strength,
+    "learning rate": _noted("ss_unet_lr", "ss_learning_rate"),
+    "training steps": _noted("ss_steps", "ss_max_train_steps"),
+}
+
+
+def _and(names: Sequence[str]) -> str:
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -1,196 +1,212 @@
-"""Requests that turn something written into the tab's state: a recipe, a history entry, a prompt, a
-generated picture.
-"""
+"""What was written turned into rows and settings: a recipe, a history entry, a prompt, a picture."""
 
 from __future__ import annotations
 
-import base64
-import binascii
 import random
-from collections.abc import Mapping
-from typing import TYPE_CHECKING, Any, cast
+from dataclasses import dataclass
+from typing import Annotated
 
-from lib_merge.blocks import PresetStore
-from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.families.blocks import BLOCKS
-from lib_merge.kept.history import History
-from lib_merge.library.library import Item, Library
-from lib_merge.recipe import Recipe, Source, from_json, loads
-from lib_merge.ui import merging
-from lib_merge.ui.host import Host
-from lib_merge.ui.infotext import infotext
-from lib_merge.ui.locating import Locator
-from lib_merge.ui.prompt import read_prompt, recipes_of, write_prompt
-from lib_merge.ui.state import from_recipe, unshown
-
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+from lib_merge.library.library import Item
+from lib_merge.recipe import Recipe, from_json, loads
+from lib_merge.ui.desk import Desk, carried_recipe, operation
+from lib_merge.ui.pictures import decoded
+from lib_merge.ui.prompt import PromptSource, infotext, read_prompt, recipes_of, write_prompt
+from lib_merge.ui.protocol import About
+from lib_merge.ui.state import Row, Setup, TabState, encoder_ratios, rules_text, unshown
 
 
-class Reopening:
-    """The part of `Actions` that fills the tab from recipes and prompts, and writes prompts."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenRequest:
+    """Names what is to be opened, by one of these."""
 
-    host: Host
-    library: Library
-    presets: PresetStore
-    history: History
-    locator: Locator
+    key: Annotated[str, About("of a merged LoRA")] = ""
+    entry: Annotated[str, About("of the history")] = ""
+    recipe: Annotated[str, About("name of a recipe")] = ""
+    text: Annotated[str, About("a recipe as JSON text")] = ""
 
-    def op_open(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state that made a merged LoRA, or a history entry, and what differs from then."""
-        recipe = self._recipe(request)
-        notes = [*self.locator.missing(recipe), *unshown(recipe)]
-        return {"state": self.state_of(recipe), "notes": notes}
 
-    def _recipe(self, request: Mapping[str, Any]) -> Recipe:
-        if request.get("recipe"):
-            return cast("Actions", self).recipe_named(str(request["recipe"]))
-        if request.get("entry"):
-            return from_json(self.history.get(str(request["entry"])).recipe, "the entry")
-        if request.get("text"):
-            return loads(str(request["text"]), "the recipe")
-        path = self.library.resolve(str(request.get("key")))
-        recipe = merging.carried_recipe(path)
-        if recipe is None:
-            message = f"{path.name} was not made by this program: there is no recipe in it."
-            raise RecipeError(message)
-        return recipe
+@dataclass(frozen=True, slots=True, kw_only=True)
+class OpenReply:
+    """What the tab is to be set to, and what differs from then."""
 
-    def state_of(self, recipe: Recipe) -> dict[str, Any]:
-        """Return the tab's state for a recipe."""
-        family = recipe.family
-        return from_recipe(
-            recipe, lambda source: self.locator.locate(source, family), lambda b: self.expand(b, family)
+    state: Setup
+    notes: list[str]
+
+
+@operation("open")
+def open_(desk: Desk, request: OpenRequest) -> OpenReply:
+    """Return the set-up that made a merged LoRA, a history entry or a recipe."""
+    return open_recipe(desk, _recipe(desk, request))
+
+
+def open_recipe(desk: Desk, recipe: Recipe) -> OpenReply:
+    """Return the tab's set-up of a recipe, and what of it is missing or cannot be shown."""
+    return OpenReply(state=desk.setup_of(recipe), notes=[*desk.locator.missing(recipe), *unshown(recipe)])
+
+
+def _recipe(desk: Desk, request: OpenRequest) -> Recipe:
+    if request.recipe:
+        return desk.recipe_named(request.recipe)
+    if request.entry:
+        return from_json(desk.history.get(request.entry).recipe, "the entry")
+    if request.text:
+        return loads(request.text, "the recipe")
+    path = desk.library.resolve(request.key)
+    recipe = carried_recipe(path)
+    if recipe is None:
+        message = f"{path.name} was not made by this program: there is no recipe in it."
+        raise RecipeError(message)
+    return recipe
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BlocksRequest:
+    """Block weights as people write them."""
+
+    text: Annotated[str, About("a list, a preset's name, or OUT00-OUT05=0.5,M00=1")] = ""
+    family: str = "SD1"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WeightsReply:
+    """Block weights."""
+
+    weights: dict[str, float]
+
+
+@operation("blocks")
+def blocks(desk: Desk, request: BlocksRequest) -> WeightsReply:
+    """Return {block: weight} of a list, preset or notation; R and U are drawn."""
+    return WeightsReply(weights=desk.expand(request.text.strip(), request.family or "SD1", random.Random()))
+
+
+# -------------------------------------------------------------------------------------------- prompts
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptRequest:
+    """A prompt, an infotext, or a generated picture."""
+
+    text: str = ""
+    image: Annotated[str, About("data: address of a PNG, JPEG or WebP")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptReply:
+    """The rows of a prompt's tags; `state` where a picture carries a whole recipe, which says more."""
+
+    rows: list[Row]
+    notes: list[str]
+    state: Annotated[Setup | None, About(omit=True)] = None
+
+
+@operation("prompt")
+def prompt(desk: Desk, request: PromptRequest) -> PromptReply:
+    """Return rows from a prompt or from a generated picture's text."""
+    text = _text_of(request.image) if request.image else request.text
+    carried = recipes_of(text)
+    if carried:
+        opened = open_recipe(desk, carried[0])
+        return PromptReply(rows=[], notes=opened.notes, state=opened.state)
+    tags = read_prompt(text)
+    notes = list(tags.notes)
+    return PromptReply(rows=[_row(desk, source, notes) for source in tags.sources], notes=notes)
+
+
+def _text_of(image: str) -> str:
+    try:
+        data = decoded(image)
+    except RecipeError as error:
+        message = "that picture cannot be read."
+        raise RecipeError(message) from error
+    text = infotext(data)
+    if not text:
+        message = (
+            "that picture carries no generation parameters; it was saved without them "
+            "or lost them on its way."
         )
+        raise RecipeError(message)
+    return text
 
-    def op_again(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start a merge of the history again: under its own name (the same bytes) or under another (the same
-        tensors).
-        """
-        entry = self.history.get(str(request.get("entry")))
-        recipe = from_json(entry.recipe, "the entry")
-        lost = self.locator.missing(recipe)
-        if lost:
-            message = f"it cannot be run again: {'; '.join(lost)}."
-            raise RecipeError(message)
-        return merging.start_again(cast("Actions", self), entry, recipe, str(request.get("name") or ""))
 
-    def locate(self, source: Source) -> str:
-        """Return the key of a recipe's source; "" when it is gone."""
-        return self.locator.locate(source)
+def _row(desk: Desk, source: PromptSource, notes: list[str]) -> Row:
+    item = desk.library.find(source.name)
+    if item is None:
+        notes.append(f"there is no LoRA called {source.name!r} here")
+    notes += [f"{source.name}: {note}" for note in source.notes]
+    return Row(
+        key=item.key if item else "",
+        name=source.name,
+        ratio=source.ratio,
+        te=None if source.te_ratio is None else [source.te_ratio],
+        blocks=_weights(desk, source, item, notes),
+        elements=_elements(desk, source, item, notes),
+    )
 
-    # ---------------------------------------------------------------- block weights and prompts
 
-    def expand(self, blocks: Any, family: str | None, draw: random.Random | None = None) -> dict[str, float]:  # noqa: ANN401
-        """Return block weights of any form as {block: weight}; `draw` draws R and U, always alike where
-        there is none.
-        """
-        if not blocks:
-            return {}
-        if isinstance(blocks, Mapping):
-            return {str(name): float(value) for name, value in blocks.items()}
-        known = family or {12: "SDXL", 20: "SDXL", 61: "Flux"}.get(
-            len(blocks) if isinstance(blocks, list) else 0, "SD1"
+def _weights(desk: Desk, source: PromptSource, item: Item | None, notes: list[str]) -> dict[str, float]:
+    try:
+        return desk.expand(source.blocks, item.family if item else None, random.Random())
+    except MergeError as error:  # one bad argument must not cost the other rows
+        notes.append(f"{source.name}: its block weights were not taken over, since {error}")
+        return {}
+
+
+def _elements(desk: Desk, source: PromptSource, item: Item | None, notes: list[str]) -> str:
+    """Return the element rules that `lbwe=` names."""
+    text = source.elements
+    if not text:
+        return ""
+    try:
+        preset = desk.presets.get(text, (item.family if item else "") or "SD1")
+        rules = preset.elements if preset is not None else ()
+    except MergeError:
+        rules = ()
+    if not rules:
+        notes.append(f"{source.name}: the element rules {text[:40]!r} are not known here and are left out")
+    return rules_text(rules)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptWriteRequest:
+    """Carries what is set up."""
+
+    state: TabState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptWriteReply:
+    """Tags, and what tags cannot say."""
+
+    text: str
+    notes: list[str]
+
+
+@operation("prompt_write")
+def prompt_write(desk: Desk, request: PromptWriteRequest) -> PromptWriteReply:
+    """Return the rows as prompt tags, and what tags cannot say."""
+    items = {item.key: item for item in desk.library.items()}
+    sources, notes = [], []
+    for row in request.state.sources:
+        if not row.on or not row.key:
+            continue
+        name = desk.host.alias_of(desk.library.resolve(row.key))
+        te = encoder_ratios(row)
+        item = items.get(row.key)
+        if len(set(te)) > 1:
+            notes.append(f"{name}: a tag has one text-encoder strength, so TE2's was left out")
+        if row.elements:
+            notes.append(f"{name}: the element rules were left out")
+        sources.append(
+            PromptSource(
+                name=name,
+                ratio=row.ratio,
+                te_ratio=te[0] if te else None,
+                blocks=row.blocks or None,
+                family=item.family if item else "",
+                present=item.blocks if item else (),
+            )
         )
-        if known not in BLOCKS:
-            message = f"there is no table of blocks for {known}: set its blocks in the grid."
-            raise RecipeError(message)
-        return resolve_blocks(
-            blocks, known, BLOCKS[known], draw or random.Random(0), "the source", store=self.presets
-        )[0]
-
-    def op_blocks(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return {block: weight} of a list, preset or notation typed beside a row."""
-        family = str(request.get("family") or "SD1")
-        return {"weights": self.expand(str(request.get("text") or "").strip(), family, random.Random())}
-
-    def op_prompt(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return rows from a prompt or from a generated picture's text."""
-        text = str(request.get("text") or "")
-        if request.get("image"):
-            try:
-                text = infotext(base64.b64decode(str(request["image"]).rpartition(",")[2], validate=True))
-            except (binascii.Error, ValueError) as error:
-                message = "that picture cannot be read."
-                raise RecipeError(message) from error
-            if not text:
-                message = (
-                    "that picture carries no generation parameters; it was saved without them "
-                    "or lost them on its way."
-                )
-                raise RecipeError(message)
-        carried = recipes_of(text)
-        if carried:  # a picture of a live merge holds the whole recipe, which says more than tags
-            notes = [*self.locator.missing(carried[0]), *unshown(carried[0])]
-            return {"rows": [], "state": self.state_of(carried[0]), "notes": notes}
-        found = read_prompt(text)
-        notes = list(found.notes)
-        return {"rows": [self._row(source, notes) for source in found.sources], "notes": notes}
-
-    def _row(self, source: Mapping[str, Any], notes: list[str]) -> dict[str, Any]:
-        name = source["name"]
-        item = self.library.find(name)
-        if item is None:
-            notes.append(f"there is no LoRA called {name!r} here")
-        notes += [f"{name}: {note}" for note in source.get("notes") or []]
-        te = source.get("te_ratio")
-        return {
-            "key": item.key if item else "",
-            "name": name,
-            "ratio": source["ratio"],
-            "te": None if te is None else [te],
-            "blocks": self._weights(source, item, notes),
-            "elements": self._elements(source, item, notes),
-            "on": True,
-        }
-
-    def _weights(self, source: Mapping[str, Any], item: Item | None, notes: list[str]) -> dict[str, float]:
-        try:
-            return self.expand(source.get("blocks"), item.family if item else None, random.Random())
-        except MergeError as error:  # one bad argument must not cost the other rows
-            notes.append(f"{source['name']}: its block weights were not taken over, since {error}")
-            return {}
-
-    def _elements(self, source: Mapping[str, Any], item: Item | None, notes: list[str]) -> str:
-        """Return the element rules that `lbwe=` names."""
-        text = source.get("elements")
-        if not text:
-            return ""
-        try:
-            preset = self.presets.get(text, (item.family if item else "") or "SD1")
-            rules = preset.elements if preset is not None else ()
-        except MergeError:
-            rules = ()
-        if not rules:
-            notes.append(
-                f"{source['name']}: the element rules {text[:40]!r} are not known here and are left out"
-            )
-        return ", ".join(f"{rule.blocks}:{rule.elements}:{rule.ratio!r}" for rule in rules)
-
-    def op_prompt_write(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the rows as prompt tags, and what tags cannot say."""
-        state = request.get("state")
-        rows = (state.get("sources") or []) if isinstance(state, Mapping) else []
-        sources, notes = [], []
-        for row in (row for row in rows if row.get("on", True) and row.get("key")):
-            te = [value for value in row.get("te") or [] if value is not None]
-            path = self.library.resolve(str(row["key"]))
-            name = self.host.alias_of(path)
-            item = next((one for one in self.library.items() if one.key == row["key"]), None)
-            if len(set(te)) > 1:
-                notes.append(f"{name}: a tag has one text-encoder strength, so TE2's was left out")
-            if row.get("elements"):
-                notes.append(f"{name}: the element rules were left out")
-            sources.append(
-                {
-                    "name": name,
-                    "ratio": float(row.get("ratio", 1.0)),
-                    "te_ratio": te[0] if te else None,
-                    "blocks": row.get("blocks") or None,
-                    "family": item.family if item else "",
-                    "present": item.blocks if item else (),
-                }
-            )
-        text, unsaid = write_prompt(sources)
-        return {"text": text, "notes": [*notes, *unsaid]}
+    text, unsaid = write_prompt(sources)
+    return PromptWriteReply(text=text, notes=[*notes, *unsaid])

@@ -14,8 +14,7 @@ from typing import Any
 
 import gradio as gr
 
-from lib_merge.ui.actions import Actions
-from lib_merge.ui.host import Host
+from lib_merge.ui.desk import Desk
 
 SCRIPTS = Path(__file__).resolve().parents[2] / "javascript" / "lora_merge"
 # gradio 3 knows the keyword as _js, gradio 4 as js
@@ -24,20 +23,11 @@ ASK = "(_) => [window.loraMerge ? window.loraMerge.bridge.take() : '{}']"
 TELL = "(reply) => { if (window.loraMerge) window.loraMerge.bridge.tell(reply); }"
 
 
-def build_tab(host: Host) -> gr.Blocks:
-    """Return the Merge tab of a host.
+def build_with(desk: Desk, theme: gr.themes.Base | None = None) -> gr.Blocks:
+    """Return the Merge tab of a server side, which the REST API shares.
 
     Args:
-        host: the WebUI or the plain machine it runs in.
-    """
-    return build_with(Actions(host))
-
-
-def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Blocks:
-    """Return the tab of a server side that exists already, as the REST API shares it.
-
-    Args:
-        actions: answers the requests.
+        desk: answers the requests.
         theme: of a page of our own; inside a WebUI its theme holds.
     """
     with gr.Blocks(analytics_enabled=False, theme=theme) as tab:
@@ -54,7 +44,7 @@ def build_with(actions: Actions, theme: gr.themes.Base | None = None) -> gr.Bloc
             ask = gr.Button("send", elem_id="lora_merge_send")
         box.do_not_save_to_config = ask.do_not_save_to_config = True
         sent = ask.click(
-            fn=actions.handle,
+            fn=desk.handle,
             inputs=[box],
             outputs=[box],
             queue=False,

@@ -1,227 +1,307 @@
-"""Requests about understanding: analyses that arrive part by part, advice carried out, reports kept, recipes
-compared.
-"""
+"""Understanding a merge: analyses that arrive in parts, advice, reports kept, recipes compared."""
 
 from __future__ import annotations
 
 import json
-import logging
-import threading
-from collections.abc import Mapping, Sequence
-from dataclasses import replace
-from typing import TYPE_CHECKING, Any, cast
+from collections.abc import Sequence
+from dataclasses import dataclass, fields, replace
+from typing import Annotated, Any, Literal
 
-from lib_merge import recipe_edits
 from lib_merge.analysis import AnalysisReport, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.analysis.forecast import analyze_steps_with_engine
 from lib_merge.engine.job import Job
 from lib_merge.errors import Cancelled, RecipeError
-from lib_merge.kept.history import Entry, History
-from lib_merge.kept.reports import Reports
+from lib_merge.kept.history import Entry
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, from_json
-from lib_merge.ui.jobs import Jobs, Task
-from lib_merge.ui.state import from_recipe, state_of, to_recipe
+from lib_merge.recipe_edits import PER_SOURCE, with_changes
+from lib_merge.ui.desk import Desk, operation
+from lib_merge.ui.jobs import JobReply, Task
+from lib_merge.ui.protocol import About
+from lib_merge.ui.state import KnobValue, Row, Setup, TabState, from_recipe, to_recipe, used
 
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
-
-log = logging.getLogger("lib_merge")
-# Analyses whose report can still be asked for.
+# analyses whose report can still be asked for
 REMEMBERED = 8
-# what an advice changes per source -> the row's field
-PER_ROW = {"ratios": "ratio", "te_ratios": "te", "blocks": "blocks", "roles": "role"}
 
 
-class Understanding:
-    """The part of `Actions` that analyses and advises.
-
-    Analyses run as jobs; a report grows in `_grown` while its job runs, so that a browser can take what is
-    there. What the last one measured is kept, so that another ratio needs no reading.
-    """
-
-    jobs: Jobs
-    history: History
-    reports: Reports
-
-    def begin_understanding(self, reports: Reports) -> None:
-        """Start with no analysis; keep reports of merges there."""
-        self.reports = reports
-        self._grown: dict[int, AnalysisReport] = {}
-        self._rows: dict[int, list[Any]] = {}
-        self._last: AnalysisReport | None = None
-        self._understanding = threading.Lock()
-
-    # ---------------------------------------------------------------- analyses
-
-    def op_analyze(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start an analysis of what is set up; `all` also carries out methods that work number by number."""
-        state = state_of(request)
-        recipe = to_recipe(state, self._desk.library.resolve)
-        names = list(METHODS) if request.get("all") else None
-        task = self.jobs.start("analyze", lambda task: self._analyze(recipe, task, names))
-        with self._understanding:
-            self._rows[task.id] = _leaf_rows(state)
-        return task.to_json()
-
-    @property
-    def _desk(self) -> Actions:
-        return cast("Actions", self)
-
-    def _analyze(self, recipe: Recipe, task: Task, methods: Sequence[str] | None) -> dict[str, Any]:
-        job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
-        for report in analyze_steps_with_engine(recipe, job=job, before=self._last, methods=methods):
-            with self._understanding:
-                self._grown[task.id] = report
-                for table in (self._grown, self._rows):
-                    for old in sorted(table)[:-REMEMBERED]:
-                        del table[old]
-        with self._understanding:
-            self._last = report
-            # Gram matrices are kept once, not with every report
-            self._grown = {number: replace(grown, bench=None) for number, grown in self._grown.items()}
-        return {"stage": report.stage}
-
-    def op_analysis(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return how far an analysis is, and its report where that has grown beyond the stage that the
-        browser has.
-        """
-        found = self.jobs.get(request.get("job")).to_json()
-        with self._understanding:
-            report, rows = self._grown.get(found["job"]), self._rows.get(found["job"], [])
-        if report is not None and report.stage != request.get("have"):
-            found["report"] = {**to_json(report, tensors=False), "rows": rows}
-        return found
-
-    def op_analysis_export(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return an analysis as one page (`html`, or `page` without its longest tables) or as `json`."""
-        with self._understanding:
-            report = self._grown.get(cast("int", request.get("job")))
-        if report is None:
-            message = "that analysis is not kept any more; analyse again."
-            raise RecipeError(message)
-        if request.get("form") == "json":
-            return {"text": json.dumps(to_json(report), ensure_ascii=False, allow_nan=False)}
-        return {"text": to_html(report, tensors=request.get("form") == "html")}
-
-    def op_apply(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the state with an advice carried out."""
-        return {"state": applied(self._desk, state_of(request), dict(request.get("changes") or {}))}
-
-    # ---------------------------------------------------------------- reports of merges
-
-    def report_merge(self, entry: str, recipe: Recipe) -> Task | None:
-        """Write the report of a merge beside its history entry, after the merge and without holding it up."""
-
-        def work(task: Task) -> dict[str, Any]:
-            try:
-                return self._report(entry, recipe, task)
-            except Cancelled:  # another merge goes first
-                self.report_merge(entry, recipe)
-                raise
-
-        return self.jobs.start("report", work) if entry else None
-
-    def _report(self, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:
-        job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
-        *_, report = analyze_steps_with_engine(recipe, job=job, before=self._last)
-        with self._understanding:
-            self._last = report
-        try:
-            self.reports.keep(entry, to_json(report, tensors=False), to_html(report, tensors=False))
-        except OSError as error:
-            message = f"the report cannot be written: {error.strerror or error}."
-            raise RecipeError(message) from error
-        return {"entry": entry}
-
-    def op_report(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the report kept with a merge as `html` or `json`; `text` is null where there is none."""
-        entry = self.history.get(str(request.get("entry")))
-        return {"text": self.reports.text(entry.id, "json" if request.get("form") == "json" else "html")}
-
-    def op_report_make(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Start to make the report of a merge that has none, from its recipe and the sources as they are
-        today.
-        """
-        entry = self.history.get(str(request.get("entry")))
-        recipe = self._recipe_of(entry)
-        return self.jobs.start("report", lambda task: self._report(entry.id, recipe, task)).to_json()
-
-    def _recipe_of(self, entry: Entry) -> Recipe:
-        recipe = from_json(entry.recipe, "the entry")
-        state = from_recipe(
-            recipe, self._desk.locate, lambda blocks: self._desk.expand(blocks, recipe.family)
-        )
-        gone = [row["name"] for row in state["sources"] if not row["key"]]
-        if gone:
-            message = (
-                f"{', '.join(gone)} is not in the LoRA folders any more, so there is no "
-                f"report of {entry.name}."
-            )
-            raise RecipeError(message)
-        return to_recipe(state, self._desk.library.resolve)
-
-    def op_compare_recipes(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return two merges side by side: what changed between their recipes, and their reports block by
-        block.
-        """
-        entries = [self.history.get(str(request.get(name))) for name in ("entry", "other")]
-        reports = [self.reports.read(entry.id) for entry in entries]
-        return {
-            "entries": [_shown(entry) for entry in entries],
-            "missing": [entry.id for entry, report in zip(entries, reports) if report is None],
-            "changes": list(self.history.diff(entries[1].id, entries[0].id)),
-            **compare_reports(*reports),
-        }
+# -------------------------------------------------------------------------------------------- analyses
 
 
-def _shown(entry: Entry) -> dict[str, Any]:
-    data = entry.to_json()
-    kept = ("id", "name", "time", "method", "sources", "report", "verdict", "notes")
-    return {name: data[name] for name in kept}
+@dataclass(frozen=True, slots=True)
+class Growing:
+    """A report while its job runs, and the rows that its sources are, in its order."""
+
+    report: AnalysisReport
+    rows: list[int | None]
 
 
-def _used(state: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    return [row for row in state.get("sources") or [] if row.get("on", True) and row.get("key")]
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalyzeRequest:
+    """Carries what is to be analysed."""
+
+    state: TabState
+    all: Annotated[bool, About("also carry out methods that work number by number")] = False
 
 
-def _leaf_rows(state: Mapping[str, Any]) -> list[Any]:
-    """Return the ids of the rows in the order in which the report has the sources: a group where its first
-    row stands.
-    """
-    rows, found = _used(state), []
-    for row in rows:
-        letter = str(row.get("group") or "")
-        members = [other for other in rows if str(other.get("group") or "") == letter] if letter else [row]
-        found.extend(member.get("id") for member in members if member.get("id") not in found)
-    return found
+@operation("analyze")
+def analyze(desk: Desk, request: AnalyzeRequest) -> JobReply:
+    """Start an analysis of what is set up."""
+    recipe = to_recipe(request.state, desk.library.resolve)
+    rows = [row.id for row in used(request.state)]
+    methods = list(METHODS) if request.all else None
+    return desk.jobs.start("analyze", lambda task: _analyze(desk, recipe, rows, task, methods)).reply()
 
 
-def applied(desk: Actions, state: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
-    """Return the state with an advice's changes carried out; sources that it leaves out are switched off,
-    not lost.
+def _analyze(
+    desk: Desk, recipe: Recipe, rows: list[int | None], task: Task, methods: Sequence[str] | None
+) -> dict[str, Any]:
+    job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
+    for report in analyze_steps_with_engine(recipe, job=job, before=desk.measured, methods=methods):
+        task.partial = Growing(report, rows)
+    desk.measured = report
+    task.partial = Growing(replace(report, bench=None), rows)  # Gram matrices are kept once
+    grown = [one for one in desk.jobs.of("analyze") if one.partial is not None]
+    for old in grown[:-REMEMBERED]:
+        old.partial = None
+    return {"stage": report.stage}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisRequest:
+    """Names the job of an analysis."""
+
+    job: int
+    have: Annotated[str, About("the stage of the report that the page has")] = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AnalysisReply(JobReply):
+    """How far an analysis is; `report` where it has grown beyond what the page has."""
+
+    report: Annotated[dict[str, Any] | None, About(omit=True)] = None
+
+
+@operation("analysis")
+def analysis(desk: Desk, request: AnalysisRequest) -> AnalysisReply:
+    """Return how far an analysis is, and its report where that has grown."""
+    task = desk.jobs.get(request.job)
+    now = task.reply()
+    grown = task.partial
+    report = None
+    if isinstance(grown, Growing) and grown.report.stage != request.have:
+        report = {**to_json(grown.report, tensors=False), "rows": grown.rows}
+    known = {field.name: getattr(now, field.name) for field in fields(JobReply)}
+    return AnalysisReply(**known, report=report)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ExportRequest:
+    """Asks for an analysis as a file."""
+
+    job: int
+    form: Annotated[Literal["html", "page", "json"], About("page: html without its longest tables")] = "page"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TextReply:
+    """A file's text; null where there is none."""
+
+    text: str | None
+
+
+@operation("analysis_export")
+def analysis_export(desk: Desk, request: ExportRequest) -> TextReply:
+    """Return an analysis as one page or as JSON."""
+    task = next((one for one in desk.jobs.of("analyze") if one.id == request.job), None)
+    grown = task.partial if task is not None else None
+    if not isinstance(grown, Growing):
+        message = "that analysis is not kept any more; analyse again."
+        raise RecipeError(message)
+    if request.form == "json":
+        return TextReply(text=json.dumps(to_json(grown.report), ensure_ascii=False, allow_nan=False))
+    return TextReply(text=to_html(grown.report, tensors=request.form == "html"))
+
+
+# -------------------------------------------------------------------------------------------- advice
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Changes:
+    """What an advice changes; lists hold one value per source of the recipe, null leaves one as it is."""
+
+    ratios: list[float | None] | None = None
+    te_ratios: list[float | list[float] | None] | None = None
+    blocks: list[dict[str, float] | str | None] | None = None
+    roles: list[str | None] | None = None
+    method: str | None = None
+    knobs: dict[str, KnobValue] | None = None
+    rank: Annotated[int | str | None, About("a policy as people type it")] = None
+    precision: str | None = None
+    keep: Annotated[list[int] | None, About("the sources that stay, by their places")] = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ApplyRequest:
+    """Carries what is set up and what to change of it."""
+
+    state: TabState
+    changes: Changes = Changes()
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SetupReply:
+    """What the tab is to be set to; null where there is nothing."""
+
+    state: Setup | None
+
+
+@operation("apply")
+def apply(desk: Desk, request: ApplyRequest) -> SetupReply:
+    """Return what is set up with an advice carried out."""
+    return SetupReply(state=applied(desk, request.state, request.changes))
+
+
+def applied(desk: Desk, state: TabState, changes: Changes) -> Setup:
+    """Return the set-up with an advice's changes; sources that it leaves out are switched off, not lost.
 
     Raises:
         RecipeError: the advice belongs to another recipe.
     """
-    recipe = recipe_edits.with_changes(to_recipe(state, desk.library.resolve), changes)
-    made = from_recipe(recipe, desk.locate, lambda blocks: desk.expand(blocks, state.get("family")))
-    rows = _used(state)
-    if not any(row.get("group") for row in rows):
-        places = list(changes["keep"]) if changes.get("keep") is not None else list(range(len(rows)))
-        fields = [field for name, field in PER_ROW.items() if changes.get(name) is not None]
-        kept = [
-            {**rows[place], **{field: new[field] for field in fields}}
-            for place, new in zip(places, made["sources"])
-        ]
-        left = [{**row, "on": False} for place, row in enumerate(rows) if place not in places]
-        unused = [dict(row) for row in state.get("sources") or [] if not any(row is used for used in rows)]
-        made["sources"] = [*kept, *left, *unused]
-    else:
-        made["sources"], made["groups"] = (
-            [dict(row) for row in state["sources"]],
-            dict(state.get("groups") or {}),
+    given = {field.name: getattr(changes, field.name) for field in fields(Changes)}
+    given = {name: value for name, value in given.items() if value is not None}
+    recipe = with_changes(to_recipe(state, desk.library.resolve), given)
+    made = from_recipe(recipe, desk.locator.locate, lambda blocks: desk.expand(blocks, state.family))
+    knobs = {**state.knobs, **made.knobs}
+    if any(row.group for row in used(state)):
+        return replace(made, sources=state.sources, groups=state.groups, knobs=knobs)
+    return replace(made, sources=_changed(state, made.sources, changes), knobs=knobs)
+
+
+def _changed(state: TabState, made: list[Row], changes: Changes) -> list[Row]:
+    """Return the rows, those of the recipe as it is now first, with the fields that were to change."""
+    rows = used(state)
+    places = list(range(len(rows))) if changes.keep is None else changes.keep
+    names = [
+        _ROW_FIELD.get(field, field)
+        for name, field in PER_SOURCE.items()
+        if getattr(changes, name) is not None
+    ]
+    kept = [
+        replace(rows[place], **{name: getattr(new, name) for name in names})
+        for place, new in zip(places, made)
+    ]
+    left = [replace(row, on=False) for place, row in enumerate(rows) if place not in places]
+    unused = [row for row in state.sources if not any(row is one for one in rows)]
+    return [*kept, *left, *unused]
+
+
+_ROW_FIELD = {"te_ratio": "te"}
+
+
+# -------------------------------------------------------------------------------------------- reports
+
+
+def report_merge(desk: Desk, entry: str, recipe: Recipe) -> Task | None:
+    """Write the report of a merge beside its history entry, after the merge and without holding it up."""
+
+    def work(task: Task) -> dict[str, Any]:
+        try:
+            return _report(desk, entry, recipe, task)
+        except Cancelled:  # another merge goes first
+            report_merge(desk, entry, recipe)
+            raise
+
+    return desk.jobs.start("report", work) if entry else None
+
+
+def _report(desk: Desk, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:
+    job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
+    *_, report = analyze_steps_with_engine(recipe, job=job, before=desk.measured)
+    desk.measured = report
+    try:
+        desk.reports.keep(entry, to_json(report, tensors=False), to_html(report, tensors=False))
+    except OSError as error:
+        message = f"the report cannot be written: {error.strerror or error}."
+        raise RecipeError(message) from error
+    return {"entry": entry}
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReportRequest:
+    """Names a merge of the history."""
+
+    entry: str
+    form: Literal["html", "json"] = "html"
+
+
+@operation("report")
+def report(desk: Desk, request: ReportRequest) -> TextReply:
+    """Return the report kept with a merge."""
+    entry = desk.history.get(request.entry)
+    return TextReply(text=desk.reports.text(entry.id, request.form))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EntryRequest:
+    """Names a merge of the history."""
+
+    entry: str
+
+
+@operation("report_make")
+def report_make(desk: Desk, request: EntryRequest) -> JobReply:
+    """Start to make the report of a merge that has none, from its recipe and the sources of today."""
+    entry = desk.history.get(request.entry)
+    recipe = _recipe_of(desk, entry)
+    return desk.jobs.start("report", lambda task: _report(desk, entry.id, recipe, task)).reply()
+
+
+def _recipe_of(desk: Desk, entry: Entry) -> Recipe:
+    state = desk.setup_of(from_json(entry.recipe, "the entry"))
+    gone = [row.name for row in state.sources if not row.key]
+    if gone:
+        message = (
+            f"{', '.join(gone)} is not in the LoRA folders any more, so there is no report of {entry.name}."
         )
-    made["knobs"] = {**(state.get("knobs") or {}), **made["knobs"]}
-    return made
+        raise RecipeError(message)
+    return to_recipe(state, desk.library.resolve)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PairRequest:
+    """Names two merges of the history."""
+
+    entry: str
+    other: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareReply:
+    """Two merges side by side; lists of two are of the first and the second."""
+
+    entries: list[dict[str, Any]]
+    missing: Annotated[list[str], About("entries without a report")]
+    changes: Annotated[list[str], About("what changed between their recipes")]
+    sources: list[list[dict[str, Any]]]
+    whole: list[dict[str, Any]]
+    pairs: list[list[dict[str, Any]]]
+    blocks: list[dict[str, Any]]
+
+
+@operation("compare_recipes")
+def compare_recipes(desk: Desk, request: PairRequest) -> CompareReply:
+    """Return two merges side by side: what changed, and their reports block by block."""
+    entries = [desk.history.get(name) for name in (request.entry, request.other)]
+    reports = [desk.reports.read(entry.id) for entry in entries]
+    return CompareReply(
+        entries=[_shown(entry) for entry in entries],
+        missing=[entry.id for entry, one in zip(entries, reports) if one is None],
+        changes=list(desk.history.diff(entries[1].id, entries[0].id)),
+        **compare_reports(*reports),
+    )
+
+
+def _shown(entry: Entry) -> dict[str, Any]:
+    names = ("id", "name", "time", "method", "sources", "report", "verdict", "notes")
+    return {name: getattr(entry, name) for name in names}

@@ -17,7 +17,7 @@ from lib_merge.webui import checkpoint
 from lib_merge.webui.live import prompts
 
 if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+    from lib_merge.ui.desk import Desk
 
 MARK = "[Merge]"
 HANDLES = ("A", "B", "C", "D")
@@ -26,7 +26,7 @@ COST = 0.4
 ToChange = Callable[[Any], prompts.Change]
 
 
-def add_axes(desk: Actions) -> None:
+def add_axes(desk: Desk) -> None:
     """Add our axes to the WebUI's plot, once, however often its page is built anew."""
     module = _plot()
     if module is None or any(str(option.label).startswith(MARK) for option in module.axis_options):
@@ -95,7 +95,7 @@ def _apply(change: ToChange) -> Callable[[Any, Any, Sequence[Any]], None]:
     return apply
 
 
-def _confirm(desk: Actions, change: ToChange) -> Callable[[Any, Sequence[Any]], None]:
+def _confirm(desk: Desk, change: ToChange) -> Callable[[Any, Sequence[Any]], None]:
     def confirm(p: Any, xs: Sequence[Any]) -> None:  # noqa: ANN401
         try:
             recipe = merge_of(p, desk)
@@ -108,7 +108,7 @@ def _confirm(desk: Actions, change: ToChange) -> Callable[[Any, Sequence[Any]], 
     return confirm
 
 
-def merge_of(p: Any, desk: Actions) -> Recipe:  # noqa: ANN401
+def merge_of(p: Any, desk: Desk) -> Recipe:  # noqa: ANN401
     """Return the merge that a plot changes.
 
     Raises:

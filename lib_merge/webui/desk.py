@@ -1,23 +1,23 @@
-"""The tab's server side inside a WebUI, and what scripts ask it for."""
+"""The tab's server side inside a WebUI: every operation of the tab, and those of the comparison's panel."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from lib_merge.ui.desk import Desk
+from lib_merge.ui.operations import open_desk
+from lib_merge.webui.compare import panel
 from lib_merge.webui.host import WebuiHost
 
-if TYPE_CHECKING:
-    from lib_merge.ui.actions import Actions
+# importing a topic registers its operations
+TOPICS = (panel,)
 
-_desks: dict[str, Actions] = {}
+_desks: dict[str, Desk] = {}
 
 
-def desk_of(extension: Path) -> Actions:
+def desk_of(extension: Path) -> Desk:
     """Return the tab's server side, the same one after "Reload UI", so that running jobs go on."""
-    from lib_merge.webui.compare.panel import WebuiActions
-
     key = str(extension)
     if key not in _desks:
-        _desks[key] = WebuiActions(WebuiHost(extension))
+        _desks[key] = open_desk(WebuiHost(extension))
     return _desks[key]

@@ -75,7 +75,7 @@ def _started(extension: Path, app: Any) -> None:  # noqa: ANN401
     if not getattr(shared.cmd_opts, "api", False):
         return
     try:
-        from lib_merge.webui.api import add_routes
+        from lib_merge.webui.rest import add_routes
 
         add_routes(app, desk_of(extension))
     except Exception:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from typing import Any
+from dataclasses import dataclass
+from typing import Annotated, Any
 
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.ui.actions import Actions
+from lib_merge.ui.desk import Desk, operation
+from lib_merge.ui.protocol import About
 from lib_merge.webui.compare.columns import CHOICES, TICKED, plan_columns
 from lib_merge.webui.compare.rows import PROMPTS, plan_rows
 from lib_merge.webui.compare.run import PACE, asked_columns, asked_rows, place_of, recipe_of
@@ -33,37 +35,69 @@ PROMPTS_FILE = "comparison-prompts.txt"
 LONGEST = 100_000
 
 
-class WebuiActions(Actions):
-    """The tab's server side inside a WebUI."""
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CompareChoicesReply:
+    """What the panel offers."""
 
-    def op_compare_choices(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return what the panel offers."""
-        del request
-        return {
-            "columns": list(CHOICES),
-            "ticked": list(TICKED),
-            "samplers": _samplers(),
-            "names": self.recipe_names(),
-        }
+    columns: list[str]
+    ticked: Annotated[list[str], About("columns that are on at first")]
+    samplers: list[str]
+    names: Annotated[list[str], About("of recipes")]
 
-    def op_compare_estimate(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return in one sentence how many pictures `asked` of `setup` are, or what is wrong with it
-        (`wrong`).
-        """
-        try:
-            return {
-                "said": estimate(self, asked(request.get("asked")), str(request.get("setup") or "")),
-                "wrong": False,
-            }
-        except MergeError as error:
-            return {"said": str(error), "wrong": True}
 
-    def op_compare_prompts(self, request: Mapping[str, Any]) -> dict[str, Any]:
-        """Return the test prompts; with `keep`, keep these first, or go back to the built-in ten where it is
-        empty.
-        """
-        said = keep_prompts(self, str(request["keep"])) if "keep" in request else ""
-        return {"prompts": own_prompts(self), "said": said}
+@operation("compare_choices")
+def compare_choices(desk: Desk) -> CompareChoicesReply:
+    """Return what the comparison's panel offers."""
+    return CompareChoicesReply(
+        columns=list(CHOICES), ticked=list(TICKED), samplers=_samplers(), names=desk.recipe_names()
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateRequest:
+    """What the panel and the tab are set to, both as JSON text."""
+
+    asked: str = ""
+    setup: str = ""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EstimateReply:
+    """How many pictures that makes, or what is wrong with it."""
+
+    said: str
+    wrong: bool
+
+
+@operation("compare_estimate")
+def compare_estimate(desk: Desk, request: EstimateRequest) -> EstimateReply:
+    """Return in one sentence how many pictures are asked for."""
+    try:
+        return EstimateReply(said=estimate(desk, asked(request.asked), request.setup), wrong=False)
+    except MergeError as error:
+        return EstimateReply(said=str(error), wrong=True)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsRequest:
+    """Test prompts to keep; empty brings the built-in ten back, null keeps none."""
+
+    keep: str | None = None
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PromptsReply:
+    """The test prompts, one per line."""
+
+    prompts: str
+    said: str
+
+
+@operation("compare_prompts")
+def compare_prompts(desk: Desk, request: PromptsRequest) -> PromptsReply:
+    """Return a person's test prompts, after keeping new ones where some are given."""
+    said = keep_prompts(desk, request.keep) if request.keep is not None else ""
+    return PromptsReply(prompts=own_prompts(desk), said=said)
 
 
 def asked(given: Any) -> dict[str, Any]:  # noqa: ANN401
@@ -87,7 +121,7 @@ def asked(given: Any) -> dict[str, Any]:  # noqa: ANN401
     return dict(found)
 
 
-def estimate(desk: Any, given: Mapping[str, Any], setup: str) -> str:  # noqa: ANN401
+def estimate(desk: Desk, given: Mapping[str, Any], setup: str) -> str:
     """Return how many pictures will be made and how long that takes.
 
     Args:
@@ -125,7 +159,7 @@ def duration(seconds: float) -> str:
     return f"{round(seconds / 60)} minutes" if seconds < 5400 else f"{seconds / 3600:.1f} hours"
 
 
-def own_prompts(desk: Any) -> str:  # noqa: ANN401
+def own_prompts(desk: Desk) -> str:
     """Return the person's own test prompts, the built-in ten where there are none."""
     try:
         return (desk.host.data_folder() / PROMPTS_FILE).read_text(encoding="utf-8")[:LONGEST]
@@ -133,7 +167,7 @@ def own_prompts(desk: Any) -> str:  # noqa: ANN401
         return "\n".join(PROMPTS)
 
 
-def keep_prompts(desk: Any, text: str) -> str:  # noqa: ANN401
+def keep_prompts(desk: Desk, text: str) -> str:
     """Keep test prompts for the next time; none at all brings the built-in ten back. Returns what to say.
 
     Raises:

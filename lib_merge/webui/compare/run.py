@@ -201,7 +201,17 @@ def _finish(p: Any, desk: Any, recipe: Recipe, grid: Grid, *, maps: bool) -> Any
     measured = figures(grid)
     result.comments = table(grid, measured)
     if drawn is not None:
-        desk.comparisons.add(recipe, grid, measured, drawn)
+        desk.comparisons.add(
+            drawn,
+            sources=[source.label for source in recipe.sources],
+            columns=[
+                {"label": one.label, "kind": one.kind, "recipe": one.recipe.to_json() if one.recipe else None}
+                for one in grid.columns
+            ],
+            rows=[row.label for row in grid.rows[: len(grid.cells)]],
+            figures=measured,
+            stopped=grid.stopped,
+        )
     if shared.opts.data.get("grid_save", True):
         kind = shared.opts.data.get("grid_format", "png")
         for one in sheets:

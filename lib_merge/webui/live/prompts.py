@@ -24,7 +24,7 @@ from typing import Any
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.recipe import Recipe
-from lib_merge.ui.state import to_recipe
+from lib_merge.ui.state import tab_state, to_recipe
 from lib_merge.webui import checkpoint
 from lib_merge.webui.live.merges import Live, LiveMerges
 
@@ -100,7 +100,7 @@ def tab_recipe(desk: Any, text: str) -> Recipe:  # noqa: ANN401
     if not isinstance(found, dict):
         message = "set up a merge in the Merge tab first, or name a saved recipe."
         raise RecipeError(message)
-    return to_recipe(found, desk.library.resolve)
+    return to_recipe(tab_state(found), desk.library.resolve)
 
 
 def prepare(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
