@@ -1,0 +1,6 @@
+from collections.abc import Sequence
+
+class Base:
+    def __init__(self, *, font: Sequence[str] = ..., font_mono: Sequence[str] = ...) -> None: ...
+
+class Default(Base): ...

@@ -1,0 +1,3 @@
+data_path: str
+models_path: str
+extensions_dir: str

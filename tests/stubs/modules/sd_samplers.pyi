@@ -1,0 +1,4 @@
+class SamplerData:
+    name: str
+
+samplers: list[SamplerData]
