@@ -16,7 +16,7 @@ from typing import Any, Union
 
 from lib_merge.errors import RecipeError
 from lib_merge.methods import DEFAULT_METHOD, Method, Space, get_method
-from lib_merge.ranks.policy import RankPolicy, parse_policy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
 VERSION = 1
@@ -107,7 +107,7 @@ class Recipe:
         """
         dense = self.declared().space is Space.DENSE
         if self.rank is None:
-            return RankPolicy("sum" if dense else "lossless")
+            return RankPolicy(PolicyKind.SUM if dense else PolicyKind.LOSSLESS)
         if dense and self.rank.exact:
             message = (
                 f"{self.method} has no lossless form as a LoRA: give a rank, energy:0.99, "
@@ -121,7 +121,7 @@ class Recipe:
         if depth > MAX_DEPTH:
             message = f"groups are nested more than {MAX_DEPTH} deep."
             raise RecipeError(message)
-        if depth and self.rank is not None and self.rank.kind == "budget":
+        if depth and self.rank is not None and self.rank.kind is PolicyKind.BUDGET:
             message = "a budget is for the saved file; give the group a rank, energy:0.99 or error:0.01."
             raise RecipeError(message)
         method = self.declared()

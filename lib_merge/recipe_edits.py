@@ -13,7 +13,7 @@ from typing import Any, Union
 
 from lib_merge.errors import RecipeError
 from lib_merge.methods import Space, get_method
-from lib_merge.ranks.policy import RankPolicy, parse_policy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source
 
 Place = tuple[int, ...]  # of a source: its index among the recipe's, then among its group's, …
@@ -196,7 +196,7 @@ def _possible(recipe: Recipe) -> RankPolicy | None:
     if rank is None:
         return None
     dense = recipe.declared().space is Space.DENSE
-    return None if (rank.exact if dense else rank.kind == "sum") else rank
+    return None if (rank.exact if dense else rank.kind is PolicyKind.SUM) else rank
 
 
 def with_rank(recipe: Recipe, text: str) -> Recipe:

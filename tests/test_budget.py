@@ -31,7 +31,7 @@ def test_no_other_sharing_of_the_bytes_is_much_better(seed):
     spectra = {name: np.sort(rng.exponential(size=4))[::-1] for name in targets}
     price = {name: 2 * (t.out + t.columns) for name, t in targets.items()}
     budget = int(rng.integers(max(price.values()), 4 * sum(price.values())))
-    ranks = allot(spectra, targets, budget, 2, {})
+    ranks = allot(spectra, price, budget, {})
     spent = sum(ranks[name] * price[name] for name in ranks)
     assert spent <= budget
     choices = [

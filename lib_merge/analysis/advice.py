@@ -20,7 +20,7 @@ from lib_merge.analysis.model import Advice, AnalysisReport
 from lib_merge.analysis.prospect import Prospect
 from lib_merge.analysis.relations import SAME_LORA
 from lib_merge.linalg.spectrum import pooled, rank_for
-from lib_merge.ranks.policy import RankPolicy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
 # A smaller rank is worth a word when it saves this share of the bytes while keeping KEEP of the energy.
 WORTH, KEEP = 0.3, 0.99
@@ -135,10 +135,14 @@ def _empty(known: Evidence) -> Iterator[Advice]:
     )
 
 
+# What decides a rank by itself: no smaller one is advised beside it.
+_OPEN = (PolicyKind.BUDGET, PolicyKind.ENERGY, PolicyKind.ERROR)
+
+
 def _smaller(known: Evidence) -> Iterator[Advice]:
     """Advise a rank, or a size, that keeps 99 % of the energy in much fewer bytes."""
     prospect, outcome = known.prospect, known.outcome
-    if outcome is None or not prospect.spectra or known.recipe.policy().kind in ("budget", "energy", "error"):
+    if outcome is None or not prospect.spectra or known.recipe.policy().kind in _OPEN:
         return
     best = smaller(prospect)
     if best is None or best[1] > (1.0 - WORTH) * outcome.bytes:
@@ -170,7 +174,7 @@ def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
     if not one:
         return None
     price = prices(bench, recipe)
-    shares = RankPolicy("energy", KEEP)
+    shares = RankPolicy(PolicyKind.ENERGY, KEEP)
     wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in found])
     greedy = bytes_for(found, price, KEEP)[1]
     size = int(greedy @ price) + overhead(bench, recipe, prospect.stacked)

@@ -22,6 +22,7 @@ from lib_merge.linalg import Delta, scaled
 from lib_merge.linalg.core import CoreSpace, Merged, core_space
 from lib_merge.linalg.stack import DIRECTION
 from lib_merge.methods import Gives, Space
+from lib_merge.ranks.policy import PolicyKind
 
 # Eigenvalues of a Gram matrix below this share of the largest are rounding.
 ROUNDING = 1e-14
@@ -48,7 +49,9 @@ def fits(node: Node, asked: Sequence[float]) -> bool:
     shared budget.
     """
     flat = all(isinstance(child, Leaf) for child in node.children)
-    return node.method.space is Space.CORE and flat and all(asked) and node.policy.kind != "budget"
+    return (
+        node.method.space is Space.CORE and flat and all(asked) and node.policy.kind is not PolicyKind.BUDGET
+    )
 
 
 def common(deltas: Sequence[Delta], weights: Sequence[float], bases: str) -> Common | None:

@@ -15,7 +15,7 @@ from lib_merge.analysis.model import CurvePoint
 from lib_merge.analysis.workers import side_by_side
 from lib_merge.linalg.spectrum import pooled, tails
 from lib_merge.linalg.stack import singular_values
-from lib_merge.ranks.policy import RankPolicy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe
 
 WIDTH = {"fp16": 2, "bf16": 2, "float": 4}
@@ -104,13 +104,13 @@ def _ranks(most: int) -> list[int]:
 def ranks_under(bench: Bench, recipe: Recipe, found: Sequence[np.ndarray], stacked: np.ndarray) -> np.ndarray:
     """Return Int[module], the ranks that the recipe's policy keeps; see `RankPolicy.choose`."""
     policy = recipe.policy()
-    if policy.kind == "budget":
+    if policy.kind is PolicyKind.BUDGET:
         return _within(found, prices(bench, recipe), policy.value - overhead(bench, recipe, stacked))
     ranks = []
     for module, singular, most in zip(bench.modules, found, stacked):
         own = policy
         if recipe.conv_rank is not None and _convolution(module):
-            own = RankPolicy("rank", recipe.conv_rank)
+            own = RankPolicy(PolicyKind.RANK, recipe.conv_rank)
         exact = own.exact or not len(singular) or not singular[0] > 0
         ranks.append(int(most) if exact else min(own.choose(singular, int(most)), int(most)))
     return np.array(ranks, dtype=int)

@@ -15,6 +15,7 @@ from lib_merge.analysis.model import MethodRow, Outcome, RecipeReport
 from lib_merge.analysis.outcome import Outcomes, Weighing, by_block, coefficients, direct, summed, weigh
 from lib_merge.analysis.weights import Leaf, plain
 from lib_merge.methods import METHODS, Method, Space
+from lib_merge.ranks.policy import PolicyKind
 from lib_merge.recipe import Recipe
 
 
@@ -164,10 +165,10 @@ def _cut(found: Prospect, outcomes: Outcomes) -> tuple[tuple[int, int], float, i
         return (int(kept.min()) if len(kept) else 0, int(ranks.max(initial=0))), error, size, points
     stacked = np.array([min(sum(m.ranks), m.task.out, m.task.columns) for m in bench.modules], dtype=int)
     policy = recipe.policy()
-    if policy.kind == "rank":
+    if policy.kind is PolicyKind.RANK:
         stacked = np.minimum(stacked, int(policy.value))
     size = int(stacked @ prices(bench, recipe)) + overhead(bench, recipe, stacked)
-    if policy.kind == "budget":
+    if policy.kind is PolicyKind.BUDGET:
         size = int(policy.value)
     square = float(outcomes.square.sum())
     left = float((outcomes.square * (1.0 - outcomes.kept)).sum())

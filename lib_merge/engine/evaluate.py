@@ -18,7 +18,7 @@ from lib_merge.errors import NumericsError
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
 from lib_merge.linalg.truncate import compress
 from lib_merge.methods import Reads, ScalarInput, Space
-from lib_merge.ranks.policy import RankPolicy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
 
 @dataclass(slots=True)
@@ -151,7 +151,7 @@ def gram_matrix(
 def module_policy(node: Node, target: Target) -> RankPolicy:
     """Return the rank policy at one module: `conv_rank` replaces it for k×k kernels."""
     if target.convolution and node.recipe.conv_rank is not None:
-        return RankPolicy("rank", node.recipe.conv_rank)
+        return RankPolicy(PolicyKind.RANK, node.recipe.conv_rank)
     return node.policy
 
 

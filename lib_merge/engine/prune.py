@@ -19,7 +19,7 @@ from lib_merge.engine.fillers import wanted_together
 from lib_merge.engine.plan import Node, Target
 from lib_merge.linalg.truncate import singular_values
 from lib_merge.ranks.budget import allot
-from lib_merge.ranks.policy import RankPolicy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
 BYTES = {"fp16": 2, "bf16": 2, "float": 4}
 
@@ -43,7 +43,7 @@ class PrunePlan:
 
     def policy(self, target: Target, policy: RankPolicy) -> RankPolicy:
         """Return the rank policy of a module after pruning."""
-        return RankPolicy("rank", self.ranks[target.name]) if target.name in self.ranks else policy
+        return RankPolicy(PolicyKind.RANK, self.ranks[target.name]) if target.name in self.ranks else policy
 
     def summary(self) -> dict[str, float]:
         """Return what the report says."""
@@ -93,7 +93,7 @@ def plan_ranks(node: Node, evaluator: Evaluator, each: Each, fixed_bytes: int) -
     plan = PrunePlan(norms={name: float(np.linalg.norm(values)) for name, values in spectra.items()})
     if node.recipe.prune > 0:
         _prune(plan, node, spectra, needed)
-    if node.policy.kind == "budget":
+    if node.policy.kind is PolicyKind.BUDGET:
         _share(plan, node, spectra, needed, int(node.policy.value) - fixed_bytes)
     return plan
 
@@ -139,8 +139,9 @@ def _share(
         held = max(1, int(np.count_nonzero(values > values[0] * 1e-12)))
         open_to_choice[name] = values[: min(most, held)]
     width = BYTES[node.recipe.precision]
+    price = {name: (node.targets[name].out + node.targets[name].columns) * width for name in open_to_choice}
     least = dict.fromkeys(needed & set(open_to_choice), 1)
-    for name, rank in allot(open_to_choice, node.targets, budget, width, least).items():
+    for name, rank in allot(open_to_choice, price, budget, least).items():
         if rank:
             plan.ranks[name] = rank
         else:

@@ -43,7 +43,7 @@ from lib_merge.files.writer import StreamWriter, header_room
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned
 from lib_merge.linalg.truncate import compress
 from lib_merge.methods import Space
-from lib_merge.ranks.policy import RankPolicy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe
 
 log = logging.getLogger("lib_merge")
@@ -151,7 +151,7 @@ class _Run:
                 self.job.tell("survey", done, len(items))
 
         survey(self.node, self.evaluator, each)
-        if self.node.recipe.prune > 0 or self.node.policy.kind == "budget":
+        if self.node.recipe.prune > 0 or self.node.policy.kind is PolicyKind.BUDGET:
             self.prune = plan_ranks(self.node, self.evaluator, each, self._fixed_bytes())
             if self.prune.pruned:
                 self.report.pruned = self.prune.summary()
@@ -295,7 +295,7 @@ class _Run:
 
 def replace_sum(policy: RankPolicy, item: Target) -> RankPolicy:
     """Return the policy with "Σ of the sources' ranks" turned into that number."""
-    return RankPolicy("rank", max(1, item.stacked)) if policy.kind == "sum" else policy
+    return RankPolicy(PolicyKind.RANK, max(1, item.stacked)) if policy.kind is PolicyKind.SUM else policy
 
 
 def _metadata_room(files: Sequence[LoraFile]) -> int:

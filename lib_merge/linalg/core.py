@@ -30,7 +30,7 @@ from lib_merge.linalg.bases import (
     stacked,
 )
 from lib_merge.linalg.factoring import Triplets, product_svd
-from lib_merge.methods.election import smallest
+from lib_merge.linalg.order import smallest
 
 # ‖K_B‖‖K_A‖ / ‖τ‖² of a source beyond which its Grams are not trusted: float64 keeps four digits of that
 ILL = 1e8

@@ -18,6 +18,19 @@ MARGIN = 0.015
 MOST = 1 << 22
 
 
+def smallest(values: Tensor, fraction: float) -> float:
+    """Return the magnitude at or below which exactly ⌊fraction·N⌋ entries lie; −1 for none.
+
+    numpy's partition takes a fifth of the time of `torch.kthvalue`.
+    """
+    count = int(fraction * values.numel() + 1e-9)
+    if not count:
+        return -1.0
+    sizes = values.abs().numpy().ravel()
+    sizes.partition(count - 1)
+    return float(sizes[count - 1])
+
+
 def order_statistic(
     values: Callable[[], Iterable[Tensor]], count: int, near: tuple[float, float] | None = None
 ) -> float:

@@ -17,9 +17,8 @@ import torch
 from torch import Tensor
 
 from lib_merge.linalg import Delta, Dense, LowRank, Term
-from lib_merge.linalg.truncate import compress
+from lib_merge.linalg.truncate import AtMost, compress
 from lib_merge.linalg.workspace import borrow
-from lib_merge.ranks.policy import RankPolicy
 
 # R²·(out + in) up to which float64 products cost nothing worth saving.
 SMALL = 4e6
@@ -69,7 +68,7 @@ def low_rank(delta: Delta) -> tuple[LowRank, bool]:
     if not isinstance(delta, Dense):
         return delta, False
     if min(delta.out, delta.columns) > WHOLE_SIDE:
-        done = compress(delta, RankPolicy("rank", STRONGEST))
+        done = compress(delta, AtMost(STRONGEST))
         return LowRank(delta.out, delta.columns, (Term(1.0, done.up, done.down),)), True
     if delta.out <= delta.columns:
         term = Term(delta.scale, torch.eye(delta.out), delta.matrix)

@@ -21,6 +21,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -29,7 +30,6 @@ from torch import Tensor
 from lib_merge.errors import NumericsError
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned
 from lib_merge.linalg.sketch import OVERSAMPLE, WORTH_IT, sketched
-from lib_merge.ranks.policy import RankPolicy
 
 # s_r, relative to √(‖G_B‖‖G_A‖), under which the rounding of float32 Grams (~1e-7) would cost more than 1 %
 # of the optimum.
@@ -65,12 +65,58 @@ class Compressed:
         return self.down.shape[0]
 
 
-def compress(delta: Delta | Spanned, policy: RankPolicy, device: torch.device | str = "cpu") -> Compressed:
-    """Return the best rank-r approximation of ΔW in the Frobenius norm (Eckart-Young), r chosen by `policy`.
+class RankRule(Protocol):
+    """Decides how many ranks a module keeps; `ranks` has the rules that people type."""
+
+    @property
+    def exact(self) -> bool:
+        """True when nothing may be cut."""
+        ...
+
+    @property
+    def fixed(self) -> int | None:
+        """The rank that is asked for whatever the singular values; None where they decide."""
+        ...
+
+    def choose(self, singular: np.ndarray, stacked: int) -> int:
+        """Return the number of ranks to keep, at least 1.
+
+        Args:
+            singular: Float[k], the singular values of ΔW, descending.
+            stacked: Σ of the sources' ranks at this module.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class AtMost:
+    """The rule "this many ranks, or all that there are": `fixed` None is all."""
+
+    fixed: int | None = None
+
+    @property
+    def exact(self) -> bool:
+        """True when nothing may be cut."""
+        return self.fixed is None
+
+    def choose(self, singular: np.ndarray, stacked: int) -> int:
+        """Return the number of ranks to keep; see `RankRule`."""
+        del stacked
+        most = numerical_rank(singular)
+        return most if self.fixed is None else max(1, min(self.fixed, most))
+
+
+def numerical_rank(singular: np.ndarray) -> int:
+    """Return how many of the singular values Float[k], descending, are more than rounding; at least 1."""
+    return int(np.count_nonzero(singular > singular[0] * 1e-12)) if singular[0] > 0 else 1
+
+
+def compress(delta: Delta | Spanned, rule: RankRule, device: torch.device | str = "cpu") -> Compressed:
+    """Return the best rank-r approximation of ΔW in the Frobenius norm (Eckart-Young), r chosen by `rule`.
 
     Args:
         delta: the sum to compress, out × in.
-        policy: how many ranks to keep; never more than min(out, in) or the numerical rank.
+        rule: how many ranks to keep; never more than min(out, in) or the numerical rank.
         device: where the large products run.
     Returns:
         Factors with √S on either side, on `device`.
@@ -79,25 +125,25 @@ def compress(delta: Delta | Spanned, policy: RankPolicy, device: torch.device | 
     Source: Eckart & Young 1936; the core in factored form follows from QR of both stacks.
     """
     if isinstance(delta, Spanned):
-        return _from_spanned(delta, policy, device)
+        return _from_spanned(delta, rule, device)
     if isinstance(delta, LowRank) and delta.rank == 0:
         return _nothing(delta.out, delta.columns)
     side = min(delta.out, delta.columns)
     if (
         isinstance(delta, Dense)
-        and policy.kind == "rank"
-        and policy.value < WORTH_IT * side
+        and rule.fixed is not None
+        and rule.fixed < WORTH_IT * side
         and side > SMALL_SIDE
     ):
-        return _from_sketch(delta, policy, device)
+        return _from_sketch(delta, rule.fixed, device)
     if isinstance(delta, Dense) or delta.rank >= side:
-        return _from_dense(delta, policy)
+        return _from_dense(delta, rule)
     up, down = delta.factors(device, scratch="compress")
-    fast = _from_grams(up, down, policy)
+    fast = _from_grams(up, down, rule)
     if fast is not None:
         return fast
     _finite(up, down)
-    return _from_qr(delta, policy, device)
+    return _from_qr(delta, rule, device)
 
 
 def singular_values(
@@ -111,21 +157,20 @@ def singular_values(
         most: how many of a dense ΔW's are wanted; all by default.
     """
     dense = isinstance(delta, Dense) and most is not None
-    policy = RankPolicy("rank", most) if dense else RankPolicy("lossless")  # type: ignore[arg-type]
-    return compress(delta, policy, device).singular
+    return compress(delta, AtMost(most if dense else None), device).singular
 
 
-def _from_spanned(delta: Spanned, policy: RankPolicy, device: torch.device | str) -> Compressed:
+def _from_spanned(delta: Spanned, rule: RankRule, device: torch.device | str) -> Compressed:
     """The SVD is known: what is left to do is to cut."""
     singular = delta.values.numpy()
     if not singular[0] > 0:
         return _nothing(delta.out, delta.columns)
-    rank = policy.choose(singular, min(delta.up.width, delta.out, delta.columns))
+    rank = rule.choose(singular, min(delta.up.width, delta.out, delta.columns))
     up, down = delta.cut(rank, device)
     return Compressed(up, down, singular, _tail(singular, rank), float(np.linalg.norm(singular)))
 
 
-def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | None:
+def _from_grams(up: Tensor, down: Tensor, rule: RankRule) -> Compressed | None:
     """Cholesky-eigh route; None where float32 Grams cannot carry the answer."""
     gram_up = (up.T @ up).to("cpu", torch.float64)
     gram_down = (down @ down.T).to("cpu", torch.float64)
@@ -138,10 +183,10 @@ def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | No
     values, vectors = torch.linalg.eigh(core)
     values, vectors = values.flip(0), vectors.flip(1)
     singular = values.clamp_min(0).sqrt().numpy()
-    rank = policy.choose(singular, down.shape[0]) if singular[0] > 0 else 1
+    rank = rule.choose(singular, down.shape[0]) if singular[0] > 0 else 1
     # rounding of the Grams is relative to the factors' own size, which a bad gauge makes much larger than ΔW
     size = torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down)
-    if policy.kind == "lossless" or not float(values[rank - 1]) > GRAM_FLOOR**2 * float(size):
+    if rule.exact or not float(values[rank - 1]) > GRAM_FLOOR**2 * float(size):
         return None
     root = values[:rank].clamp_min(0).sqrt()
     basis = lower @ vectors[:, :rank]  # Float64[R r]
@@ -156,17 +201,17 @@ def _from_grams(up: Tensor, down: Tensor, policy: RankPolicy) -> Compressed | No
     )
 
 
-def _from_qr(delta: LowRank, policy: RankPolicy, device: torch.device | str) -> Compressed:
+def _from_qr(delta: LowRank, rule: RankRule, device: torch.device | str) -> Compressed:
     """QR of both stacks in float64 on the CPU, SVD of the core: any rank deficiency, full accuracy."""
     up, down = delta.factors(dtype=torch.float64)
     q_up, r_up = torch.linalg.qr(up)
     q_down, r_down = torch.linalg.qr(down.T)
     # terms that cancel (a file minus itself) leave rounding noise of this size, which is no signal to keep
     floor = 1e-13 * float(torch.linalg.vector_norm(r_up) * torch.linalg.vector_norm(r_down))
-    return _finish((q_up, r_up @ r_down.T, q_down.T), policy, (delta.rank, floor), device)
+    return _finish((q_up, r_up @ r_down.T, q_down.T), rule, (delta.rank, floor), device)
 
 
-def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -> Compressed:
+def _from_sketch(delta: Dense, wanted: int, device: torch.device | str) -> Compressed:
     """Randomised route for a dense ΔW and a small rank; what is cut is measured."""
     matrix = delta.dense(device)
     size = _size(matrix)
@@ -174,9 +219,9 @@ def _from_sketch(delta: Dense, policy: RankPolicy, device: torch.device | str) -
         _finite(matrix)
     if not size > 0:
         return _nothing(delta.out, delta.columns)
-    width = min(int(policy.value) + OVERSAMPLE, *matrix.shape)
-    near = compress(delta.hint, RankPolicy("rank", width), device).up if delta.hint is not None else None
-    left, singular, right = sketched(matrix, int(policy.value), near)
+    width = min(wanted + OVERSAMPLE, *matrix.shape)
+    near = compress(delta.hint, AtMost(width), device).up if delta.hint is not None else None
+    left, singular, right = sketched(matrix, wanted, near)
     rank = max(1, int(np.count_nonzero(singular > singular[0] * 1e-7)))
     root = torch.from_numpy(np.sqrt(singular[:rank])).to(left)
     up, down = left[:, :rank] * root, right[:rank] * root[:, None]
@@ -207,7 +252,7 @@ def _square(part: Tensor) -> float:
     return float(torch.dot(flat, flat))
 
 
-def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:
+def _from_dense(delta: Delta, rule: RankRule) -> Compressed:
     """Gram eigen-decomposition of the smaller side in float64: for ΔW whose factors are as large as the
     matrix.
     """
@@ -221,7 +266,7 @@ def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:
     values, vectors = torch.linalg.eigh(side @ side.T)
     singular = values.flip(0).clamp_min(0).sqrt().numpy()
     basis = vectors.flip(1)  # Float64[k k], orthonormal
-    rank = _dense_rank(policy, singular, stacked)
+    rank = _dense_rank(rule, singular, stacked)
     basis = basis[:, :rank]
     other = basis.T @ side  # Float64[r n]; row norms are the singular values, exact for the basis used
     root = torch.linalg.vector_norm(other, dim=1).clamp_min(torch.finfo(torch.float64).tiny).sqrt()
@@ -232,15 +277,15 @@ def _from_dense(delta: Delta, policy: RankPolicy) -> Compressed:
     return Compressed(up.float().contiguous(), down.float().contiguous(), singular, cut, size)
 
 
-def _dense_rank(policy: RankPolicy, singular: np.ndarray, stacked: int) -> int:
-    """As the policy says; "all" ends where float64 Grams only hold noise (1e-8 of the largest)."""
+def _dense_rank(rule: RankRule, singular: np.ndarray, stacked: int) -> int:
+    """As the rule says; "all" ends where float64 Grams only hold noise (1e-8 of the largest)."""
     held = int(np.count_nonzero(singular > singular[0] * 1e-8))
-    return max(1, min(policy.choose(singular, stacked), held))
+    return max(1, min(rule.choose(singular, stacked), held))
 
 
 def _finish(
     parts: tuple[Tensor, Tensor, Tensor],
-    policy: RankPolicy,
+    rule: RankRule,
     limits: tuple[int, float],
     device: torch.device | str,
 ) -> Compressed:
@@ -251,7 +296,7 @@ def _finish(
     singular = values.numpy()
     if not singular[0] > floor:
         return _nothing(q_up.shape[0], q_down.shape[1])
-    rank = min(policy.choose(singular, stacked), int(np.count_nonzero(singular > singular[0] * 1e-13)))
+    rank = min(rule.choose(singular, stacked), int(np.count_nonzero(singular > singular[0] * 1e-13)))
     root = values[:rank].sqrt()
     up = (q_up @ (left[:, :rank] * root)).to(device=device, dtype=torch.float32)
     down = ((right[:rank] * root[:, None]) @ q_down).to(device=device, dtype=torch.float32)

@@ -12,33 +12,30 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from lib_merge.engine.plan import Target
 from lib_merge.errors import RecipeError
 
 
 def allot(
     spectra: Mapping[str, np.ndarray],
-    targets: Mapping[str, Target],
+    price: Mapping[str, int],
     budget: int,
-    width: int,
     least: Mapping[str, int],
 ) -> dict[str, int]:
     """Return ranks per module, 0 for a module that is not worth its bytes.
 
     Args:
         spectra: Float64[k] per module, singular values that may be kept, descending.
-        targets: the modules' shapes.
+        price: bytes per rank of each module, (out + in)·width.
         budget: bytes for all factors together.
-        width: bytes per number.
         least: ranks that a module must have, for the sake of loaders; 0 where it is not named.
     Raises:
         RecipeError: the budget does not even hold those.
     """
-    price = {name: (targets[name].out + targets[name].columns) * width for name in spectra}
     ranks = {name: least.get(name, 0) for name in spectra}
     left = budget - sum(ranks[name] * price[name] for name in spectra)
-    if left < min(price.values(), default=0):
-        short = sum(max(ranks[name], 0) * price[name] for name in spectra) + min(price.values(), default=0)
+    cheapest = min((price[name] for name in spectra), default=0)
+    if left < cheapest:
+        short = sum(max(ranks[name], 0) * price[name] for name in spectra) + cheapest
         message = (
             f"the budget is too small: this merge needs {(short - budget) / 1e6:.3g} MB more "
             "for a single rank."

@@ -10,41 +10,69 @@ from __future__ import annotations
 import math
 import re
 from dataclasses import dataclass
+from enum import Enum
 
 import numpy as np
 
 from lib_merge.errors import RecipeError
+from lib_merge.linalg.truncate import numerical_rank
 
-KINDS = ("lossless", "rank", "energy", "error", "budget", "sum")
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
+
+
+class PolicyKind(str, Enum):
+    """What decides how many ranks a module keeps."""
+
+    LOSSLESS = "lossless"
+    RANK = "rank"
+    ENERGY = "energy"
+    ERROR = "error"
+    BUDGET = "budget"
+    SUM = "sum"  # Σ of the sources' ranks; the default of dense methods
+
+    def __str__(self) -> str:
+        """Return the word, in every version of Python."""
+        return str(self.value)
 
 
 @dataclass(frozen=True, slots=True)
 class RankPolicy:
-    """One rule for every module, or one size for all.
+    """One rule for every module, or one size for all; a `RankRule` of `linalg`.
 
-    kind    lossless | rank | energy | error | budget | sum (Σ of the sources' ranks; the default of dense
-            methods)
+    kind    what decides
     value   the rank, the share of energy to keep (0…1), the relative Frobenius error allowed (0…1), or the
             file's bytes
     """
 
-    kind: str = "lossless"
+    kind: PolicyKind = PolicyKind.LOSSLESS
     value: float = 0.0
+
+    def __post_init__(self) -> None:
+        """Take the kind as its word, too: scripts write RankPolicy("rank", 16)."""
+        if self.kind not in tuple(PolicyKind):
+            message = f"there is no rank policy {self.kind!r}; there are {', '.join(PolicyKind)}."
+            raise RecipeError(message)
+        object.__setattr__(self, "kind", PolicyKind(self.kind))
 
     @property
     def text(self) -> str:
         """The policy as a person types it; `parse_policy` reads it back."""
-        if self.kind == "rank":
+        if self.kind is PolicyKind.RANK:
             return str(int(self.value))
-        if self.kind == "budget":
+        if self.kind is PolicyKind.BUDGET:
             return f"budget:{self.value / 1e6:.12g}MB"
-        return self.kind if self.kind in ("lossless", "sum") else f"{self.kind}:{self.value:.12g}"
+        word = str(self.kind)
+        return word if self.kind in (PolicyKind.LOSSLESS, PolicyKind.SUM) else f"{word}:{self.value:.12g}"
 
     @property
     def exact(self) -> bool:
         """True when nothing may be cut."""
-        return self.kind == "lossless"
+        return self.kind is PolicyKind.LOSSLESS
+
+    @property
+    def fixed(self) -> int | None:
+        """The rank that is asked for whatever the singular values; None where they decide."""
+        return int(self.value) if self.kind is PolicyKind.RANK else None
 
     def choose(self, singular: np.ndarray, stacked: int) -> int:
         """Return the number of ranks to keep, at least 1.
@@ -55,25 +83,20 @@ class RankPolicy:
         """
         energy = np.square(singular.astype(np.float64))
         total = float(energy.sum())
-        held = int(np.count_nonzero(singular > singular[0] * 1e-12)) if total > 0 else 1
-        if self.kind == "rank":
-            wanted = int(self.value)
-        elif self.kind == "sum":
-            wanted = stacked
-        elif total <= 0:
-            wanted = 1
-        elif self.kind in (
-            "lossless",
-            "budget",
-        ):  # a budget is shared over the whole LoRA, and given as ranks then
-            wanted = held
-        else:
+        most = numerical_rank(singular)
+        if self.kind is PolicyKind.RANK:
+            target = int(self.value)
+        elif self.kind is PolicyKind.SUM:
+            target = stacked
+        elif self.kind in (PolicyKind.ENERGY, PolicyKind.ERROR) and total > 0:
             # tail[k] = energy left out when k ranks are kept, summed from the small end so that no digit is
             # lost
             tail = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
-            allowed = (1.0 - self.value) if self.kind == "energy" else self.value**2
-            wanted = int(np.argmax(tail <= allowed * total * (1 + 1e-12)))
-        return max(1, min(wanted, held))
+            allowed = (1.0 - self.value) if self.kind is PolicyKind.ENERGY else self.value**2
+            target = int(np.argmax(tail <= allowed * total * (1 + 1e-12)))
+        else:  # a budget is shared over the whole LoRA, and given as ranks then
+            target = most
+        return max(1, min(target, most))
 
 
 def parse_policy(text: str | int | float | RankPolicy) -> RankPolicy:
@@ -85,10 +108,10 @@ def parse_policy(text: str | int | float | RankPolicy) -> RankPolicy:
     if isinstance(text, RankPolicy):
         return text
     word = str(text).strip().lower()
-    if word in ("lossless", "sum"):
-        return RankPolicy(word)
+    if word in (PolicyKind.LOSSLESS, PolicyKind.SUM):
+        return RankPolicy(PolicyKind(word))
     kind, _, number = word.rpartition(":")
-    size = re.fullmatch(r"([0-9.]+)\s*([kmg]?b?)", number) if kind == "budget" else None
+    size = re.fullmatch(r"([0-9.]+)\s*([kmg]?b?)", number) if kind == PolicyKind.BUDGET else None
     unit = size[2].upper() if size else ""
     factor = UNITS[unit if unit.endswith("B") or not unit else unit + "B"]
     number = size[1] if size else number
@@ -97,11 +120,13 @@ def parse_policy(text: str | int | float | RankPolicy) -> RankPolicy:
     except ValueError:
         value = math.nan
     if not kind and value == int(value if math.isfinite(value) else 0) and 1 <= value <= 1 << 16:
-        return RankPolicy("rank", value)
-    if kind in ("energy", "error") and 0.0 < value <= 1.0 and (kind == "energy" or value < 1.0):
-        return RankPolicy(kind, value)
+        return RankPolicy(PolicyKind.RANK, value)
+    if kind == PolicyKind.ENERGY and 0.0 < value <= 1.0:
+        return RankPolicy(PolicyKind.ENERGY, value)
+    if kind == PolicyKind.ERROR and 0.0 < value < 1.0:
+        return RankPolicy(PolicyKind.ERROR, value)
     if size and 0 < value * factor < 1 << 50:
-        return RankPolicy("budget", float(round(value * factor)))
+        return RankPolicy(PolicyKind.BUDGET, float(round(value * factor)))
     message = (
         f"rank {text!r} is not understood: give a whole number from 1, lossless, energy:0.99, "
         "error:0.01 or budget:50MB."

@@ -19,6 +19,7 @@ from lib_merge.engine.plan import Child, Leaf, Node, Planner
 from lib_merge.errors import RecipeError
 from lib_merge.families.blocks import encoder_of
 from lib_merge.kept.history import differences
+from lib_merge.ranks.policy import PolicyKind
 from lib_merge.recipe import Recipe
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
@@ -107,7 +108,7 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         emptied=sizes.emptied,
         rank=sizes.rank,
         bytes=sizes.bytes,
-        estimate=node.policy.kind in ("energy", "error", "budget"),
+        estimate=node.policy.kind in (PolicyKind.ENERGY, PolicyKind.ERROR, PolicyKind.BUDGET),
         policy=node.policy.text,
         name=target.name,
         folder=_shown_folder(desk, target.parent),
@@ -156,12 +157,12 @@ def _sizes(node: Node) -> _Sizes:
         if not item.columns:
             continue
         rank = min(max(1, stacked), item.out, item.columns)
-        if node.policy.kind == "rank":
+        if node.policy.kind is PolicyKind.RANK:
             rank = min(rank, int(node.policy.value))
         ranks.append(rank)
         numbers += rank * (item.out + item.columns)
     size = numbers * WIDTH[node.recipe.precision]
-    if node.policy.kind == "budget":
+    if node.policy.kind is PolicyKind.BUDGET:
         size = min(size, int(node.policy.value))
     return _Sizes(len(ranks), emptied, [min(ranks, default=0), max(ranks, default=0)], size)
 

@@ -17,7 +17,7 @@ from typing import Annotated, Any, Literal, Union
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
 from lib_merge.methods import DEFAULT_METHOD, get_method
-from lib_merge.ranks.policy import RankPolicy, parse_policy
+from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, ElementRule, Recipe, Source
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.protocol import About, Stored, read
@@ -341,12 +341,12 @@ def _listed(knobs: Mapping[str, Any]) -> dict[str, KnobValue]:
 
 
 def _rank(policy: RankPolicy | None) -> Rank:
-    if policy is None or policy.kind == "sum":
+    if policy is None or policy.kind is PolicyKind.SUM:
         return Rank()
-    if policy.kind == "lossless":
+    if policy.kind is PolicyKind.LOSSLESS:
         return Rank(mode="lossless")
-    value = policy.value / 1e6 if policy.kind == "budget" else policy.value
-    return Rank(mode=policy.kind, value=value)  # type: ignore[arg-type]
+    value = policy.value / 1e6 if policy.kind is PolicyKind.BUDGET else policy.value
+    return Rank(mode=str(policy.kind), value=value)  # type: ignore[arg-type]
 
 
 def _row(source: Source, locate: Locate, expand: Expand, group: str) -> Row:
