@@ -7,16 +7,14 @@ trigger tags of every source kept apart. Training keys (steps, losses, session, 
 
 from __future__ import annotations
 
-import contextlib
 import json
-import os
 import re
-import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from lib_merge.errors import OutputError
+from lib_merge.errors import FileFormatError, OutputError
+from lib_merge.files import store
 from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
@@ -158,21 +156,61 @@ def side_car_path(lora: Path) -> Path:
 def read_side_car(lora: Path) -> dict[str, Any]:
     """Return the WebUI's user metadata of a LoRA; empty where there is none or it is not readable."""
     try:
-        found = json.loads(side_car_path(lora).read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
+        data = store.read_json(side_car_path(lora))
+    except FileFormatError:
         return {}
-    return found if isinstance(found, dict) else {}
+    return data if isinstance(data, dict) else {}
 
 
-def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str], notes: str) -> Path:
+def edit_side_car(lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
+    """Change the WebUI's user metadata of a LoRA, alone among all writers.
+
+    Args:
+        lora: the LoRA; its side-car need not exist.
+        change: what the side-car says (empty where there is none) -> what it is to say.
+    Returns:
+        a sentence where a file lay there that is no user metadata and was set aside, else "".
+    Raises:
+        OutputError: the folder cannot be written, or what lies there cannot be read.
+    """
+    path, title, note = side_car_path(lora), f"the file of notes beside {lora.name}", ""
+    with store.held(path):
+        try:
+            data = store.read(path)
+        except FileFormatError as error:
+            raise OutputError(str(error)) from error
+        before = {} if data is None else _fields(data)
+        if before is None:
+            aside = store.set_aside(path, data)
+            note = f"{path.name} was no user metadata of the WebUI; it is kept as {aside.name}"
+        store.write_json(path, change(before or {}), indent=4, title=title)
+    return note
+
+
+def _fields(data: bytes) -> dict[str, Any] | None:
+    try:
+        fields = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return None
+    return fields if isinstance(fields, dict) else None
+
+
+def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str], notes: str) -> str:
     """Write the WebUI's side-car .json beside the merge: activation text, weight 1, notes in words.
 
     Fields a user has filled in an existing side-car are kept; only empty ones are filled.
 
+    Args:
+        lora: the merge.
+        recipe: stamped.
+        family: the base family.
+        words: trigger words.
+        notes: what is told of the merge.
+    Returns:
+        a sentence where a file lay there that is no side-car, else "".
     Raises:
         OutputError: the folder cannot be written.
     """
-    path = side_car_path(lora)
     negatives = []
     for source in recipe.sources:
         text = read_side_car(source.path).get("negative text") if source.path is not None else None
@@ -186,19 +224,15 @@ def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str]
         "negative text": ", ".join(negatives)[:MAX_TRIGGER],
         "notes": notes,
     }
-    before = read_side_car(lora)
-    # what an earlier merge of this name wrote may be renewed; what a person wrote may not
-    written = before.pop(WRITTEN_KEY, {})
-    empty = ("", None, 0, 0.0, "Unknown")
-    kept = {key: value for key, value in before.items() if value not in empty and value != written.get(key)}
-    text = json.dumps({**ours, **kept, WRITTEN_KEY: ours}, ensure_ascii=False, indent=4)
-    temp = path.with_name(f".{path.stem[:40]}.{secrets.token_hex(6)}.merging")
-    try:
-        temp.write_text(text, encoding="utf-8")
-        os.replace(temp, path)
-    except OSError as error:
-        with contextlib.suppress(OSError):
-            temp.unlink()
-        message = f"the notes beside {lora.name} cannot be written: {error.strerror or error}."
-        raise OutputError(message) from error
-    return path
+
+    def change(before: dict[str, Any]) -> dict[str, Any]:
+        # what an earlier merge of this name wrote may be renewed; what a person wrote may not
+        earlier = before.pop(WRITTEN_KEY, None)
+        written = earlier if isinstance(earlier, dict) else {}
+        empty = ("", None, 0, 0.0, "Unknown")
+        own = {
+            key: value for key, value in before.items() if value not in empty and value != written.get(key)
+        }
+        return {**ours, **own, WRITTEN_KEY: ours}
+
+    return edit_side_car(lora, change)

@@ -477,7 +477,7 @@ def test_test_prompts_are_kept(desk, monkeypatch):
     assert "built-in" in ask(keep=" ")["said"]
     assert ask()["prompts"].count("\n") == 9
     monkeypatch.setattr(panel, "PROMPTS_FILE", "no folder/prompts.txt")
-    assert "could not be kept" in ask(keep="one")["error"]
+    assert "the folder no folder does not exist" in ask(keep="one")["error"]
 
 
 def test_the_panel_is_told_what_there_is_to_choose(world, desk, monkeypatch):

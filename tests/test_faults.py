@@ -28,6 +28,7 @@ from lib_merge.errors import (
 )
 from lib_merge.files import writer as writing
 from lib_merge.files.reader import open_tensors
+from lib_merge.files.store import write_error
 from tests.factories import NAMES, lora_tensors, write, write_lora
 
 ROOT = Path(__file__).parents[1]
@@ -52,7 +53,7 @@ def test_no_space_left_is_said_and_nothing_remains(pair, tmp_path, monkeypatch):
     def full(self, view):
         calls.append(1)
         if len(calls) > 5:
-            raise writing._output_error(OSError(errno.ENOSPC, "no space"), self.target)
+            raise write_error(OSError(errno.ENOSPC, "no space"), self.target)
         real(self, view)
 
     monkeypatch.setattr(writing.StreamWriter, "_write", full)
@@ -64,7 +65,7 @@ def test_no_space_left_is_said_and_nothing_remains(pair, tmp_path, monkeypatch):
 def test_the_systems_own_no_space_error_is_understood(tmp_path):
     with Path("/dev/full").open("wb", buffering=0) as full, pytest.raises(OSError) as error:
         full.write(b"x")
-    assert "no space is left" in str(writing._output_error(error.value, tmp_path / "m.safetensors"))
+    assert "no space is left" in str(write_error(error.value, tmp_path / "m.safetensors"))
 
 
 def test_a_read_only_folder_is_said(pair, tmp_path, monkeypatch):
@@ -260,7 +261,7 @@ def test_a_held_output_is_saved_as_the_next_version_and_said(pair, tmp_path, mon
         raise PermissionError(13, "in use")
 
     with monkeypatch.context() as patch:
-        patch.setattr(writing.os, "replace", held)
+        patch.setattr(os, "replace", held)
         report = merge(pair, ratios=[1, 2], save_to=out, job=Job(overwrite=True, side_car=False))
     assert Path(report.output).name == "m_v2.safetensors"
     assert any("in use by another program" in warning for warning in report.warnings)
@@ -320,6 +321,8 @@ def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(
             names = [path.name for path in folder.iterdir()]
             assert sum(name.endswith(".safetensors") for name in names) == 1
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources] == hashes
+    for left in folder.glob(".*"):
+        os.utime(left, (0, 0))
     merge(sources, save_to=out, job=Job(overwrite=True))
     assert sorted(path.name for path in folder.iterdir()) == ["m.json", "m.safetensors"]
     verify(out, [tmp_path])

@@ -12,11 +12,11 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from lib_merge.errors import FileFormatError, OutputError
-from lib_merge.files import writer as writing
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.names import next_version
 from lib_merge.files.reader import open_tensors
-from lib_merge.files.writer import StreamWriter, header_room, sweep_stale, write_safetensors
+from lib_merge.files.store import sweep
+from lib_merge.files.writer import StreamWriter, header_room, write_safetensors
 
 TENSORS = {
     "b.alpha": torch.tensor(4.0).half(),
@@ -178,9 +178,11 @@ def test_an_existing_file_is_not_replaced_unasked(tmp_path):
 def test_stale_temporaries_of_dead_writers_are_swept_and_living_ones_are_not(tmp_path):
     stale = tmp_path / ".gone.0123456789ab.merging"
     stale.write_bytes(b"x")
+    os.utime(stale, (0, 0))
     with StreamWriter(tmp_path / "a.safetensors", 100) as writer:
         assert not stale.exists()
-        assert sweep_stale(tmp_path) == 0
+        os.utime(writer.temp, (0, 0))
+        assert sweep(tmp_path) == 0
         assert writer.temp.exists()
 
 
@@ -194,7 +196,7 @@ def test_a_held_target_gives_the_next_version_instead_of_losing_the_merge(tmp_pa
             raise PermissionError(13, "in use")
         real(source, destination)
 
-    monkeypatch.setattr(writing.os, "replace", held)
+    monkeypatch.setattr(os, "replace", held)
     assert write_safetensors(target, {"x": torch.zeros(2)}, {}).name == "a_v2.safetensors"
     assert target.read_bytes() == b"old"
     assert write_safetensors(target, {"x": torch.zeros(2)}, {}).name == "a_v3.safetensors"

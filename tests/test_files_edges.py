@@ -14,8 +14,7 @@ import torch
 from safetensors.torch import load_file, save, save_file
 
 from lib_merge.errors import FileFormatError, OutputError
-from lib_merge.files import reader, temporary
-from lib_merge.files import writer as writing
+from lib_merge.files import reader, store
 from lib_merge.files.hashes import data_hash, file_hash
 from lib_merge.files.reader import open_tensors
 from lib_merge.files.writer import StreamWriter, header_room, write_safetensors
@@ -139,10 +138,11 @@ def test_a_sweep_never_takes_a_file_that_a_merge_is_publishing(tmp_path, monkeyp
     real = os.link
 
     def link(source, target):
-        swept.append(temporary.sweep_stale(tmp_path))
+        swept.append(store.sweep(tmp_path))
         real(source, target)
 
-    monkeypatch.setattr(temporary.os, "link", link)
+    monkeypatch.setattr(store, "LEFT_BEHIND", -60.0)
+    monkeypatch.setattr(os, "link", link)
     path = write_safetensors(tmp_path / "a.safetensors", {"a": VALUES}, {}, overwrite=False)
     assert swept == [0]
     assert torch.equal(load_file(str(path))["a"], VALUES)
@@ -150,15 +150,16 @@ def test_a_sweep_never_takes_a_file_that_a_merge_is_publishing(tmp_path, monkeyp
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps an open file by itself")
 def test_a_file_swept_before_its_merge_could_lock_it_is_made_again(tmp_path, monkeypatch):
-    real = temporary._lock
+    real = store._lock
     swept = []
 
     def late(file):
         if not swept:
-            swept.append(temporary.sweep_stale(tmp_path))
+            swept.append(store.sweep(tmp_path))
         real(file)
 
-    monkeypatch.setattr(temporary, "_lock", late)
+    monkeypatch.setattr(store, "LEFT_BEHIND", -60.0)
+    monkeypatch.setattr(store, "_lock", late)
     with StreamWriter(tmp_path / "a.safetensors", header_room([("a", "F32", (2,))], 8)) as writer:
         assert swept == [1]
         writer.add("a", "F32", (2,), [VALUES.numpy()])
@@ -172,7 +173,7 @@ def test_without_hard_links_an_existing_file_is_still_not_replaced(tmp_path, mon
     def no_links(*_):
         raise OSError(errno.EPERM, "Operation not permitted")
 
-    monkeypatch.setattr(temporary.os, "link", no_links)
+    monkeypatch.setattr(os, "link", no_links)
     path = write_safetensors(tmp_path / "a.safetensors", {"a": VALUES}, {}, overwrite=False)
     before = path.read_bytes()
     with pytest.raises(OutputError, match="exists already"):
@@ -190,7 +191,7 @@ def test_a_mapped_target_on_windows_gives_the_next_version(tmp_path, monkeypatch
         error.winerror = 1224
         raise error
 
-    monkeypatch.setattr(writing.os, "replace", mapped)
+    monkeypatch.setattr(os, "replace", mapped)
     assert write_safetensors(target, {"a": VALUES}, {}).name == "a_v2.safetensors"
     assert target.read_bytes() == b"old"
 
@@ -239,7 +240,7 @@ def test_missing_folders_long_paths_and_vanished_temporaries_are_told_apart(tmp_
         StreamWriter(tmp_path / "nowhere" / "a.safetensors", 100)
     deep = tmp_path / ("d" * 200)
     deep.mkdir()
-    assert "too long" in str(writing._output_error(missing, deep / "a.safetensors"))
+    assert "too long" in str(store.write_error(missing, deep / "a.safetensors"))
     with StreamWriter(Path(os.path.relpath(tmp_path)) / "a.safetensors", 100) as writer:
         writer.finish({})
         writer.temp.unlink()

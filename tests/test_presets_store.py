@@ -9,10 +9,11 @@ import random
 
 import pytest
 
-from lib_merge.blocks import ANY, Preset, PresetStore, find_preset, storefile
+from lib_merge.blocks import ANY, Preset, PresetStore, find_preset
 from lib_merge.blocks.weights import ElementMatcher, parse_elements, resolve_blocks
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families.blocks import BLOCKS
+from lib_merge.files import store as files
 from lib_merge.recipe import ElementRule
 
 ONES17 = (1.0,) * 17
@@ -324,7 +325,7 @@ def test_a_broken_file_that_cannot_be_moved_is_not_overwritten(store, monkeypatc
     def refuse(*_):
         raise OSError(errno.EIO, "the disk is upset")
 
-    monkeypatch.setattr(storefile, "rename_new", refuse)
+    monkeypatch.setattr(files, "rename_new", refuse)
     assert store.list() == ()
     assert "the disk is upset" in store.take_warnings()[0]
     with pytest.raises(OutputError, match="cannot be set aside"):

@@ -2,28 +2,35 @@
 
 from __future__ import annotations
 
+import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
-from lib_merge.blocks.lock import held
 from lib_merge.blocks.presets import (
     Preset,
     best,
     check_name,
     check_preset,
+    free_name,
     missing,
     name_key,
+    preset_from_json,
+    preset_to_json,
     same,
     shown,
     with_added,
     with_saved,
 )
-from lib_merge.blocks.storefile import Content, dump, parse, read, set_aside, signature, write, write_error
-from lib_merge.errors import OutputError, RecipeError
+from lib_merge.errors import MergeError, OutputError, RecipeError
+from lib_merge.files.store import held, read, set_aside, signature, write, write_error
 
+FORMAT = "lora-merge-presets"
+VERSION = 1
+MAX_BYTES = 16 << 20
 _SETTLE = 0.15  # an editor that writes in place may be half way
 _Edit = Callable[[tuple[Preset, ...]], tuple[Preset, ...]]
 
@@ -49,8 +56,8 @@ class PresetStore:
         presets = self._load().presets
         if family is None:
             return presets
-        found = {name_key(preset.name): best(presets, preset.name, family) for preset in presets}
-        return tuple(preset for preset in found.values() if preset is not None)
+        fitting = {name_key(preset.name): best(presets, preset.name, family) for preset in presets}
+        return tuple(preset for preset in fitting.values() if preset is not None)
 
     def names(self, family: str | None = None) -> tuple[str, ...]:
         """Return the names of `list`, each once."""
@@ -169,7 +176,7 @@ class PresetStore:
                     content = self._read(path, locked=True)
                     if content.newer:
                         raise OutputError(content.notes[0])
-                    write(path, dump(edit(content.presets)))
+                    _replace(path, edit(content.presets))
                     self._seen = None
             except (OSError, RuntimeError) as error:
                 raise _sentence(error, self.path) from error
@@ -178,7 +185,7 @@ class PresetStore:
         with self._guard:
             try:
                 return self._read(self.path.resolve(), locked=False)
-            except (OutputError, OSError, RuntimeError) as error:
+            except (MergeError, OSError, RuntimeError) as error:
                 self._warn(str(_sentence(error, self.path)))
                 self._seen = signature(self.path)  # not tried again before it changes
                 return self._content
@@ -187,8 +194,7 @@ class PresetStore:
         seen = signature(path)
         if seen is not None and seen == self._seen:
             return self._content
-        data = read(path)
-        content = Content() if data is None else parse(data, path.name)
+        content, data = _content(path)
         if content.damage:
             time.sleep(_SETTLE)
             if signature(path) != seen:
@@ -204,11 +210,10 @@ class PresetStore:
         self._content = content  # what is shown when the file cannot be mended
         try:
             with held(path, self.timeout):
-                data = read(path)
-                again = Content() if data is None else parse(data, path.name)
+                again, data = _content(path)
                 return self._mend(path, again, data) if again.damage else again
-        except OSError as error:
-            message = f"{path.name} {content.damage} and cannot be set aside: {error.strerror or error}."
+        except OutputError as error:
+            message = f"{path.name} {content.damage} and was left as it is: {error}"
             raise OutputError(message) from error
 
     def _mend(self, path: Path, content: Content, data: bytes | None) -> Content:
@@ -219,7 +224,7 @@ class PresetStore:
             f"{path.name} {content.damage}; it was kept as {aside.name}, and {kept} presets could be read."
         )
         if content.presets:
-            write(path, dump(content.presets))
+            _replace(path, content.presets)
         return Content(content.presets, content.notes)
 
     def _warn(self, sentence: str) -> None:
@@ -227,7 +232,102 @@ class PresetStore:
             self._warnings.append(sentence)
 
 
-def _sentence(error: Exception, path: Path) -> OutputError:
-    if isinstance(error, OutputError):
-        return error
-    return write_error(error if isinstance(error, OSError) else OSError(str(error)), path)
+def _sentence(error: Exception, path: Path) -> MergeError:
+    return error if isinstance(error, MergeError) else write_error(error, path)
+
+
+# -------------------------------------------------------------------------------------------- the file
+
+
+@dataclass(frozen=True, slots=True)
+class Content:
+    """What a presets file says.
+
+    presets  what could be read
+    notes    sentences on what was changed while reading
+    damage   why the file has to be set aside; empty = it is sound
+    newer    it was written by a newer version and must be left alone
+    """
+
+    presets: tuple[Preset, ...] = ()
+    notes: tuple[str, ...] = ()
+    damage: str = ""
+    newer: bool = False
+
+
+def _content(path: Path) -> tuple[Content, bytes | None]:
+    """Return what a file says, and its bytes: None where there is none, or one that is too large to be
+    ours.
+    """
+    state = signature(path)
+    if state is not None and state[1] > MAX_BYTES and path.is_file():
+        return Content(damage=f"is larger than {MAX_BYTES >> 20} MB"), None
+    data = read(path, MAX_BYTES)
+    return (Content() if data is None else parse(data, path.name)), data
+
+
+def _replace(path: Path, presets: Sequence[Preset]) -> None:
+    data = dump(presets)
+    if len(data) > MAX_BYTES:
+        message = f"{path.name} would grow beyond {MAX_BYTES >> 20} MB; delete some presets first."
+        raise OutputError(message)
+    write(path, data)
+
+
+def parse(data: bytes, where: str) -> Content:
+    """Read a presets file's bytes; nothing is raised, whatever they are.
+
+    Args:
+        data: the whole file.
+        where: its name, for sentences.
+    """
+    try:
+        document = json.loads(data.decode("utf-8-sig"))
+    except (ValueError, RecursionError):
+        return Content(damage="is not valid JSON")
+    if (
+        not isinstance(document, dict)
+        or document.get("format") != FORMAT
+        or not isinstance(document.get("presets"), list)
+    ):
+        return Content(damage="is not a file of presets")
+    version = document.get("version")
+    if isinstance(version, int) and version > VERSION:
+        note = f"{where} was written by a newer version of this program and is left alone; update to use it."
+        return Content(notes=(note,), newer=True)
+    return _entries(document["presets"])
+
+
+def _entries(entries: Sequence[Any]) -> Content:
+    presets: list[Preset] = []
+    notes: list[str] = []
+    lost = 0
+    taken: set[str] = set()
+    for entry in entries:
+        families = entry.get("families") if isinstance(entry, dict) else None
+        if not isinstance(families, dict) or not families:
+            lost += 1
+            continue
+        name = entry.get("name")
+        if isinstance(name, str):
+            name, old = free_name(name, taken), name
+            if name != old.strip():
+                notes.append(f"the preset {shown(old)} is now called {shown(name)}: its name was taken.")
+        for family, data in families.items():
+            try:
+                presets.append(preset_from_json(name, family, data))
+                taken.add(name_key(str(name)))
+            except RecipeError:
+                lost += 1
+    damage = f"has {lost} entries that cannot be read" if lost else ""
+    return Content(tuple(presets), tuple(notes), damage)
+
+
+def dump(presets: Sequence[Preset]) -> bytes:
+    """Return the file's bytes for these presets."""
+    entries: dict[str, dict[str, Any]] = {}
+    for preset in presets:
+        entry = entries.setdefault(name_key(preset.name), {"name": preset.name, "families": {}})
+        entry["families"][preset.family] = preset_to_json(preset)
+    data = {"format": FORMAT, "version": VERSION, "presets": list(entries.values())}
+    return (json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import secrets
 import sys
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -18,7 +16,8 @@ from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.analysis.weights import Given, as_recipe
 from lib_merge.cli.console import ProgressLine
 from lib_merge.engine.job import Job
-from lib_merge.errors import OutputError, RecipeError
+from lib_merge.errors import RecipeError
+from lib_merge.files.store import write_text
 from lib_merge.methods import METHODS, get_method
 from lib_merge.recipe import Recipe
 
@@ -78,7 +77,7 @@ def run(arguments: argparse.Namespace, stop: Any = None) -> None:  # noqa: ANN40
         )
         report = analyze_with_engine(_given(arguments), job=job, methods=_compared(arguments.compare))
     if arguments.html:
-        _write(Path(arguments.html), to_html(report))
+        write_text(Path(arguments.html), to_html(report))
     if arguments.json:
         _out(json.dumps(to_json(report, tensors=not arguments.no_tensors), allow_nan=False))
     else:
@@ -116,17 +115,6 @@ def _compared(names: list[str] | None) -> list[str] | None:
     if names is None:
         return None
     return list(METHODS) if names == ["all"] else [get_method(name).name for name in names]
-
-
-def _write(path: Path, page: str) -> None:
-    temp = path.with_name(f".{path.name[:40]}.{secrets.token_hex(6)}.writing")
-    try:
-        temp.write_text(page, encoding="utf-8")
-        os.replace(temp, path)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        message = f"{path.name} cannot be written: {error.strerror or error}."
-        raise OutputError(message) from error
 
 
 def _out(text: str) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import logging
 import math
 import threading
@@ -287,10 +286,11 @@ class _Run:
             recipe = stamped(self.node)
             words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in self.node.leaves()])
             notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
-            with contextlib.suppress(
-                OutputError
-            ):  # the merge itself is safe; a note beside it is not worth failing
-                metadata.write_side_car(final, recipe, self.node.family, words, notes)
+            try:
+                note = metadata.write_side_car(final, recipe, self.node.family, words, notes)
+            except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
+                note = str(error)
+            report.warnings.extend([note] if note else [])
 
 
 def replace_sum(policy: RankPolicy, item: Target) -> RankPolicy:

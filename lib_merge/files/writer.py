@@ -8,10 +8,7 @@ that folder sweeps away.
 
 from __future__ import annotations
 
-import contextlib
-import errno
 import math
-import os
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -22,14 +19,10 @@ from lib_merge.errors import OutputError
 from lib_merge.files.dtypes import ITEM_BYTES
 from lib_merge.files.header import TensorInfo, header_bytes
 from lib_merge.files.names import check_output_name, next_version
-from lib_merge.files.temporary import create, rename_new, sweep_stale
-
-__all__ = ["StreamWriter", "header_room", "sweep_stale", "tensor_bytes", "write_safetensors"]
+from lib_merge.files.store import Temporary, sweep, write_error
 
 # Windows: another process maps the file. Python does not know this one as a PermissionError.
 _MAPPED = 1224
-# Windows without long paths allows 260 characters, our temporary name included.
-_LONG = 200
 Entry = tuple[str, str, Sequence[int]]
 
 
@@ -50,14 +43,13 @@ class StreamWriter:
         self.data_start = (8 + reserve + 7) // 8 * 8
         self.entries: dict[str, TensorInfo] = {}
         self._at = self.data_start
-        self._done = False
-        sweep_stale(target.parent)
-        self._file: Any
+        sweep(target.parent)
         try:
-            self.temp, self._file = create(target)
-            self._file.seek(self.data_start)
+            self._temporary = Temporary(target)
+            self._temporary.file.seek(self.data_start)
         except OSError as error:
-            raise _output_error(error, target) from error
+            raise write_error(error, target) from error
+        self.temp = self._temporary.path
 
     def add(self, name: str, dtype: str, shape: Sequence[int], data: Iterable[Any]) -> None:
         """Append one tensor.
@@ -84,12 +76,9 @@ class StreamWriter:
 
     def _write(self, view: memoryview) -> None:
         try:
-            while view:
-                count = self._file.write(view)
-                self._at += count
-                view = view[count:]
+            self._at += self._temporary.write(view)
         except OSError as error:
-            raise _output_error(error, self.target) from error
+            raise write_error(error, self.target) from error
 
     @property
     def size(self) -> int:
@@ -108,19 +97,15 @@ class StreamWriter:
             message = f"the header of {self.target.name} needs {len(raw)} bytes and {room} were kept for it."
             raise OutputError(message)
         try:
-            self._file.seek(0)
-            whole = room.to_bytes(8, "little") + raw + b" " * (room - len(raw))
-            view = memoryview(whole)
-            while view:
-                view = view[self._file.write(view) :]
-            self._file.seek(self._at)
+            self._temporary.file.seek(0)
+            self._temporary.write(room.to_bytes(8, "little") + raw + b" " * (room - len(raw)))
+            self._temporary.file.seek(self._at)
         except OSError as error:
-            raise _output_error(error, self.target) from error
+            raise write_error(error, self.target) from error
 
     def sync(self) -> None:
         """Wait until the bytes are on the disk, so that a power cut after `publish` cannot lose them."""
-        with contextlib.suppress(OSError):  # some network folders cannot; the rename is still atomic
-            os.fsync(self._file.fileno())
+        self._temporary.sync()
 
     def publish(self, *, overwrite: bool) -> Path:
         """Give the file its name.
@@ -132,36 +117,31 @@ class StreamWriter:
         Raises:
             OutputError: the target exists and `overwrite` is off.
         """
-        if sys.platform == "win32":
-            # an open file cannot be renamed there; elsewhere it keeps its lock until it has its name
-            self._close()
         target = self.target
         try:
             if overwrite:
                 target = self._replace(target)
             else:
-                rename_new(self.temp, target)
+                self._temporary.rename_new(target)
         except FileExistsError as error:
             message = f"{target.name} exists already; choose another name or allow overwriting."
             raise OutputError(message) from error
         except OSError as error:
-            raise _output_error(error, target) from error
-        self._done = True
-        self._close()
+            raise write_error(error, target) from error
         return target
 
     def _replace(self, target: Path) -> Path:
         try:
-            os.replace(self.temp, target)
+            self._temporary.replace(target)
         except OSError as error:
-            held = isinstance(error, PermissionError) or getattr(error, "winerror", None) == _MAPPED
-            if not held or (sys.platform != "win32" and not target.exists()):
+            in_use = isinstance(error, PermissionError) or getattr(error, "winerror", None) == _MAPPED
+            if not in_use or (sys.platform != "win32" and not target.exists()):
                 raise
             # Windows: the WebUI still maps the old file. The merge is kept under the next free name instead.
             while True:
                 version = next_version(target)
                 try:
-                    rename_new(self.temp, version)
+                    self._temporary.rename_new(version)
                 except FileExistsError:
                     continue
                 return version
@@ -169,15 +149,7 @@ class StreamWriter:
 
     def discard(self) -> None:
         """Remove the temporary file unless it was published."""
-        self._close()
-        if not self._done:
-            self._done = True
-            with contextlib.suppress(OSError):
-                self.temp.unlink()
-
-    def _close(self) -> None:
-        with contextlib.suppress(OSError):
-            self._file.close()
+        self._temporary.discard()
 
     def __enter__(self) -> StreamWriter:
         """Return the writer."""
@@ -235,22 +207,3 @@ def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; t
     import torch
 
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-def _output_error(error: OSError, target: Path) -> OutputError:
-    if error.errno in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
-        return OutputError(f"no space is left for {target.name}: free some room or choose another disk.")
-    if error.errno == errno.ENOENT:
-        if not target.parent.is_dir():
-            return OutputError(f"the folder {target.parent.name or target.parent} does not exist.")
-        length = len(str(target.absolute()))
-        if length > _LONG:
-            return OutputError(
-                f"the path of {target.name} is too long for this system ({length} characters)."
-            )
-        return OutputError(
-            f"{target.name} cannot be written: its temporary file was removed meanwhile; merge again."
-        )
-    if error.errno in (errno.EACCES, errno.EPERM, errno.EROFS):
-        return OutputError(f"{target.name} cannot be written: the folder {target.parent.name} is read-only.")
-    return OutputError(f"{target.name} cannot be written: {error.strerror or error}.")

@@ -7,14 +7,11 @@ folder beside the others.
 
 from __future__ import annotations
 
-import json
-import os
 import re
-import secrets
-import threading
 from pathlib import Path
 
-from lib_merge.errors import OutputError, RecipeError
+from lib_merge.errors import FileFormatError, OutputError, RecipeError
+from lib_merge.files import store
 from lib_merge.files.names import check_output_name
 from lib_merge.recipe import Recipe, from_json
 
@@ -29,7 +26,6 @@ class RecipeBook:
         """Use `folder`, made when the first recipe is saved."""
         self._folder = folder
         self._trash = folder / "trash"
-        self._lock = threading.Lock()
 
     def names(self) -> list[str]:
         """Return every name, sorted as people sort."""
@@ -58,19 +54,15 @@ class RecipeBook:
         """
         name = _checked(name)
         path = self._folder / f"{name}.json"
-        temp = self._folder / f".{secrets.token_hex(6)}.json.merging"
-        with self._lock:
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise store.write_error(error, path, f"the recipe {name!r}") from error
+        with store.held(path):
             if path.exists() and not overwrite:
                 message = f"there is a recipe called {name!r} already."
                 raise RecipeError(message)
-            try:
-                self._folder.mkdir(parents=True, exist_ok=True)
-                temp.write_text(json.dumps(recipe.to_json(), ensure_ascii=False, indent=1), encoding="utf-8")
-                os.replace(temp, path)
-            except OSError as error:
-                temp.unlink(missing_ok=True)
-                message = f"the recipe cannot be saved: {error.strerror or error}."
-                raise OutputError(message) from error
+            store.write_json(path, recipe.to_json(), title=f"the recipe {name!r}")
         return name
 
     def get(self, name: str) -> Recipe | None:
@@ -88,11 +80,9 @@ class RecipeBook:
             return None
         path = self._folder / f"{found}.json"
         try:
-            if path.stat().st_size > MOST_BYTES:
-                raise ValueError
-            data = json.loads(path.read_text(encoding="utf-8"))
-        except (OSError, ValueError, RecursionError) as error:
-            message = f"the file of the recipe {found!r} is broken."
+            data = store.read_json(path, MOST_BYTES)
+        except FileFormatError as error:
+            message = f"the file of the recipe {found!r} is broken: {error}"
             raise RecipeError(message) from error
         return from_json(data, f"the recipe {found!r}")
 
@@ -103,13 +93,13 @@ class RecipeBook:
             RecipeError: there is none of that name.
         """
         path = self._folder / f"{_checked(name)}.json"
-        with self._lock:
-            try:
-                self._trash.mkdir(parents=True, exist_ok=True)
-                os.replace(path, self._trash / f"{path.stem}.{secrets.token_hex(4)}.json")
-            except OSError as error:
-                message = f"there is no recipe called {name!r}."
-                raise RecipeError(message) from error
+        if not path.is_file():
+            message = f"there is no recipe called {name!r}."
+            raise RecipeError(message)
+        try:
+            store.to_trash(path, self._trash)
+        except OSError as error:
+            raise store.write_error(error, path, f"the recipe {name!r}") from error
 
 
 def _checked(name: str) -> str:

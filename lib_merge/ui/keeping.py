@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shutil
 import threading
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,6 +12,7 @@ from lib_merge.blocks import Found, ImportLine, Preset, find_preset_files, impor
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.names import check_output_name
+from lib_merge.files.store import move
 from lib_merge.kept.history import Entry
 from lib_merge.ui.catalog import PresetsReply, presets
 from lib_merge.ui.desk import Desk, Nothing, operation
@@ -359,19 +359,17 @@ def _tell(desk: Desk, changed: list[Path]) -> None:
 
 def _move(old: Path, new: Path) -> None:
     """Move the LoRA first, then what lies beside it: half a move leaves pictures behind, never a LoRA."""
+    pairs = [(old, new)]
+    pairs += [
+        (old.with_suffix(end), new.with_suffix(end)) for end in BESIDE if old.with_suffix(end).is_file()
+    ]
+    taken = next((target for _, target in pairs if os.path.lexists(target)), None)
+    if taken is not None:
+        message = f"{taken.name} exists already; choose another name."
+        raise OutputError(message)
     try:
-        _one(old, new)
-        for suffix in BESIDE:
-            side = old.with_suffix(suffix)
-            if side.is_file():
-                _one(side, new.with_suffix(suffix))
+        for source, target in pairs:
+            move(source, target)
     except OSError as error:
         message = f"{old.name} cannot be moved, perhaps because it is in use: {error.strerror or error}."
         raise OutputError(message) from error
-
-
-def _one(old: Path, new: Path) -> None:
-    try:
-        os.replace(old, new)
-    except OSError:
-        shutil.move(str(old), str(new))  # another disk

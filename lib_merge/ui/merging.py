@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import json
-import os
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -175,16 +173,16 @@ def _side_car(saved: Path, output: Output) -> None:
     """Put the words and notes of the tab into the WebUI's side-car; the merge is safe already, so failing is
     no loss.
     """
-    path = metadata.side_car_path(saved)
-    side = metadata.read_side_car(saved)
-    if output.triggers is not None:
-        side["activation text"] = output.triggers[:2000]
-    if output.notes:
-        side["notes"] = f"{output.notes[:10_000]}\n{side.get('notes', '')}".strip()
-    temp = path.with_name(f".{path.stem[:40]}.notes.merging")
-    with contextlib.suppress(OSError):
-        temp.write_text(json.dumps(side, ensure_ascii=False, indent=4), encoding="utf-8")
-        os.replace(temp, path)
+
+    def change(side: dict[str, Any]) -> dict[str, Any]:
+        if output.triggers is not None:
+            side["activation text"] = output.triggers[:2000]
+        if output.notes:
+            side["notes"] = f"{output.notes[:10_000]}\n{side.get('notes', '')}".strip()
+        return side
+
+    with contextlib.suppress(OutputError):
+        metadata.edit_side_car(saved, change)
 
 
 def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: Output) -> str:

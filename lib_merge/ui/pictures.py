@@ -6,11 +6,10 @@ import base64
 import binascii
 import contextlib
 import io
-import os
-import secrets
 from pathlib import Path
 
-from lib_merge.errors import RecipeError
+from lib_merge.errors import OutputError, RecipeError
+from lib_merge.files.store import write
 from lib_merge.library.library import Library
 from lib_merge.ui.state import Preview
 
@@ -34,7 +33,7 @@ def keep_preview(library: Library, saved: Path, preview: Preview | None) -> list
         data = _of_source(library, preview.like) if preview.like else decoded(preview.data)
         if data is not None:
             _write(saved, data)
-    except (RecipeError, OSError) as error:
+    except (RecipeError, OutputError, OSError) as error:
         return [f"the preview picture was not saved: {error}"]
     return []
 
@@ -83,9 +82,7 @@ def _write(saved: Path, data: bytes) -> None:
         message = f"it is larger than {LARGEST >> 20} MB."
         raise RecipeError(message)
     target = saved.with_suffix(f".preview.{_ending(data)}")
-    temp = target.with_name(f".{secrets.token_hex(6)}.preview.merging")
-    temp.write_bytes(data)
-    os.replace(temp, target)
+    write(target, data)
     for ending in ENDINGS:  # an older picture of another kind would be shown instead
         other = saved.with_suffix(f".preview.{ending}")
         if other != target:
@@ -102,6 +99,7 @@ def write_preview(lora: Path, image: str) -> Path:
         image: data: address of a picture.
     Raises:
         RecipeError: not a picture.
+        OutputError: the folder cannot be written.
     """
     from PIL import Image
 
@@ -114,12 +112,5 @@ def write_preview(lora: Path, image: str) -> Path:
         message = "that picture cannot be read."
         raise RecipeError(message) from error
     target = lora.with_name(f"{lora.stem}.preview.png")
-    temp = lora.with_name(f".{lora.stem[:40]}.{secrets.token_hex(4)}.preview.merging")
-    try:
-        temp.write_bytes(data.getvalue())
-        os.replace(temp, target)
-    except OSError as error:
-        temp.unlink(missing_ok=True)
-        message = f"the preview cannot be written: {error.strerror or error}."
-        raise RecipeError(message) from error
+    write(target, data.getvalue(), title="the preview")
     return target

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any
 
-from lib_merge.errors import MergeError, RecipeError
+from lib_merge.errors import FileFormatError, MergeError, RecipeError
+from lib_merge.files.store import read_text, write_error, write_text
 from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.protocol import About
 from lib_merge.webui.compare.columns import CHOICES, TICKED, plan_columns
@@ -162,26 +163,26 @@ def duration(seconds: float) -> str:
 def own_prompts(desk: Desk) -> str:
     """Return the person's own test prompts, the built-in ten where there are none."""
     try:
-        return (desk.host.data_folder() / PROMPTS_FILE).read_text(encoding="utf-8")[:LONGEST]
-    except (OSError, ValueError):
-        return "\n".join(PROMPTS)
+        text = read_text(desk.host.data_folder() / PROMPTS_FILE)
+    except FileFormatError:
+        text = None
+    return "\n".join(PROMPTS) if text is None else text[:LONGEST]
 
 
 def keep_prompts(desk: Desk, text: str) -> str:
     """Keep test prompts for the next time; none at all brings the built-in ten back. Returns what to say.
 
     Raises:
-        RecipeError: they cannot be written.
+        OutputError: they cannot be written.
     """
     path = desk.host.data_folder() / PROMPTS_FILE
-    try:
-        if text.strip():
-            path.write_text(text[:LONGEST], encoding="utf-8")
-        else:
+    if text.strip():
+        write_text(path, text[:LONGEST], title="the file of test prompts")
+    else:
+        try:
             path.unlink(missing_ok=True)
-    except OSError as error:
-        message = f"the prompts could not be kept: {error.strerror or error}."
-        raise RecipeError(message) from error
+        except OSError as error:
+            raise write_error(error, path, "the file of test prompts") from error
     return (
         "These are your test prompts from now on."
         if text.strip()

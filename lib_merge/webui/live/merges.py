@@ -27,7 +27,7 @@ import torch
 
 from lib_merge.api import run_recipe
 from lib_merge.engine.job import Job
-from lib_merge.files.temporary import create, remove_unheld
+from lib_merge.files.store import Temporary, remove_unheld
 from lib_merge.recipe import Recipe
 
 log = logging.getLogger("lib_merge")
@@ -157,7 +157,7 @@ class LiveMerges:
             home = self._base / f"{os.getpid()}-{secrets.token_hex(4)}"
             home.mkdir(parents=True)
             # held open and locked as long as this process lives, so that no other one sweeps the folder
-            _, self._held = create(home / "alive")
+            self._held = Temporary(home / "alive")
             self._home = home
         return self._home
 

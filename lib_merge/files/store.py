@@ -1,0 +1,499 @@
+"""The one way a file comes to be or changes: whole, in one step, or not at all.
+
+Everything that people share (presets, recipes, side-cars, reports, prompts, previews) goes through `write`
+and its two kin, and is read through `read`. Merged LoRAs are too large to be held in memory and are
+streamed by `files.writer`, into the same temporary file (`Temporary`): hidden, beside its target, locked
+for as long as its process lives, renamed when it is complete. A crash leaves the old file and at most such
+a temporary, which `sweep` removes later.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import io
+import json
+import os
+import re
+import secrets
+import shutil
+import stat
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from lib_merge.errors import FileFormatError, OutputError
+
+T = TypeVar("T")
+
+# the largest file that is read whole
+LIMIT = 16 << 20
+SUFFIX = ".merging"
+_OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging", re.DOTALL)
+# Seconds after its last byte at which a temporary that nobody locks counts as left behind: some network
+# folders grant every lock, and there this alone protects a merge that another machine is proving.
+LEFT_BEHIND = 3600.0
+# seconds between attempts, while another program (a scanner, a sync client) has the file open
+PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
+_LOCK_PAUSE = 0.03
+_TAKEN = frozenset(
+    {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, getattr(errno, "EDEADLOCK", -1)}
+)
+# Windows without long paths allows 260 characters, our temporary name included.
+_LONG = 200
+
+
+# -------------------------------------------------------------------------------------------- reading
+
+
+def read(path: Path, limit: int = LIMIT) -> bytes | None:
+    """Return a file's bytes; None where there is no file.
+
+    Args:
+        path: what to read; a link is followed.
+        limit: the most bytes it may have.
+    Raises:
+        FileFormatError: it is no plain file (a folder, a pipe, a device), is larger than `limit`, or the
+            system refuses it.
+    """
+    try:
+        data = _patiently(lambda: _bytes(path, limit))
+    except FileNotFoundError:
+        return None
+    except OSError as error:
+        message = f"{path.name} cannot be read: {error.strerror or error}."
+        raise FileFormatError(message) from error
+    if len(data) > limit:
+        message = f"{path.name} cannot be read: it is larger than {_size(limit)}."
+        raise FileFormatError(message)
+    return data
+
+
+def read_text(path: Path, limit: int = LIMIT) -> str | None:
+    """Return a file's text without a byte-order mark; None where there is no file.
+
+    Raises:
+        FileFormatError: as `read`, or it is not UTF-8.
+    """
+    data = read(path, limit)
+    try:
+        return None if data is None else data.decode("utf-8-sig")
+    except ValueError as error:
+        message = f"{path.name} cannot be read: it is not a text in UTF-8."
+        raise FileFormatError(message) from error
+
+
+def read_json(path: Path, limit: int = LIMIT) -> Any:  # noqa: ANN401
+    """Return what a JSON file says; None where there is no file.
+
+    Raises:
+        FileFormatError: as `read`, or it is not valid JSON.
+    """
+    text = read_text(path, limit)
+    try:
+        return None if text is None else json.loads(text)
+    except (ValueError, RecursionError) as error:
+        message = f"{path.name} is not valid JSON."
+        raise FileFormatError(message) from error
+
+
+def _bytes(path: Path, limit: int) -> bytes:
+    # a pipe would block the opening for ever
+    flags = os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+    number = os.open(path, flags)
+    try:
+        if not stat.S_ISREG(os.fstat(number).st_mode):
+            raise OSError(errno.EINVAL, "it is no plain file")
+        with open(number, "rb", closefd=False) as file:
+            return file.read(limit + 1)
+    finally:
+        os.close(number)
+
+
+def _size(limit: int) -> str:
+    return f"{limit >> 20} MB" if limit >= 1 << 20 else f"{limit} bytes"
+
+
+def signature(path: Path) -> tuple[int, ...] | None:
+    """Return what changes when a file changes: time, size, identity; None where there is no file."""
+    try:
+        state = path.stat()
+    except OSError:
+        return None
+    return state.st_mtime_ns, state.st_size, state.st_ino
+
+
+# -------------------------------------------------------------------------------------------- writing
+
+
+def write(path: Path, data: bytes, *, title: str = "") -> None:
+    """Replace a file's content in one step; whoever reads sees the old or the new one, and a failure keeps
+    the old.
+
+    Args:
+        path: the file; its folder must exist. A link stays a link: what it points to is replaced.
+        data: the whole content.
+        title: how sentences call it; its name by default.
+    Raises:
+        OutputError: no room, no right to write, no such folder, or held open by another program.
+    """
+    try:
+        target = path.resolve()
+        sweep(target.parent)
+        with Temporary(target) as temporary:
+            temporary.write(data)
+            temporary.sync()
+            temporary.replace(target)
+    except (OSError, RuntimeError) as error:  # RuntimeError: a link that leads to itself
+        raise write_error(error, path, title) from error
+
+
+def write_text(path: Path, text: str, *, title: str = "") -> None:
+    """Write a text as UTF-8, as `write` does; what is no text (half a character of a file name) is
+    escaped.
+    """
+    write(path, text.encode("utf-8", "backslashreplace"), title=title)
+
+
+def write_json(path: Path, value: Any, *, indent: int | None = 1, title: str = "") -> None:  # noqa: ANN401
+    """Write a value as JSON, as `write` does."""
+    try:
+        data = json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8")
+    except UnicodeEncodeError:  # half a character, as names of files may have them: JSON can escape it
+        data = json.dumps(value, indent=indent).encode("ascii")
+    write(path, data, title=title)
+
+
+class Temporary:
+    """A new hidden file beside a target; locked while it is open, removed when it was not published.
+
+    path  where it lies
+    file  unbuffered, for writing and reading
+    """
+
+    def __init__(self, target: Path) -> None:
+        """Make it.
+
+        Raises:
+            OSError: the folder is not there or cannot be written.
+        """
+        while True:
+            self.path = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}{SUFFIX}")
+            self.file: io.FileIO = _made(lambda: self.path.open("x+b", buffering=0))
+            _lock(self.file)
+            if self.path.exists():
+                break
+            self.file.close()  # a sweep took it between its making and its lock
+        self._published = False
+
+    def write(self, data: bytes | memoryview) -> int:
+        """Append data, all of it; return its bytes."""
+        view = memoryview(data)
+        count = len(view)
+        while view:
+            view = view[self.file.write(view) :]
+        return count
+
+    def sync(self) -> None:
+        """Wait until the bytes are on the disk, so that a power cut after the rename cannot lose them."""
+        with contextlib.suppress(OSError):  # some network folders cannot; the rename is still atomic
+            os.fsync(self.file.fileno())
+
+    def replace(self, target: Path) -> None:
+        """Give it its name, in place of a file that has it."""
+        self._publish(lambda: os.replace(self.path, target))
+
+    def rename_new(self, target: Path) -> None:
+        """Give it its name; FileExistsError where a file has it."""
+        self._publish(lambda: rename_new(self.path, target))
+
+    def _publish(self, rename: Callable[[], None]) -> None:
+        if sys.platform == "win32":
+            # an open file cannot be renamed there; elsewhere its lock keeps it until it has its name
+            self.close()
+        _patiently(rename)
+        self._published = True
+        self.close()
+
+    def close(self) -> None:
+        """Close the file, which gives its lock back."""
+        with contextlib.suppress(OSError):
+            self.file.close()
+
+    def discard(self) -> None:
+        """Remove it unless it was published."""
+        self.close()
+        if not self._published:
+            self._published = True
+            with contextlib.suppress(OSError):
+                self.path.unlink()
+
+    def __enter__(self) -> Temporary:
+        """Return itself."""
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Discard what was not published."""
+        self.discard()
+
+
+def sweep(folder: Path) -> int:
+    """Remove temporaries that a killed writer left in a folder; return how many.
+
+    Only files with the very names that `Temporary` gives go, and of them only those that no process holds
+    (POSIX: their lock is free; Windows: nobody has them open) and that nobody has written to for
+    `LEFT_BEHIND` seconds.
+    """
+    removed = 0
+    try:
+        # names alone: thousands of pictures may lie there
+        names = [name for name in os.listdir(folder) if name[0] == "." and _OURS.fullmatch(name)]  # noqa: PTH208
+    except OSError:
+        return 0
+    for name in names:
+        path = folder / name
+        with contextlib.suppress(OSError):
+            if time.time() - path.lstat().st_mtime > LEFT_BEHIND:
+                remove_unheld(path)
+                removed += 1
+    return removed
+
+
+def remove_unheld(path: Path) -> None:
+    """Remove a temporary unless a living process holds it; raise OSError when one does."""
+    if sys.platform == "win32":
+        path.unlink()
+        return
+    import fcntl
+
+    with path.open("rb") as file:
+        fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink()  # while the lock is held: nobody can have begun to use it
+
+
+def _lock(file: io.FileIO) -> None:
+    if sys.platform != "win32":
+        import fcntl
+
+        with contextlib.suppress(OSError):  # network folders without locks
+            # waits for a sweep that has just begun to look at the file
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX)
+
+
+# -------------------------------------------------------------------------------------------- moving
+
+
+def rename_new(source: Path, target: Path) -> None:
+    """Rename, failing with FileExistsError when the target exists: atomically where the system can."""
+    if sys.platform == "win32":
+        source.rename(target)
+        return
+    try:
+        if source.is_symlink():  # a hard link would be made of what it points to
+            raise OSError(errno.EPERM, "a link")
+        os.link(source, target)
+    except FileExistsError:
+        raise
+    except OSError:  # file systems without hard links
+        if os.path.lexists(target):
+            raise FileExistsError(errno.EEXIST, "it exists already", str(target)) from None
+        source.rename(target)
+        return
+    source.unlink()
+
+
+def move(source: Path, target: Path) -> None:
+    """Move a file, to another disk if need be, and never over one that is there.
+
+    Raises:
+        FileExistsError: there is one.
+        OSError: it is gone, in use, or cannot be written there.
+    """
+    try:
+        _patiently(lambda: rename_new(source, target))
+    except OSError as error:
+        if error.errno != errno.EXDEV:
+            raise
+        with Temporary(target) as temporary:
+            with source.open("rb") as file:
+                shutil.copyfileobj(file, temporary.file, 1 << 20)
+            temporary.sync()
+            shutil.copystat(source, temporary.path)
+            temporary.rename_new(target)
+        source.unlink()
+
+
+def to_trash(path: Path, folder: Path, name: str = "") -> Path:
+    """Move a file into a trash folder, made when it is not there; return where it lies.
+
+    Args:
+        path: the file.
+        folder: the trash.
+        name: its name there, `path`'s own by default; one that is taken gets four random bytes.
+    Raises:
+        OSError: it is gone, in use, or the trash cannot be written.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    target = folder / (name or path.name)
+    while True:
+        try:
+            move(path, target)
+        except FileExistsError:
+            target = folder / f"{Path(name or path.name).stem}.{secrets.token_hex(4)}{path.suffix}"
+            continue
+        return target
+
+
+def set_aside(path: Path, copy: bytes | None = None) -> Path:
+    """Keep a broken file as `name.broken-1.json`, or the next free number, and return that path.
+
+    Args:
+        path: the file, which is renamed.
+        copy: its bytes, when it is going to be replaced and must not be missing meanwhile: they are copied
+        instead.
+    Raises:
+        OutputError: it can be neither renamed nor copied.
+    """
+    number = 1
+    while True:
+        aside = path.with_name(f"{path.stem}.broken-{number}{path.suffix}")
+        try:
+            if copy is None:
+                _patiently(lambda aside=aside: rename_new(path, aside))  # type: ignore[misc]
+            else:
+                with aside.open("xb") as file:
+                    file.write(copy)
+        except FileExistsError:
+            number += 1
+            continue
+        except OSError as error:
+            why = error.strerror or error
+            message = f"{path.name} is broken and cannot be set aside ({why}); rename it by hand."
+            raise OutputError(message) from error
+        return aside
+
+
+# -------------------------------------------------------------------------------------------- one at a time
+
+
+@contextlib.contextmanager
+def held(target: Path, timeout: float = 5.0) -> Iterator[None]:
+    """Be the only one that changes `target` for as long as the block runs, among all threads and processes.
+
+    The lock is the system's, on a small hidden file beside the target that goes when the block ends; it
+    ends with the process, so a killed one leaves nothing locked. Reading needs no lock.
+
+    Args:
+        target: the file that is going to be read and written; its folder must exist.
+        timeout: seconds to wait for another writer.
+    Raises:
+        OutputError: another process keeps the lock for longer, or the folder cannot be written.
+    """
+    path = target.with_name(f".{target.name}.lock")
+    deadline = time.monotonic() + timeout
+    while True:
+        try:
+            file = _made(lambda: _patiently(lambda: path.open("a+b")))
+        except OSError as error:
+            raise write_error(error, target) from error
+        if taken := _take(file):
+            if _lies_at(file, path):
+                break
+        elif time.monotonic() >= deadline:
+            file.close()
+            message = f"{target.name} has been held by another program for {timeout:g} s; try again."
+            raise OutputError(message)
+        file.close()
+        if not taken:
+            time.sleep(_LOCK_PAUSE)
+    try:
+        yield
+    finally:
+        _give_back(file, path)
+
+
+def _take(file: io.BufferedRandom) -> bool:
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+        else:
+            import fcntl
+
+            fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno not in _TAKEN  # a network folder without locks: no worse than having none
+    return True
+
+
+def _lies_at(file: io.BufferedRandom, path: Path) -> bool:
+    """Tell whether an open lock file is still the one that others find; its last holder may have removed
+    it.
+    """
+    try:
+        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+    except OSError:
+        return False
+
+
+def _give_back(file: io.BufferedRandom, path: Path) -> None:
+    with contextlib.suppress(OSError):
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0)
+            msvcrt.locking(file.fileno(), msvcrt.LK_UNLCK, 1)
+            file.close()
+        path.unlink()  # elsewhere while it is locked: whoever waits for it finds that it is another one now
+    file.close()
+
+
+# -------------------------------------------------------------------------------------------- what goes wrong
+
+
+def _patiently(action: Callable[[], T]) -> T:
+    for pause in PAUSES:
+        try:
+            return action()
+        except PermissionError:
+            time.sleep(pause)
+    return action()
+
+
+def _made(make: Callable[[], T]) -> T:
+    """Make a new file; a refusal is the folder's, whatever the system calls it."""
+    try:
+        return make()
+    except PermissionError as error:
+        raise OSError(errno.EROFS, error.strerror) from error
+
+
+def write_error(error: Exception, path: Path, title: str = "") -> OutputError:
+    """Return the sentence for a failure to write.
+
+    Args:
+        error: what the system said.
+        path: the file that was to be written.
+        title: how the sentence calls it; its name by default.
+    """
+    title = title or path.name
+    folder = path.parent.name or path.parent
+    number = getattr(error, "errno", None)
+    if number in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+        return OutputError(f"no space is left for {title}: free some room or choose another disk.")
+    if number == errno.ENOENT:
+        if not path.parent.is_dir():
+            return OutputError(f"the folder {folder} does not exist.")
+        length = len(str(path.absolute()))
+        if length > _LONG:
+            return OutputError(f"the path of {title} is too long for this system ({length} characters).")
+        return OutputError(f"{title} cannot be written: its temporary file was removed meanwhile; try again.")
+    if number == errno.EROFS or (isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK)):
+        return OutputError(f"{title} cannot be written: the folder {folder} is read-only.")
+    if isinstance(error, PermissionError):
+        return OutputError(f"{title} is held open by another program: close it there and save again.")
+    return OutputError(f"{title} cannot be written: {getattr(error, 'strerror', None) or error}.")

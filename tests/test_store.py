@@ -1,0 +1,426 @@
+"""The one writer of what people share: old or new, never half; alone, never lost; bounded, never stuck."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import threading
+import time
+from pathlib import Path
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lib_merge import metadata
+from lib_merge.errors import FileFormatError, OutputError
+from lib_merge.files import store
+from lib_merge.files.store import Temporary
+from lib_merge.recipe import Recipe, Source
+
+ROOT = Path(__file__).parents[1]
+POSIX = pytest.mark.skipif(sys.platform == "win32", reason="POSIX files, locks and signals")
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "a.json"
+
+
+def _files(folder):
+    return sorted(entry.name for entry in folder.iterdir())
+
+
+def _python(code, *arguments):
+    return subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
+        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def _old(path):
+    os.utime(path, (0, 0))
+    return path
+
+
+# -------------------------------------------------------------------------------------------- old or new
+
+
+@POSIX
+@pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
+def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(path, tmp_path, moment):
+    store.write(path, b"old")
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from lib_merge.files import store
+        def die(*_):
+            os.kill(os.getpid(), signal.SIGKILL)
+        if sys.argv[2] == "write":
+            store.Temporary.write = die
+        else:
+            setattr(os, sys.argv[2], die)
+        store.write(Path(sys.argv[1]), b"new" * 1000)
+    """
+    killed = _python(code, path, moment)
+    killed.communicate(timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert path.read_bytes() == b"old"
+    [left] = [name for name in _files(tmp_path) if name != "a.json"]
+    store.write(path, b"next")
+    assert _files(tmp_path) == sorted([left, "a.json"])  # as young as that it might still live somewhere
+    _old(tmp_path / left)
+    store.write(path, b"last")
+    assert _files(tmp_path) == ["a.json"]
+    assert path.read_bytes() == b"last"
+
+
+@POSIX
+def test_readers_see_whole_files_only(path):
+    contents = [bytes([65 + number]) * 200_000 for number in range(3)]
+    store.write(path, contents[0])
+    code = """
+        import sys
+        from pathlib import Path
+        from lib_merge.files import store
+        for number in range(60):
+            store.write(Path(sys.argv[1]), bytes([65 + number % 3]) * 200_000)
+    """
+    writer = _python(code, path)
+    while writer.poll() is None:
+        assert store.read(path) in contents
+        time.sleep(0.002)
+    assert writer.communicate()[1] == ""
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (PermissionError(errno.EACCES, "in use"), "a.json is held open by another program: close it there and save again."),
+        (OSError(errno.ENOSPC, "full"), "no space is left for a.json: free some room or choose another disk."),
+        (OSError(errno.EROFS, "ro"), "a.json cannot be written: the folder {} is read-only."),
+        (OSError(errno.EIO, "the disk is upset"), "a.json cannot be written: the disk is upset."),
+    ],
+)  # fmt: skip
+@pytest.mark.parametrize("moment", ["replace", "write"])
+def test_a_failure_is_one_sentence_and_changes_nothing(path, tmp_path, monkeypatch, error, says, moment):
+    store.write(path, b"old")
+
+    def fail(*_):
+        raise error
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*((os, "replace") if moment == "replace" else (Temporary, "write")), fail)
+        patch.setattr(store, "PAUSES", ())
+        with pytest.raises(OutputError) as raised:
+            store.write(path, b"new")
+    assert str(raised.value) == says.format(tmp_path.name)
+    assert path.read_bytes() == b"old"
+    assert _files(tmp_path) == ["a.json"]
+
+
+def test_a_folder_that_takes_no_new_files_is_called_read_only(path, tmp_path, monkeypatch):
+    store.write(path, b"old")
+
+    def refuse(self, *_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied", str(self))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(store, "PAUSES", ())
+        patch.setattr(Path, "open", refuse)
+        with pytest.raises(OutputError, match=r"the folder .* is read-only"):
+            store.write(path, b"new")
+        with pytest.raises(OutputError, match=r"the folder .* is read-only"), store.held(path):
+            pass
+    assert path.read_bytes() == b"old"
+
+
+def test_a_file_held_open_for_a_moment_is_waited_for(path, monkeypatch):
+    replace, calls = os.replace, []
+
+    def busy(*paths):
+        calls.append(paths)
+        if len(calls) < 3:
+            raise PermissionError(errno.EACCES, "in use")
+        replace(*paths)
+
+    monkeypatch.setattr(os, "replace", busy)
+    store.write(path, b"new")
+    assert len(calls) == 3
+    assert path.read_bytes() == b"new"
+
+
+def test_a_missing_folder_is_named(tmp_path):
+    with pytest.raises(OutputError, match="the folder nowhere does not exist"):
+        store.write(tmp_path / "nowhere" / "a.json", b"x")
+
+
+@POSIX
+def test_a_link_stays_a_link(path, tmp_path):
+    (tmp_path / "there").mkdir()
+    real = tmp_path / "there" / "real.json"
+    real.write_bytes(b"old")
+    path.symlink_to(real)
+    store.write(path, b"new")
+    assert path.is_symlink()
+    assert real.read_bytes() == b"new"
+    assert _files(tmp_path / "there") == ["real.json"]
+    path.unlink()
+    path.symlink_to(path)
+    with pytest.raises(OutputError, match=r"a\.json cannot be written"):
+        store.write(path, b"new")
+
+
+# -------------------------------------------------------------------------------------------- leftovers
+
+
+def test_only_old_unheld_leftovers_of_our_own_making_are_swept(tmp_path):
+    gone = _old(_touch(tmp_path / ".gone.0123456789ab.merging"))
+    young = _touch(tmp_path / ".young.0123456789ab.merging")
+    others = [
+        _old(_touch(tmp_path / name))
+        for name in (".theirs.merging", ".notes.xyz.merging", "seen.0123456789ab.merging", ".a.json.lock", ".x.0123456789ab.merging.txt")
+    ]  # fmt: skip
+    with Temporary(tmp_path / "a.json") as living:
+        _old(living.path)
+        assert store.sweep(tmp_path) == 1
+        assert living.path.exists()
+    assert not gone.exists()
+    assert young.exists()
+    assert all(other.exists() for other in others)
+
+
+def _touch(path):
+    path.write_bytes(b"x")
+    return path
+
+
+@POSIX
+def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
+    """Fault C2: of 8 merges at once, a sweep took the temporaries of others."""
+    code = """
+        import sys
+        from pathlib import Path
+        from lib_merge.files import store
+        store.LEFT_BEHIND = -60.0  # the lock alone must do
+        for number in range(40):
+            store.write_json(Path(sys.argv[1]) / f"{sys.argv[2]}-{number}.json", {"number": number})
+    """
+    writers = [_python(code, tmp_path, name) for name in "abcd"]
+    for writer in writers:
+        assert writer.communicate(timeout=120)[1] == ""
+    assert len(_files(tmp_path)) == 160
+    assert all(store.read_json(entry)["number"] >= 0 for entry in tmp_path.iterdir())
+
+
+# -------------------------------------------------------------------------------------------- one at a time
+
+
+def test_two_processes_that_count_in_one_file_lose_no_number(path, tmp_path):
+    code = """
+        import sys
+        from pathlib import Path
+        from lib_merge.files import store
+        path = Path(sys.argv[1])
+        for _ in range(50):
+            with store.held(path, 60.0):
+                store.write_json(path, {"n": (store.read_json(path) or {"n": 0})["n"] + 1})
+    """
+    workers = [_python(code, path) for _ in range(3)]
+    for worker in workers:
+        assert worker.communicate(timeout=120)[1] == ""
+    assert store.read_json(path) == {"n": 150}
+    assert _files(tmp_path) == ["a.json"]  # no lock is left lying beside people's files
+
+
+def test_threads_exclude_each_other(path):
+    inside, most = [], []
+
+    def work():
+        for _ in range(20):
+            with store.held(path, 30.0):
+                inside.append(1)
+                most.append(len(inside))
+                time.sleep(0.0005)
+                inside.pop()
+
+    threads = [threading.Thread(target=work) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert max(most) == 1
+    assert len(most) == 80
+
+
+@POSIX
+def test_a_killed_holder_leaves_nothing_locked(path):
+    code = """
+        import os, signal, sys
+        from pathlib import Path
+        from lib_merge.files import store
+        with store.held(Path(sys.argv[1])):
+            os.kill(os.getpid(), signal.SIGKILL)
+    """
+    _python(code, path).communicate(timeout=60)
+    begun = time.monotonic()
+    with store.held(path):
+        assert time.monotonic() - begun < 2
+
+
+def test_a_lock_that_is_not_given_back_is_one_sentence(path):
+    with (
+        store.held(path),
+        pytest.raises(OutputError, match=r"a\.json has been held by another program for 0.05 s"),
+        store.held(path, 0.05),
+    ):
+        pass
+
+
+# -------------------------------------------------------------------------------------------- reading
+
+
+def test_reading_what_is_no_plain_small_file(path, tmp_path):
+    assert store.read(path) is None
+    assert store.read_text(path) is None
+    assert store.read_json(path) is None
+    path.write_bytes(b"\xef\xbb\xbf[1]")
+    assert store.read_json(path) == [1]
+    assert store.read_text(path) == "[1]"
+    with pytest.raises(FileFormatError, match="larger than 5 bytes"):
+        store.read(path, 5)
+    path.write_bytes(b"\xff")
+    with pytest.raises(FileFormatError, match=r"no.* text in UTF-8"):
+        store.read_text(path)
+    for text in ("{", "[" * 100_000):
+        path.write_text(text)
+        with pytest.raises(FileFormatError, match=r"a\.json is not valid JSON"):
+            store.read_json(path)
+    with pytest.raises(FileFormatError, match="cannot be read"):
+        store.read(tmp_path)
+
+
+@POSIX
+def test_a_pipe_or_device_does_not_block(tmp_path):
+    pipe = tmp_path / "a.json"
+    os.mkfifo(pipe)
+    begun = time.monotonic()
+    for odd in (pipe, Path("/dev/zero")):
+        with pytest.raises(FileFormatError, match="it is no plain file"):
+            store.read(odd)
+    assert time.monotonic() - begun < 2
+
+
+@given(value=st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats(allow_nan=False) | st.text(st.characters(), max_size=8) | st.sampled_from(["\ud800", "a\udcff"]),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=4), inner, max_size=3),
+    max_leaves=8,
+), text=st.text(st.characters(), max_size=20))  # fmt: skip
+def test_whatever_is_written_comes_back(tmp_path_factory, value, text):
+    path = tmp_path_factory.mktemp("s") / "a.json"
+    store.write_json(path, value)
+    assert store.read_json(path) == value
+    path.read_bytes().decode("utf-8")  # others read it too
+    store.write_text(path, text)
+    if text.isprintable():
+        assert store.read_text(path) == text.removeprefix("\ufeff")
+
+
+# -------------------------------------------------------------------------------------------- moving
+
+
+def test_moving_never_takes_the_place_of_another(path, tmp_path):
+    path.write_bytes(b"a")
+    other = tmp_path / "b.json"
+    other.write_bytes(b"b")
+    with pytest.raises(FileExistsError):
+        store.move(path, other)
+    assert (path.read_bytes(), other.read_bytes()) == (b"a", b"b")
+    first = store.to_trash(path, tmp_path / "trash")
+    path.write_bytes(b"again")
+    second = store.to_trash(path, tmp_path / "trash")
+    assert first.name == "a.json"
+    assert (first.read_bytes(), second.read_bytes()) == (b"a", b"again")
+    with pytest.raises(FileNotFoundError):
+        store.to_trash(path, tmp_path / "trash")
+
+
+@POSIX
+def test_moving_a_link_moves_the_link(path, tmp_path):
+    real = tmp_path / "real"
+    real.write_bytes(b"x")
+    path.symlink_to(real)
+    store.move(path, tmp_path / "moved.json")
+    assert (tmp_path / "moved.json").is_symlink()
+    assert _files(tmp_path) == ["moved.json", "real"]
+
+
+def test_moving_to_another_disk(path, tmp_path, monkeypatch):
+    path.write_bytes(b"x" * 3_000_000)
+    real = store.rename_new
+
+    def across(source, target):
+        if source == path:
+            raise OSError(errno.EXDEV, "another disk")
+        real(source, target)
+
+    monkeypatch.setattr(store, "rename_new", across)
+    target = tmp_path / "there.json"
+    store.move(path, target)
+    assert target.read_bytes() == b"x" * 3_000_000
+    assert _files(tmp_path) == ["there.json"]
+
+
+def test_broken_files_are_set_aside_under_the_next_free_name(path, tmp_path):
+    path.write_bytes(b"{1")
+    assert store.set_aside(path).name == "a.broken-1.json"
+    path.write_bytes(b"{2")
+    assert store.set_aside(path, b"{2").name == "a.broken-2.json"
+    assert _files(tmp_path) == ["a.broken-1.json", "a.broken-2.json", "a.json"]
+
+
+# -------------------------------------------------------------------------------------------- side-cars
+
+
+RECIPE = Recipe((Source(name="x.safetensors"),), method="weighted_sum")
+
+
+@pytest.mark.parametrize("content", ['{"notes": "mine",}', "[1, 2]", "{"])
+def test_a_file_that_is_no_side_car_is_kept_aside(tmp_path, content):
+    """Fault C1: such a file was overwritten without a word."""
+    side = tmp_path / "m.json"
+    side.write_text(content)
+    note = metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", ["word"], "notes")
+    assert "kept as m.broken-1.json" in note
+    assert (tmp_path / "m.broken-1.json").read_text() == content
+    assert json.loads(side.read_text())["activation text"] == "word"
+
+
+def test_a_side_car_with_a_byte_order_mark_keeps_what_a_person_wrote(tmp_path):
+    side = tmp_path / "m.json"
+    side.write_text('{"notes": "mine", "written by merge": 5}', encoding="utf-8-sig")
+    assert metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", ["word"], "notes") == ""
+    assert metadata.read_side_car(tmp_path / "m.safetensors")["notes"] == "mine"
+    assert _files(tmp_path) == ["m.json"]
+
+
+@POSIX
+def test_a_pipe_in_place_of_a_side_car_blocks_nobody(tmp_path):
+    """Fault D3."""
+    os.mkfifo(tmp_path / "m.json")
+    assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
+    with pytest.raises(OutputError, match="no plain file"):
+        metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", [], "notes")
+
+
+def test_a_huge_side_car_is_neither_read_nor_replaced(tmp_path):
+    side = tmp_path / "m.json"
+    side.write_bytes(b'{"notes": "x"}' + b" " * store.LIMIT)
+    assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
+    with pytest.raises(OutputError, match="larger than 16 MB"):
+        metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", [], "notes")
