@@ -339,3 +339,12 @@ def test_a_group_in_a_group_in_a_group_has_an_end(pair, tmp_path):
         "nested more than",
         lambda: merge([Source(recipe=recipe)], save_to=tmp_path / "m.safetensors"),
     )
+
+
+@pytest.mark.parametrize("method", ["core_ties", "knots_dare", "decorrelated_sum", "column_balanced"])
+def test_modules_pruned_from_a_core_merge_are_measured_too(tmp_path, method):
+    sources = [write_lora(tmp_path / f"{seed}.safetensors", seed, size=0.1) for seed in (1, 2)]
+    report = merge(sources, method=method, prune=0.5, save_to=tmp_path / "out.safetensors")
+    assert report.pruned["modules"] + report.pruned["ranks"] > 0
+    measured = {module.name for module in report.modules}
+    assert measured >= {name for name, why in report.left_out.items() if why == "pruned"}

@@ -41,8 +41,10 @@ def inner(left: Delta, right: Delta, dtype: torch.dtype = torch.float64) -> floa
     return _trace(left.dense(dtype=dtype), right.dense(dtype=dtype))
 
 
-def norm(delta: Delta) -> float:
+def norm(delta: Delta | Spanned) -> float:
     """Return the Frobenius norm ‖ΔW‖."""
+    if isinstance(delta, Spanned):
+        return float(delta.values.norm())
     return math.sqrt(max(inner(delta, delta), 0.0))
 
 
