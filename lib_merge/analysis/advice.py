@@ -19,7 +19,7 @@ from lib_merge.analysis.figures import PairReport
 from lib_merge.analysis.model import Advice, AnalysisReport
 from lib_merge.analysis.prospect import Prospect
 from lib_merge.analysis.relations import SAME_LORA
-from lib_merge.linalg.spectrum import pooled, rank_for
+from lib_merge.linalg.svd import pooled, rank_for
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
 # A smaller rank is worth a word when it saves this share of the bytes while keeping KEEP of the energy.

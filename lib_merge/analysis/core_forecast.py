@@ -18,14 +18,12 @@ from lib_merge.engine.core_merge import core_result
 from lib_merge.engine.evaluate import MaskSeed, module_policy
 from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
-from lib_merge.linalg import Delta, scaled
+from lib_merge.linalg import Delta, scaled, tolerances
 from lib_merge.linalg.core import CoreSpace, Merged, core_space
-from lib_merge.linalg.stack import DIRECTION
+from lib_merge.linalg.svd import gram_values
 from lib_merge.methods import Gives, Space
 from lib_merge.ranks.policy import PolicyKind
 
-# Eigenvalues of a Gram matrix below this share of the largest are rounding.
-ROUNDING = 1e-14
 # ‖τ‖², ⟨τ, ΔWᵢ⟩ per source, ‖(τ − wᵢΔWᵢ)Vᵢ‖² per source, S₀(τ), share that the policy keeps, singular values
 Seen = tuple[float, np.ndarray, np.ndarray, float, float, np.ndarray]
 
@@ -70,7 +68,7 @@ def common(deltas: Sequence[Delta], weights: Sequence[float], bases: str) -> Com
 
 def _right(space: CoreSpace, source: int) -> Tensor:
     _, values, right = space.svd(source)
-    return right[values > DIRECTION * values.max()].T if len(values) else right.T
+    return right[values > tolerances.DIRECTION * values.max()].T if len(values) else right.T
 
 
 def look_in_core(
@@ -115,8 +113,8 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
     if not wide:
         return torch.linalg.svdvals(merged).numpy()
     merged = merged.double()
-    values = torch.linalg.eigvalsh(merged @ merged.T).flip(0).clamp_min(0)
-    return torch.where(values > ROUNDING * values[0], values, 0.0).sqrt().numpy()
+    values = gram_values(merged @ merged.T)
+    return torch.where(values.square() > tolerances.ROUNDING * values[0].square(), values, 0.0).numpy()
 
 
 def hashed(node: Node) -> list[str]:

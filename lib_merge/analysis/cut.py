@@ -13,8 +13,9 @@ from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.measure import Measured, grams_of
 from lib_merge.analysis.model import CurvePoint
 from lib_merge.analysis.workers import side_by_side
-from lib_merge.linalg.spectrum import pooled, tails
+from lib_merge.linalg import tolerances
 from lib_merge.linalg.stack import singular_values
+from lib_merge.linalg.svd import pooled, tails
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe
 
@@ -151,7 +152,7 @@ def bytes_for(found: Sequence[np.ndarray], price: np.ndarray, share: float) -> t
     )
     places = places.astype(int)
     order = np.argsort(-values / price[places], kind="stable") if len(values) else np.zeros(0, dtype=int)
-    enough = int(np.searchsorted(np.cumsum(values[order]), share * total * (1 - 1e-12))) + 1
+    enough = int(np.searchsorted(np.cumsum(values[order]), share * total * (1 - tolerances.SHARE_SLACK))) + 1
     ranks = np.bincount(places[order[:enough]], minlength=len(found))
     return int(ranks @ price), ranks
 

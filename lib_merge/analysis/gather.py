@@ -13,7 +13,7 @@ from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.figures import PairPart, Part, SourceReport, TensorStats
 from lib_merge.analysis.measure import Measured
 from lib_merge.analysis.reading import TensorSums
-from lib_merge.linalg.spectrum import effective_rank, pooled, ranks_for, stable_rank
+from lib_merge.linalg.svd import effective_rank, pooled, ranks_for, stable_rank
 
 FP16_MAX = 65504.0
 

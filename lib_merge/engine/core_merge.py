@@ -16,9 +16,8 @@ import torch
 from torch import Tensor
 
 from lib_merge.engine.plan import Node, Target
-from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Stack, Term, add, zero
-from lib_merge.linalg.bases import pair_of, side_of
-from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space
+from lib_merge.linalg import Columns, Delta, Dense, LowRank, Spanned, Term, add, zero
+from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space, pair_of, side_of
 from lib_merge.methods import ColumnInput, CoreInput, Gives, RowInput
 
 Random = Callable[[int, int, torch.dtype], Tensor]  # (source, count, type) -> Float[count], uniform in [0, 1)
@@ -90,7 +89,7 @@ def merge_core(
 
 
 def _keep(memo: Memo, key: tuple[int, str], found: Kept) -> None:
-    nothing = Stack(())
+    nothing = Columns(())
     if isinstance(found, Spanned):
         memo.keep(key, replace(found, up=nothing, down=nothing), found.left, found.right)
         return

@@ -17,6 +17,7 @@ import numpy as np
 from lib_merge.engine.evaluate import Evaluator, module_policy
 from lib_merge.engine.fillers import wanted_together
 from lib_merge.engine.plan import Node, Target
+from lib_merge.linalg.svd import numerical_rank
 from lib_merge.linalg.truncate import singular_values
 from lib_merge.ranks.budget import allot
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
@@ -136,7 +137,7 @@ def _share(
         most = min(plan.ranks.get(name, target.stacked), target.stacked)
         if target.convolution and node.recipe.conv_rank is not None:
             most = min(most, node.recipe.conv_rank)
-        held = max(1, int(np.count_nonzero(values > values[0] * 1e-12)))
+        held = numerical_rank(values)
         open_to_choice[name] = values[: min(most, held)]
     width = BYTES[node.recipe.precision]
     price = {name: (node.targets[name].out + node.targets[name].columns) * width for name in open_to_choice}

@@ -12,13 +12,9 @@ import torch
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.report import Report
+from lib_merge.linalg import tolerances
 from lib_merge.methods import get_method
 
-# A cut below this share of the energy goes unmentioned: nobody has been seen to tell the pictures apart.
-CUT_LIMIT = 0.05
-EMPTY = 0.05
-INFLATED = 1.5
-OPPOSITE = -0.9995
 # Norms of the sources are taken at this many modules, evenly spaced: enough for a factor of two, free beside
 # the merge.
 SAMPLE = 12
@@ -38,12 +34,12 @@ def remarks(node: Node, evaluator: Evaluator, report: Report, spectra: Mapping[s
 
 def _cut(node: Node, report: Report, spectra: Mapping[str, np.ndarray]) -> list[str]:
     lost = 1.0 - report.energy_kept
-    if lost <= CUT_LIMIT:
+    if lost <= tolerances.CUT_LIMIT:
         return []
     advice = []
-    rank = _rank_for(report, spectra, 1.0 - CUT_LIMIT)
+    rank = _rank_for(report, spectra, 1.0 - tolerances.CUT_LIMIT)
     if rank:
-        advice.append(f"rank {rank} would keep {1 - CUT_LIMIT:.0%}")
+        advice.append(f"rank {rank} would keep {1 - tolerances.CUT_LIMIT:.0%}")
     if node.method.core_variant:
         variant = get_method(node.method.core_variant)
         advice.append(
@@ -84,16 +80,16 @@ def _size(node: Node, evaluator: Evaluator, report: Report) -> list[str]:
         norms = np.sqrt(np.diag(gram).clip(0))
         each += norms**2
         cosines = gram / np.maximum(np.outer(norms, norms), 1e-300)
-        opposite += bool((cosines < OPPOSITE).any())
+        opposite += bool((cosines < tolerances.OPPOSITE).any())
     each = np.sqrt(each)
     together = float(np.sqrt(np.square(each).sum()))
     found = []
-    if together > 0 and result < EMPTY * together:
+    if together > 0 and result < tolerances.EMPTY_RESULT * together:
         found.append(
             f"next to nothing is left: the result has {result / together:.1%} of its sources' strength"
             + (", since unrelated LoRAs have no stock in common" if node.method.kin_only else "")
         )
-    if result > INFLATED * float(each.sum()) > 0:
+    if result > tolerances.INFLATED * float(each.sum()) > 0:
         found.append(
             f"the result is inflated: {result / float(each.sum()):.1f} times as strong as its "
             "sources together; "

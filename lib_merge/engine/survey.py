@@ -4,7 +4,6 @@ for all.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Sequence
 
 import numpy as np
@@ -14,7 +13,7 @@ from torch import Tensor
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.tiles import DenseModule
-from lib_merge.linalg.order import histogram_of, locate, members_of
+from lib_merge.linalg.order import histogram_of, locate, members_of, place_of
 from lib_merge.methods import Reads
 
 Each = Callable[[Callable[[Target], None], Sequence[Target]], None]
@@ -70,7 +69,7 @@ def _global_bounds(node: Node, evaluator: Evaluator, each: Each, fractions: Sequ
 
     each(count, targets)
     entries = sum(target.out * target.columns for target in targets)
-    wanted = [math.floor(fraction * entries + 1e-9) for fraction in fractions]
+    wanted = [place_of(fraction, entries) for fraction in fractions]
     if not any(wanted):
         return [-1.0 for _ in sources]
     # a source that keeps everything is looked up like the others, and its bound then forgotten

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 
 from lib_merge.errors import NumericsError
-from lib_merge.linalg import Delta, LowRank, scaled
-from lib_merge.linalg.order import bracket, order_statistic
+from lib_merge.linalg import Delta, LowRank, scaled, tolerances
+from lib_merge.linalg.order import bracket, order_statistic, place_of
 from lib_merge.linalg.workspace import borrow
 from lib_merge.methods import DenseInput, Method
 from lib_merge.methods.elementwise import spread
@@ -101,13 +101,13 @@ class DenseModule:
 
     def threshold(self, index: int, fraction: float) -> float:
         """Return the ⌊fraction·N⌋-th smallest magnitude of a source; −1 when that is the 0-th."""
-        count = math.floor(fraction * self.out * self.columns + 1e-9)
+        count = place_of(fraction, self.out * self.columns)
         return self._statistic("least", index, count) if count else -1.0
 
     def largest(self, index: int, fraction: float) -> float:
         """Return the ⌊fraction·N⌋-th largest magnitude of a source; infinity when that is the 0-th."""
         entries = self.out * self.columns
-        count = math.floor(fraction * entries + 1e-9)
+        count = place_of(fraction, entries)
         return self._statistic("least", index, entries - count + 1) if count else math.inf
 
     def _statistic(self, kind: str, index: int, count: int) -> float:
@@ -130,7 +130,7 @@ class DenseModule:
 
     def _selected(self, share: float) -> tuple[float, list[float]]:
         entries = self.out * self.columns
-        count = math.ceil(share * entries - 1e-9)
+        count = math.ceil(share * entries - tolerances.COUNT_SLACK)
 
         def variances() -> Iterator[Tensor]:
             for _, rows in self.bands():

@@ -14,15 +14,17 @@ from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.report import ModuleReport, Report
 from lib_merge.engine.threads import in_order
 from lib_merge.errors import NumericsError, VerifyError
-from lib_merge.linalg import Dense, LowRank, difference_norm, norm
+from lib_merge.linalg import Dense, LowRank, difference_norm, norm, tolerances
 
 if TYPE_CHECKING:
     from lib_merge.engine.run import _Run
 
-# relative Frobenius error that one rounding of both factors can add
-TOLERANCE = {"fp16": 1e-3, "bf16": 8e-3, "float": 2e-6}
-# what a cut costs is known to this factor; more slack would hide a module that was scaled afterwards
-CUT_SLACK = 1.0005
+
+def rounding(precision: str) -> float:
+    """Return the relative Frobenius error that one rounding of both factors can add."""
+    return {"fp16": tolerances.PROOF_FP16, "bf16": tolerances.PROOF_BF16, "float": tolerances.PROOF_FLOAT}[
+        precision
+    ]
 
 
 def measure(
@@ -77,14 +79,14 @@ def off_target(run: _Run, report: Report) -> list[ModuleReport]:
     Raises:
         NumericsError: NaN in the saved file; names the source it came from.
     """
-    tolerance = TOLERANCE[report.precision]
+    tolerance = rounding(report.precision)
     largest = max((module.size for module in report.modules), default=0.0)
     found = []
     for module in report.modules:
         if not math.isfinite(module.error) or not math.isfinite(module.size):
             raise run.blame(run.node.targets[module.name], NumericsError(module.name))
-        # a module of next to no weight may lose all of it to rounding without anyone ever seeing it
-        if module.error > math.hypot(module.cut * CUT_SLACK, tolerance * module.size) + 1e-7 * largest:
+        allowed = math.hypot(module.cut * tolerances.CUT_SLACK, tolerance * module.size)
+        if module.error > allowed + tolerances.PROOF_FLOOR * largest:
             found.append(module)
     return found
 

@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
-from lib_merge.linalg.delta import Delta, Dense, LowRank, Term, add, rows_of, scaled, zero
+from lib_merge.linalg.delta import (
+    Columns,
+    Delta,
+    Dense,
+    LowRank,
+    Spanned,
+    Term,
+    add,
+    rows_of,
+    scaled,
+    zero,
+)
 from lib_merge.linalg.gram import difference_norm, inner, norm
-from lib_merge.linalg.spanned import Spanned, Stack
 
 __all__ = [
+    "Columns",
     "Delta",
     "Dense",
     "LowRank",
     "Spanned",
-    "Stack",
     "Term",
     "add",
     "difference_norm",

@@ -12,13 +12,9 @@ import math
 import torch
 from torch import Tensor
 
-from lib_merge.linalg.delta import Delta, Dense, LowRank
-from lib_merge.linalg.spanned import Spanned
+from lib_merge.linalg import tolerances
+from lib_merge.linalg.delta import Delta, Dense, LowRank, Spanned, precisions
 
-# Factors further apart than this, relative, are not the same factors rounded.
-FLOAT32_GRAM_LIMIT = 0.03
-# Dense sides nearer than this, relative, are compared in float64.
-NEAR = 1e-5
 # Entries of a band of rows, so that it stays in the cache.
 BAND = 1 << 17
 
@@ -81,15 +77,15 @@ def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float] | 
     up_s, down_s = saved.factors(scratch="saved")
     up_a, down_a = asked.factors(scratch="asked")
     square, noise = _square32(up_a, down_a)
-    if not square > 1e3 * noise:
+    if not square > tolerances.FACTOR_NOISE * noise:
         return None
-    limit = FLOAT32_GRAM_LIMIT * float(torch.linalg.vector_norm(up_a))
+    limit = tolerances.SAME_FACTORS * float(torch.linalg.vector_norm(up_a))
     up_s -= up_a
     down_d = down_s - down_a
     if not float(torch.linalg.vector_norm(up_s)) <= limit:
         return None
     if bool(down_d.any()):
-        if not float(torch.linalg.vector_norm(down_d)) <= FLOAT32_GRAM_LIMIT * float(
+        if not float(torch.linalg.vector_norm(down_d)) <= tolerances.SAME_FACTORS * float(
             torch.linalg.vector_norm(down_a)
         ):
             return None
@@ -101,13 +97,13 @@ def _factor_difference(saved: LowRank, asked: LowRank) -> tuple[float, float] | 
 def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
     joined = LowRank(asked.out, asked.columns, saved.terms + asked.terms)
     cut = saved.rank
-    for dtype, epsilon in ((torch.float32, 1e-7), (torch.float64, 1e-15)):
+    for dtype, epsilon in precisions():
         up, down = joined.factors(dtype=dtype, scratch="joined")
         gram_up, gram_down = (up.T @ up).double(), (down @ down.T).double()
         gram = gram_up * gram_down
         size = float(gram[cut:, cut:].sum())
         square = float(gram[:cut, :cut].sum()) + size - 2.0 * float(gram[:cut, cut:].sum())
-        if not square <= 2000 * _noise(gram_up, gram_down, epsilon):
+        if not square <= tolerances.DROWNED * _noise(gram_up, gram_down, epsilon):
             return (math.sqrt(square) if math.isfinite(square) else math.nan), math.sqrt(max(size, 0.0))
     # nearly equal, in factors so large that even float64 Grams drown the rest: triangles do not square
     # anything
@@ -119,7 +115,7 @@ def _gram_difference(saved: LowRank, asked: LowRank) -> tuple[float, float]:
     return distance, float(torch.linalg.matrix_norm(first[:, cut:] @ second[:, cut:].T))
 
 
-def _noise(gram_up: Tensor, gram_down: Tensor, epsilon: float = 1e-7) -> float:
+def _noise(gram_up: Tensor, gram_down: Tensor, epsilon: float) -> float:
     """Rounding of ⟨·,·⟩ from Grams: relative to the factors' size, which may exceed ΔW's own by far."""
     return epsilon * float(torch.linalg.matrix_norm(gram_up) * torch.linalg.matrix_norm(gram_down))
 
@@ -134,7 +130,7 @@ def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
             size += float(torch.dot(target, target))
             target = target - saved.dense(dtype=dtype, rows=part).flatten()
             distance += float(torch.dot(target, target))
-        if not distance < NEAR**2 * size:
+        if not distance < tolerances.NEAR_DENSE**2 * size:
             break
     return math.sqrt(distance), math.sqrt(size)
 
@@ -142,7 +138,7 @@ def _dense_difference(saved: Delta, asked: Delta) -> tuple[float, float]:
 def _square32(up: Tensor, down: Tensor) -> tuple[float, float]:
     """Return ‖up·down‖² from float32 Grams and the rounding it carries; NaN where the factors hold one."""
     gram_up, gram_down = (up.T @ up).double(), (down @ down.T).double()
-    return _trace(gram_up, gram_down), _noise(gram_up, gram_down)
+    return _trace(gram_up, gram_down), _noise(gram_up, gram_down, tolerances.FLOAT32_NOISE)
 
 
 def _trace(left: Tensor, right: Tensor) -> float:

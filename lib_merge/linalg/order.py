@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from lib_merge.linalg import tolerances
+
 _BUCKETS = 1 << 16
 # How far off a sample's quantile may be, as a share of all entries.
 MARGIN = 0.015
@@ -18,12 +20,17 @@ MARGIN = 0.015
 MOST = 1 << 22
 
 
+def place_of(share: float, count: int) -> int:
+    """Return ⌊share·count⌋; a share that is a whole number of entries but for its binary form stays one."""
+    return math.floor(share * count + tolerances.COUNT_SLACK)
+
+
 def smallest(values: Tensor, fraction: float) -> float:
     """Return the magnitude at or below which exactly ⌊fraction·N⌋ entries lie; −1 for none.
 
     numpy's partition takes a fifth of the time of `torch.kthvalue`.
     """
-    count = int(fraction * values.numel() + 1e-9)
+    count = place_of(fraction, values.numel())
     if not count:
         return -1.0
     sizes = values.abs().numpy().ravel()

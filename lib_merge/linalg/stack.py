@@ -16,18 +16,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.linalg import Delta, Dense, LowRank, Term
+from lib_merge.errors import NumericsError
+from lib_merge.linalg import tolerances
+from lib_merge.linalg.delta import Delta, Dense, LowRank, Term
+from lib_merge.linalg.svd import from_grams, values_from_grams
 from lib_merge.linalg.truncate import AtMost, compress
 from lib_merge.linalg.workspace import borrow
 
 # R²·(out + in) up to which float64 products cost nothing worth saving.
 SMALL = 4e6
-# ‖G_U‖‖G_D‖/‖ΔW‖² beyond which float32 products lose digits of ΔW.
-ILL = 100.0
-# |cosine| of two sources beyond which their difference needs float64.
-CLOSE = 0.99
-# A direction weaker than this share of the strongest needs float64: Grams square the ratio.
-WEAK = 0.02
 # A whole matrix up to this side is taken as it is, beside an identity; of a larger one this many directions
 # are.
 WHOLE_SIDE = 768
@@ -60,7 +57,8 @@ class Stack:
 
 def block_sums(matrix: np.ndarray, owner: np.ndarray) -> np.ndarray:
     """Return Float64[source source], the sum of every block of a matrix Float64[R R]; see `Stack.owner`."""
-    return owner.T @ matrix @ owner
+    sums: np.ndarray = owner.T @ matrix @ owner
+    return sums
 
 
 def low_rank(delta: Delta) -> tuple[LowRank, bool]:
@@ -87,22 +85,22 @@ def stack(deltas: Sequence[LowRank | None], out: int, columns: int) -> tuple[Sta
     """
     rank = sum(delta.rank for delta in deltas if delta is not None)
     first = torch.float64 if rank * rank * (out + columns) <= SMALL else torch.float32
-    found = _stack(deltas, out, columns, first)
-    bases = _bases(found)
-    if first is torch.float32 and (_poor(found) or any(_weak(base) for base in bases)):
-        found = _stack(deltas, out, columns, torch.float64)
-        bases = _bases(found)
-    return found, bases
+    stacked = _stack(deltas, out, columns, first)
+    bases = _bases(stacked)
+    if first is torch.float32 and (_poor(stacked) or any(_weak(base) for base in bases)):
+        stacked = _stack(deltas, out, columns, torch.float64)
+        bases = _bases(stacked)
+    return stacked, bases
 
 
-def _bases(found: Stack) -> list[Basis]:
-    return [basis(found.gram_up[part, part], found.gram_down[part, part]) for part in found.parts]
+def _bases(stacked: Stack) -> list[Basis]:
+    return [basis(stacked.gram_up[part, part], stacked.gram_down[part, part]) for part in stacked.parts]
 
 
 def _weak(base: Basis) -> bool:
     """Tell whether a direction that counts is too weak for float32 Grams."""
     count = base.left.shape[1]
-    return count > 0 and bool(base.singular[count - 1] < WEAK * base.singular[0])
+    return count > 0 and bool(base.singular[count - 1] < tolerances.WEAK * base.singular[0])
 
 
 def _stack(deltas: Sequence[LowRank | None], out: int, columns: int, dtype: torch.dtype) -> Stack:
@@ -126,19 +124,29 @@ def _stack(deltas: Sequence[LowRank | None], out: int, columns: int, dtype: torc
     squares = gram_up.diagonal().copy()
     gram_up = gram_up * scales * scales[:, None]
     products = block_sums(gram_up * gram_down, owner)
-    return Stack(up, down, scales, parts, owner, gram_up, gram_down, squares, products)
+    return Stack(
+        up=up,
+        down=down,
+        scales=scales,
+        parts=parts,
+        owner=owner,
+        gram_up=gram_up,
+        gram_down=gram_down,
+        squares=squares,
+        products=products,
+    )
 
 
-def _poor(found: Stack) -> bool:
+def _poor(stacked: Stack) -> bool:
     """Tell whether float32 Grams are not good enough here."""
-    energies = found.products.diagonal()
-    for place, part in enumerate(found.parts):
-        up, down = found.gram_up[part, part].ravel(), found.gram_down[part, part].ravel()
-        if float(up @ up) * float(down @ down) > (ILL * energies[place]) ** 2:
+    energies = stacked.products.diagonal()
+    for place, part in enumerate(stacked.parts):
+        up, down = stacked.gram_up[part, part].ravel(), stacked.gram_down[part, part].ravel()
+        if float(up @ up) * float(down @ down) > (tolerances.STACK_ILL * energies[place]) ** 2:
             return True
     for i in range(len(energies)):
         for j in range(i):
-            if found.products[i, j] ** 2 > CLOSE**2 * energies[i] * energies[j]:
+            if stacked.products[i, j] ** 2 > tolerances.CLOSE**2 * energies[i] * energies[j]:
                 return True
     return False
 
@@ -159,50 +167,32 @@ class Basis:
     right: np.ndarray
 
 
-# A direction counts in subspaces while its singular value is above this share of the largest.
-DIRECTION = 1e-3
-
-
 def basis(gram_up: np.ndarray, gram_down: np.ndarray) -> Basis:
     """Decompose one source from its Grams: LLᵀ = G_U, LᵀG_D L = V·S²·Vᵀ, right = L·V/S, left = G_D·L·V/S².
 
     Args:
         gram_up: Float64[r r], scales included.
         gram_down: Float64[r r].
+    Raises:
+        NumericsError: the Grams hold NaN or infinity.
     """
-    root, values, vectors = _core(gram_up, gram_down)
-    if not len(values):
+    if not len(gram_up):
         return Basis(np.zeros(0), np.zeros((0, 0)), np.zeros((0, 0)))
-    singular = np.sqrt(values.clip(0))
-    count = int(np.count_nonzero(singular > DIRECTION * singular[0])) if singular[0] > 0 else 0
-    basis_down = root @ vectors[:, :count]
-    return Basis(singular, (gram_down @ basis_down) / values[:count], basis_down / singular[:count])
+    down = torch.from_numpy(gram_down)
+    decomposed = from_grams(torch.from_numpy(gram_up), down)
+    if decomposed is None:
+        message = "a delta holds NaN or infinity"
+        raise NumericsError(message)
+    singular = decomposed.singular
+    count = int(np.count_nonzero(singular > tolerances.DIRECTION * singular[0])) if singular[0] > 0 else 0
+    directions = decomposed.basis(count)
+    left = (down @ directions) / decomposed.squares[:count]
+    return Basis(singular, left.numpy(), directions.numpy() / singular[:count])
 
 
 def singular_values(gram_up: np.ndarray, gram_down: np.ndarray) -> np.ndarray:
     """Return Float64[R], descending: the singular values of the sum that these Grams describe."""
     if not len(gram_up):
         return np.zeros(0)
-    core = _whitened(gram_up, gram_down)[1]
-    return np.sqrt(torch.linalg.eigvalsh(torch.from_numpy(core)).numpy()[::-1].clip(0))
-
-
-def _core(gram_up: np.ndarray, gram_down: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Return (L, S² descending, V)."""
-    if not len(gram_up):
-        return gram_up, np.zeros(0), gram_up
-    root, core = _whitened(gram_up, gram_down)
-    values, vectors = torch.linalg.eigh(torch.from_numpy(core))
-    return root, values.numpy()[::-1].copy(), vectors.numpy()[:, ::-1]
-
-
-def _whitened(gram_up: np.ndarray, gram_down: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Return (L, LᵀG_D L) with LLᵀ = G_U: Cholesky, or a clamped eigen-decomposition where G_U is
-    singular.
-    """
-    lower, info = torch.linalg.cholesky_ex(torch.from_numpy(gram_up))
-    if int(info) != 0:
-        values, vectors = torch.linalg.eigh(torch.from_numpy(gram_up))
-        lower = vectors * values.clamp_min(0).sqrt()
-    root = lower.numpy()
-    return root, root.T @ gram_down @ root
+    values: np.ndarray = values_from_grams(torch.from_numpy(gram_up), torch.from_numpy(gram_down)).numpy()
+    return values

@@ -225,7 +225,8 @@ def spread(deltas: Tensor) -> Tensor:
     the mean.
     """
     mean = deltas.mean(0)
-    return sum((delta - mean).square_() for delta in deltas).div_(len(deltas))  # type: ignore[union-attr]
+    total: Tensor = sum((delta - mean).square_() for delta in deltas)
+    return total.div_(len(deltas))
 
 
 @merge_method(

@@ -10,11 +10,10 @@ import math
 
 import numpy as np
 
+from lib_merge.linalg import tolerances
 from lib_merge.methods.inputs import ScalarInput
 from lib_merge.methods.registry import Knob, Reads, Space, merge_method
 
-# Past this cosine two directions count as one and the arc as its chord.
-PARALLEL = 0.9995
 SLERP = "https://dl.acm.org/doi/10.1145/325165.325242"
 
 
@@ -29,7 +28,7 @@ def _slerp(first: float, second: float, product: float, t: float) -> tuple[float
     """
     a, b = math.sqrt(max(first, 0.0)), math.sqrt(max(second, 0.0))
     cosine = product / (a * b) if a > 0 and b > 0 else 1.0
-    if abs(cosine) > PARALLEL:
+    if abs(cosine) > tolerances.PARALLEL:
         return 1.0 - t, t
     angle = math.acos(cosine)
     length = (1.0 - t) * a + t * b
@@ -136,20 +135,20 @@ def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:
     def length(vector: np.ndarray) -> float:
         return math.sqrt(max(float(vector @ cosines @ vector), 0.0))
 
-    if len(shares) == 2 and abs(cosines[0, 1]) < PARALLEL:  # the point of the arc itself
+    if len(shares) == 2 and abs(cosines[0, 1]) < tolerances.PARALLEL:  # the point of the arc itself
         angle = math.acos(cosines[0, 1])
         return np.array([math.sin(share * angle) / math.sin(angle) for share in shares])
     size = length(shares)
-    if size < 1e-12:  # opposite directions have no mean: the chord's middle, which is nothing
+    if size < tolerances.ZERO_ANGLE:  # opposite directions have no mean: the chord's middle, which is nothing
         return np.zeros(len(shares))
     point = shares / size
     for _ in range(50):
         toward = np.clip(cosines @ point, -1.0, 1.0)
         angles = np.arccos(toward)
-        scale = np.where(angles > 1e-12, angles / np.maximum(np.sin(angles), 1e-300), 1.0)
+        scale = np.where(angles > tolerances.ZERO_ANGLE, angles / np.maximum(np.sin(angles), 1e-300), 1.0)
         step = shares * scale - float(shares @ (scale * toward)) * point
         size = length(step)
-        if size < 1e-9:
+        if size < tolerances.KARCHER_STEP:
             break
         point = math.cos(size) * point + math.sin(size) / size * step
         point /= length(point)

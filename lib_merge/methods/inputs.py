@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lib_merge.linalg.factoring import Triplets
+from lib_merge.linalg.svd import Triplets
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,6 +8,7 @@ import math
 
 import numpy as np
 
+from lib_merge.linalg import tolerances
 from lib_merge.methods.inputs import ScalarInput
 from lib_merge.methods.registry import Knob, Reads, Space, merge_method
 
@@ -77,7 +78,7 @@ def norm_preserving(given: ScalarInput) -> list[float]:
     gram = given.gram()
     total = math.sqrt(max(float(gram.sum()), 0.0))
     wanted = float(np.sqrt(np.diag(gram).clip(0)).sum()) / (sum(abs(ratio) for ratio in given.ratios) or 1.0)
-    cancels = total <= 1e-9 * math.sqrt(float(np.trace(gram)))
+    cancels = total <= tolerances.CANCELS * math.sqrt(float(np.trace(gram)))
     return [0.0 if cancels else weight * wanted / total for weight in given.weights]
 
 

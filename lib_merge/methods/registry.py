@@ -348,7 +348,7 @@ def _settled(method: Method) -> Method:
         DeclarationError: what was declared cannot be.
     """
     try:
-        enums = {"space": Space, "reads": Reads, "gives": Gives, "bases": Bases}
+        enums: dict[str, type[Choice]] = {"space": Space, "reads": Reads, "gives": Gives, "bases": Bases}
         words = {name: _member(enum, name, getattr(method, name)) for name, enum in enums.items()}
         scopes = (_member(Scope, f"the scope of {knob.name}", knob.scope) for knob in method.knobs)
         knobs = tuple(replace(knob, scope=scope) for knob, scope in zip(method.knobs, scopes))
@@ -422,7 +422,8 @@ def _wrong_knobs(method: Method) -> Iterator[str]:
 
 
 def _wrong_function(method: Method) -> Iterator[str]:
-    first, *rest = [*inspect.signature(method.function).parameters.values()] or [None]
+    parameters = list(inspect.signature(method.function).parameters.values())
+    first, rest = (parameters[0] if parameters else None), parameters[1:]
     given = _INPUTS[method.gives if method.space is Space.CORE else method.space]
     annotation = getattr(first, "annotation", None)
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):

@@ -11,7 +11,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from lib_merge.linalg.factoring import TINY, Triplets, polar, solve, svd
+from lib_merge.linalg import tolerances
+from lib_merge.linalg.svd import Triplets, block_diagonal, gram_values, polar, solve, svd
 from lib_merge.methods.inputs import ColumnInput, CoreInput
 from lib_merge.methods.registry import Complaint, Gives, Knob, Space, merge_method
 
@@ -138,10 +139,10 @@ def svc(given: CoreInput, *, floor: float) -> Triplets:
     whole = left.T @ merged  # Float64[R b]
     shares = torch.stack([left.T @ core for core in given.cores])  # Float64[source R b]
     sizes = shares.square().sum(2)
-    counted = sizes > (TINY * values[0]) ** 2
+    counted = sizes > (tolerances.SVD_TINY * values[0]) ** 2
     overlap = (shares * whole).sum(2) / torch.where(counted, sizes, 1.0)
     total = torch.where(counted, overlap.clamp_min(floor), 0.0).sum(0)
-    gamma = torch.where(total > 0, counted.sum(0) / total.clamp_min(TINY), 1.0)
+    gamma = torch.where(total > 0, counted.sum(0) / total.clamp_min(tolerances.SVD_TINY), 1.0)
     return left, values * gamma, right
 
 
@@ -234,15 +235,12 @@ def decorrelated_sum(given: CoreInput, *, mu: float, guard: bool) -> Tensor | Tr
     if not downs.shape[0]:
         return torch.zeros_like(merged)
     gram = downs @ downs.T
-    own = torch.block_diag(*[values.diag() for _, values, _ in parts])
-    found = ups @ own @ solve(mu * own + (1.0 - mu) * gram, downs)
-    left, values, right = svd(found)
+    own = block_diagonal([values.diag() for _, values, _ in parts])
+    separated = ups @ own @ solve(mu * own + (1.0 - mu) * gram, downs)
+    left, values, right = svd(separated)
     if not guard or not len(values):
-        return found
-    norm, top = (
-        torch.linalg.matrix_norm(merged),
-        torch.linalg.eigvalsh(merged @ merged.T)[-1].clamp_min(0).sqrt(),
-    )
+        return separated
+    norm, top = torch.linalg.matrix_norm(merged), gram_values(merged @ merged.T)[0]
     return left, values * min(1.0, float(norm / values.norm()), float(top / values[0])), right
 
 
@@ -265,6 +263,6 @@ def column_balanced(given: ColumnInput) -> Tensor:
     Returns m, Float64[in]. Weight-space relative of ZipLoRA (Shah et al. 2023), which learns m by denoising.
     """
     sizes = (given.products[0, 0] * given.products[1, 1]).clamp_min(0).sqrt()
-    floor = 1e-12 * float(sizes.max()) if sizes.numel() else 0.0
+    floor = tolerances.COLUMN_FLOOR * float(sizes.max()) if sizes.numel() else 0.0
     cosine = torch.where(sizes > floor, given.products[0, 1] / sizes.clamp_min(1e-300), 0.0)
     return 1.0 / (1.0 + cosine.clamp(0.0, 1.0))

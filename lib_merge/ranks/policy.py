@@ -15,7 +15,8 @@ from enum import Enum
 import numpy as np
 
 from lib_merge.errors import RecipeError
-from lib_merge.linalg.truncate import numerical_rank
+from lib_merge.linalg import tolerances
+from lib_merge.linalg.svd import numerical_rank, tails
 
 UNITS = {"": 1, "B": 1, "KB": 10**3, "MB": 10**6, "GB": 10**9}
 
@@ -91,9 +92,9 @@ class RankPolicy:
         elif self.kind in (PolicyKind.ENERGY, PolicyKind.ERROR) and total > 0:
             # tail[k] = energy left out when k ranks are kept, summed from the small end so that no digit is
             # lost
-            tail = np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
+            tail = tails(energy)
             allowed = (1.0 - self.value) if self.kind is PolicyKind.ENERGY else self.value**2
-            target = int(np.argmax(tail <= allowed * total * (1 + 1e-12)))
+            target = int(np.argmax(tail <= allowed * total * (1 + tolerances.SHARE_SLACK)))
         else:  # a budget is shared over the whole LoRA, and given as ranks then
             target = most
         return max(1, min(target, most))

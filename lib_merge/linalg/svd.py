@@ -1,0 +1,280 @@
+"""Singular values from Gram matrices: the one family of routines that everything calls, and their figures.
+
+A symmetric eigen-decomposition costs half of LAPACK's SVD and needs only products:
+
+    one side    M·Mᵀ = U·S²·Uᵀ                        U, S; Vᵀ = S⁻¹·UᵀM
+    both sides  BᵀB = L·Lᵀ, Lᵀ·AAᵀ·L = V·S²·Vᵀ        ΔW = B·A without building it
+
+It squares the condition number. What is wanted therefore decides how far down it is trusted (`tolerances`),
+and where L does not exist (the same file twice, near-duplicates, zero factors) a clamped eigen-decomposition
+takes the place of Cholesky's. Everything here is float64 on the CPU.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from lib_merge.linalg import tolerances
+
+# U with orthonormal columns, S, Vᵀ with orthonormal rows: a sum of triplets
+Triplets = tuple[Tensor, Tensor, Tensor]
+# Shares of the energy for which the needed rank is told.
+SHARES = (0.90, 0.95, 0.99, 0.999)
+
+
+# ---------------------------------------------------------------- from Grams
+
+
+def eigen(gram: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the eigenvalues Float64[k], descending, and eigenvectors Float64[k k] of a symmetric matrix."""
+    values, vectors = torch.linalg.eigh(gram)
+    return values.flip(0), vectors.flip(1)
+
+
+def gram_values(gram: Tensor) -> Tensor:
+    """Return Float64[k], descending: the singular values of a matrix whose Gram this is, without vectors."""
+    values: Tensor = torch.linalg.eigvalsh(gram)
+    return values.flip(0).clamp_min(0).sqrt()
+
+
+def clamped_root(gram: Tensor) -> Tensor:
+    """Return L with LLᵀ = gram, Float64[k k]; eigenvalues that rounding made negative count as 0."""
+    values, vectors = torch.linalg.eigh(gram)
+    root: Tensor = vectors * values.clamp_min(0).sqrt()
+    return root
+
+
+def triangle(gram: Tensor) -> tuple[Tensor, Tensor] | None:
+    """Return (L, L⁻¹) with L triangular and LLᵀ = gram, Float64[k k]; None where the columns are too near to
+    dependent.
+
+    Columns are brought to length 1 first, which a gauge cannot disturb.
+    """
+    size = gram.diagonal().sqrt()
+    if not float(size.min()) > 0:
+        return None
+    unit, info = torch.linalg.cholesky_ex(gram / (size[:, None] * size))
+    if int(info):
+        return None
+    inverse = torch.linalg.solve_triangular(unit, torch.eye(len(unit), dtype=unit.dtype), upper=False)
+    if not float(inverse.norm()) < tolerances.SKEW:
+        return None
+    return size[:, None] * unit, inverse / size
+
+
+@dataclass(frozen=True, slots=True)
+class GramSVD:
+    """The singular value decomposition of ΔW = B·A in coordinates of its factors.
+
+    U = B·(AAᵀ·L·V)·S⁻², Vᵀ = S⁻¹·(L·V)ᵀ·A.
+
+    root     Float64[R R], L
+    squares  Float64[R], S² descending; rounding may make them negative
+    vectors  Float64[R R], V
+    """
+
+    root: Tensor
+    squares: Tensor
+    vectors: Tensor
+
+    @property
+    def singular(self) -> np.ndarray:
+        """S, Float64[R]."""
+        singular: np.ndarray = self.squares.clamp_min(0).sqrt().numpy()
+        return singular
+
+    def basis(self, rank: int) -> Tensor:
+        """Return L·V of the first `rank` directions, Float64[R rank]."""
+        return self.root @ self.vectors[:, :rank]
+
+
+def from_grams(gram_up: Tensor, gram_down: Tensor, *, clamped: bool = True) -> GramSVD | None:
+    """Decompose ΔW = B·A from its Grams; None where they hold NaN or infinity.
+
+    Args:
+        gram_up: Float64[R R], BᵀB.
+        gram_down: Float64[R R], AAᵀ.
+        clamped: where BᵀB has no Cholesky factor, take a clamped eigen-decomposition; otherwise None.
+    """
+    whitened = _whitened(gram_up, gram_down, clamped=clamped)
+    if whitened is None:
+        return None
+    return GramSVD(whitened[0], *eigen(whitened[1]))
+
+
+def values_from_grams(gram_up: Tensor, gram_down: Tensor) -> Tensor:
+    """Return Float64[R], descending: the singular values of B·A, without vectors.
+
+    Args:
+        gram_up: Float64[R R], BᵀB, of finite numbers.
+        gram_down: Float64[R R], AAᵀ.
+    """
+    whitened = _whitened(gram_up, gram_down, clamped=True)
+    return gram_values(whitened[1]) if whitened is not None else torch.zeros(0, dtype=torch.float64)
+
+
+def _whitened(gram_up: Tensor, gram_down: Tensor, *, clamped: bool) -> tuple[Tensor, Tensor] | None:
+    """Return (L, LᵀG_D L) with LLᵀ = G_U."""
+    root, info = torch.linalg.cholesky_ex(gram_up)
+    if int(info) != 0:
+        if not clamped:
+            return None
+        root = clamped_root(gram_up)
+    core = root.T @ gram_down @ root
+    return (root, core) if bool(torch.isfinite(core).all()) else None
+
+
+# ---------------------------------------------------------------- of small matrices
+
+
+def svd(matrix: Tensor, most: int | None = None) -> Triplets:
+    """Return the thin SVD of Float64[a b] without its empty directions: U [a k], S [k] descending, Vᵀ [k b].
+
+    Args:
+        matrix: any shape.
+        most: how many directions are wanted; all by default.
+    """
+    tall = matrix.shape[0] > matrix.shape[1]
+    side = matrix.T if tall else matrix
+    values, vectors = eigen(side @ side.T)
+    if not len(values) or not float(values[0]) > 0:
+        return matrix[:, :0], values[:0], matrix[:0]
+    keep = int((values > tolerances.SVD_TINY**2 * values[0]).sum())
+    keep = keep if most is None else min(keep, most)
+    if keep and not float(values[keep - 1]) > tolerances.SVD_NARROW**2 * float(values[0]):
+        return _lapack(matrix, most)
+    basis = vectors[:, :keep]
+    rows = basis.T @ side
+    size = torch.linalg.vector_norm(rows, dim=1)
+    rows /= size[:, None]
+    return (rows.T, size, basis.T) if tall else (basis, size, rows)
+
+
+def _lapack(matrix: Tensor, most: int | None) -> Triplets:
+    left, values, right = torch.linalg.svd(matrix, full_matrices=False)
+    keep = int((values > tolerances.SVD_TINY * values[0]).sum())
+    keep = keep if most is None else min(keep, most)
+    return left[:, :keep], values[:keep], right[:keep]
+
+
+def product_svd(first: Tensor, second: Tensor) -> Triplets:
+    """Return the SVD of first [a r] · second [r b], r small, without its empty directions."""
+    if first.shape[1] >= second.shape[1]:
+        return svd(first @ second)
+    basis, upper = torch.linalg.qr(second.T)
+    left, values, right = svd(first @ upper.T)
+    return left, values, right @ basis.T
+
+
+def main_directions(gram: Tensor) -> Tensor:
+    """Return the eigenvectors of a Gram matrix, strongest first, without the empty ones: Float64[a k]."""
+    values, vectors = eigen(gram)
+    keep = max(1, int((values > tolerances.BASIS_NOISE**2 * values[0]).sum()))
+    return vectors[:, :keep]
+
+
+def polar(stack: Tensor) -> Tensor:
+    """Return the orthonormal matrix nearest to Float64[a k]: U·Vᵀ of its thin SVD, by X·(XᵀX)^(−½)."""
+    values, vectors = eigen(stack.T @ stack)
+    if len(values) and float(values[-1]) > tolerances.SVD_NARROW**2 * float(values[0]):
+        return stack @ ((vectors * values.rsqrt()) @ vectors.T)
+    left, _, right = torch.linalg.svd(stack, full_matrices=False)
+    nearest: Tensor = left @ right
+    return nearest
+
+
+def solve(matrix: Tensor, right: Tensor) -> Tensor:
+    """Return matrix⁻¹·right for a symmetric matrix [k k] that is positive; its pseudoinverse where it is not
+    safely so.
+    """
+    lower, info = torch.linalg.cholesky_ex(matrix)
+    steps = lower.diagonal()
+    if not int(info) and float(steps.min()) > tolerances.SVD_NARROW * float(steps.max()):
+        return torch.cholesky_solve(right, lower)
+    solution: Tensor = torch.linalg.pinv(matrix, rtol=tolerances.PSEUDO, hermitian=True) @ right
+    return solution
+
+
+def block_diagonal(parts: Sequence[Tensor]) -> Tensor:
+    """Return the matrices along the diagonal of one that is zero elsewhere."""
+    whole: Tensor = torch.block_diag(*parts)  # type: ignore[no-untyped-call]
+    return whole
+
+
+# ---------------------------------------------------------------- figures of a spectrum
+
+
+def numerical_rank(singular: np.ndarray) -> int:
+    """Return how many of the singular values Float[k], descending, are more than rounding; at least 1."""
+    if not singular[0] > 0:
+        return 1
+    return int(np.count_nonzero(singular > singular[0] * tolerances.NUMERICAL_RANK))
+
+
+def effective_rank(singular: np.ndarray) -> float:
+    """Return exp(−Σ p ln p) with p = S²/ΣS²: the number of equally strong directions with the same entropy.
+
+    Args:
+        singular: Float64[k], singular values.
+    Returns:
+        0 for a zero matrix, else 1…k.
+    Source: Roy & Vetterli 2007, "The effective rank", with p from squared singular values.
+    """
+    energy = np.square(singular)
+    total = float(energy.sum())
+    if total <= 0:
+        return 0.0
+    shares = energy[energy > 0] / total
+    return float(np.exp(-(shares * np.log(shares)).sum()))
+
+
+def stable_rank(singular: np.ndarray) -> float:
+    """Return ΣS²/S₀², how many directions as strong as the strongest would carry the energy; 0 for a zero
+    matrix.
+
+    Args:
+        singular: Float64[k], descending.
+    """
+    top = float(singular[0]) if len(singular) else 0.0
+    return float(np.square(singular).sum()) / top**2 if top > 0 else 0.0
+
+
+def pooled(spectra: Iterable[np.ndarray]) -> np.ndarray:
+    """Return Float64[k], the energy Σ Sₖ² over several modules that their k-th directions carry together."""
+    energy = np.zeros(0)
+    for singular in spectra:
+        if len(singular) > len(energy):
+            energy = np.concatenate([energy, np.zeros(len(singular) - len(energy))])
+        energy[: len(singular)] += np.square(singular)
+    return energy
+
+
+def rank_for(energy: np.ndarray, share: float) -> int:
+    """Return the smallest rank that keeps `share` of the energy when every module is cut at it; 0 for a zero
+    matrix.
+
+    Args:
+        energy: Float64[k], as `pooled` returns it.
+        share: 0…1.
+    """
+    tail = tails(energy)
+    if not len(energy) or tail[0] <= 0:
+        return 0
+    return int(np.argmax(tail <= (1.0 - share) * tail[0] * (1 + tolerances.SHARE_SLACK)))
+
+
+def ranks_for(energy: np.ndarray, shares: Sequence[float] = SHARES) -> dict[float, int]:
+    """Return {share: rank} for several shares of the energy; see `rank_for`."""
+    return {share: rank_for(energy, share) for share in shares}
+
+
+def tails(energy: np.ndarray) -> np.ndarray:
+    """Return Float64[k + 1], the energy left out at rank 0, 1, …, k, summed from the small end so that no
+    digit is lost.
+    """
+    return np.concatenate([np.cumsum(energy[::-1])[::-1], [0.0]])
