@@ -259,7 +259,7 @@ def test_block_weights_are_baked_into_the_stack(world, desk):
 
 def test_knock_out_switches_one_block_off_at_a_time(desk):
     recipe = to_recipe(tab_state(_state(*PAIR)), desk.library.resolve)
-    found = columns.plan_columns(recipe, columns.Asked((), knockout=True), injection_place(desk))
+    found = columns.plan_columns(recipe, columns.ColumnChoices((), knockout=True), injection_place(desk))
     labels = [column.label for column in found]
     assert labels[0] == "without BASE"
     assert len(labels) == len(set(labels)) > 3

@@ -49,7 +49,7 @@ class Collector:
     """Gathers presets and sentences while a file is read."""
 
     lines: list[ImportLine] = field(default_factory=list)
-    found: dict[tuple[str, str], Preset] = field(default_factory=dict)
+    presets: dict[tuple[str, str], Preset] = field(default_factory=dict)
     places: dict[tuple[str, str], int] = field(default_factory=dict)
 
     def skip(self, number: int, says: str) -> None:
@@ -83,8 +83,8 @@ class Collector:
         earlier = (
             f"It replaces line {self.places[key]}, which has the same name." if key in self.places else ""
         )
-        self.found.pop(key, None)
-        self.found[key], self.places[key] = clean, number
+        self.presets.pop(key, None)
+        self.presets[key], self.places[key] = clean, number
         self.lines.append(
             ImportLine(number, READ, " ".join(filter(None, (_describe(clean), *notes, earlier))))
         )
@@ -160,8 +160,8 @@ def split_name(text: str) -> tuple[str, str]:
     """Return (name, weights) of a line; the tab, or else the last colon, stands between, so names may have
     colons.
     """
-    name, found, values = text.partition("\t")
-    if found and values.strip():
+    name, tab, values = text.partition("\t")
+    if tab and values.strip():
         return name.strip(" \t:"), values.strip()
     name, _, values = text.rpartition(":")
     return name.strip(), values.strip()

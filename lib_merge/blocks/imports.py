@@ -79,7 +79,7 @@ def import_presets(text: str | bytes, filename: str, family: str | None = None) 
     else:
         read_lines(lines, family, out, {"mbw": read_mbw, "inspire": read_inspire}.get(kind, read_lbw))
     return ImportReport(
-        tuple(out.found.values()), tuple(sorted(out.lines, key=lambda line: line.number)), kind
+        tuple(out.presets.values()), tuple(sorted(out.lines, key=lambda line: line.number)), kind
     )
 
 
@@ -206,7 +206,7 @@ _MOST = 1000
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class NeighbourFile:
     """A preset file on this machine.
 
     path   where it is
@@ -219,7 +219,7 @@ class Found:
     title: str
 
 
-def find_preset_files(extension_folders: Sequence[Path]) -> list[Found]:
+def find_preset_files(extension_folders: Sequence[Path]) -> list[NeighbourFile]:
     """Look for other tools' preset files at their usual places.
 
     Args:
@@ -228,7 +228,7 @@ def find_preset_files(extension_folders: Sequence[Path]) -> list[Found]:
     Returns:
         What is there, each file once; folders that cannot be read count as empty.
     """
-    found: dict[Path, Found] = {}
+    files: dict[Path, NeighbourFile] = {}
     for folder in _candidates(extension_folders):
         webui = folder.name.lower() != "extensions" and (folder / "extensions").is_dir()
         for place, kind, title in _PLACES:
@@ -237,10 +237,10 @@ def find_preset_files(extension_folders: Sequence[Path]) -> list[Found]:
             path = folder / place
             try:
                 if path.is_file():
-                    found.setdefault(path.resolve(), Found(path, kind, f"{title} ({folder.name})"))
+                    files.setdefault(path.resolve(), NeighbourFile(path, kind, f"{title} ({folder.name})"))
             except OSError:
                 continue
-    return list(found.values())
+    return list(files.values())
 
 
 def _candidates(folders: Iterable[Path]) -> Iterator[Path]:

@@ -234,10 +234,10 @@ def best(presets: Iterable[Preset], name: str, family: str | None) -> Preset | N
     None.
     """
     key = name_key(name)
-    found = [
+    fitting = [
         item for item in presets if name_key(item.name) == key and (family is None or fits(item, family))
     ]
-    return min(found, key=lambda item: (item.family != family, item.family == ANY), default=None)
+    return min(fitting, key=lambda item: (item.family != family, item.family == ANY), default=None)
 
 
 def with_saved(presets: tuple[Preset, ...], new: Preset) -> tuple[Preset, ...]:

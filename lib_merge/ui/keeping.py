@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-from lib_merge.blocks import Found, ImportLine, Preset, find_preset_files, import_file, import_presets
+from lib_merge.blocks import ImportLine, NeighbourFile, Preset, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.names import check_output_name
@@ -141,7 +141,7 @@ def preset_find(desk: Desk) -> PresetFindReply:
     return PresetFindReply(found=files)
 
 
-def _neighbours(desk: Desk) -> list[Found]:
+def _neighbours(desk: Desk) -> list[NeighbourFile]:
     return list(find_preset_files(desk.host.extension_folders()))
 
 

@@ -45,30 +45,26 @@ def add_axes(desk: Desk) -> None:
             )
         )
 
-    add("method", str, lambda x: lambda r: recipe_edits.with_method(r, x), lambda: list(METHODS))
+    add("method", str, _edit(recipe_edits.with_method), lambda: list(METHODS))
     for name in HANDLES:
-        add(f"ratio {name}", float, lambda x, n=name: lambda r: recipe_edits.with_ratio(r, n, x))
-    for other in HANDLES[1:]:
-        add(
-            f"balance A:{other}",
-            float,
-            lambda x, n=other: lambda r: recipe_edits.with_balance(r, "A", n, x),
-        )
-    add("rank", str, lambda x: lambda r: recipe_edits.with_rank(r, x))
+        add(f"ratio {name}", float, _edit(recipe_edits.with_ratio, name))
+    for name in HANDLES[1:]:
+        add(f"balance A:{name}", float, _edit(recipe_edits.with_balance, "A", name))
+    add("rank", str, _edit(recipe_edits.with_rank))
     for name in HANDLES:
-        add(
-            f"block preset {name}",
-            str,
-            lambda x, n=name: lambda r: recipe_edits.with_blocks(r, n, x, desk.expand),
-            desk.presets.names,
-        )
+        add(f"block preset {name}", str, _blocks(desk, name), lambda: list(desk.presets.names()))
     for name in HANDLES:
-        add(
-            f"text encoder ratio {name}",
-            float,
-            lambda x, n=name: lambda r: recipe_edits.with_te(r, n, x),
-        )
+        add(f"text encoder ratio {name}", float, _edit(recipe_edits.with_te, name))
     add("knob", str, _knob)
+
+
+def _edit(edit: Callable[..., Recipe], *handles: str) -> ToChange:
+    """Return value -> change, where `edit` takes the recipe, the sources' handles and the value."""
+    return lambda x: lambda recipe: edit(recipe, *handles, x)
+
+
+def _blocks(desk: Desk, handle: str) -> ToChange:
+    return lambda x: lambda recipe: recipe_edits.with_blocks(recipe, handle, x, desk.expand)
 
 
 def _plot() -> Any:  # noqa: ANN401

@@ -53,8 +53,9 @@ def _layers() -> None:
 def _forge_loader() -> None:
     """Forge reads a file once per name."""
     load = getattr(sys.modules.get("networks"), "load_lora_state_dict", None)
-    if hasattr(load, "cache_clear"):
-        load.cache_clear()
+    clear = getattr(load, "cache_clear", None)
+    if clear is not None:
+        clear()
 
 
 def _forge_model() -> None:

@@ -33,11 +33,11 @@ class WebuiHost:
         from modules import shared
 
         options = shared.cmd_opts
-        found: list[Any] = []
+        values: list[Any] = []
         for name in ("lora_dir", "lora_dirs", "lyco_dir_backcompat", "lyco_dir"):
             value = getattr(options, name, None)
-            found += value if isinstance(value, (list, tuple)) else [value] if value else []
-        folders = [Path(value) for value in dict.fromkeys(map(str, found))]
+            values += value if isinstance(value, (list, tuple)) else [value] if value else []
+        folders = [Path(value) for value in dict.fromkeys(map(str, values))]
         if not folders:
             from modules import paths
 

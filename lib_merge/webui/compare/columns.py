@@ -43,7 +43,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class ColumnChoices:
     """What the script's controls say; see `plan_columns`."""
 
     columns: Sequence[str] = TICKED
@@ -72,7 +72,7 @@ class Place:
     blocks: Callable[[Path], tuple[Sequence[str], str]]
 
 
-def plan_columns(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
+def plan_columns(recipe: Recipe, asked: ColumnChoices, place: Place) -> list[Column]:
     """Return the columns asked for, in the order no LoRA, sources, stack, merge, variants, strengths, blocks.
 
     Args:
@@ -85,30 +85,30 @@ def plan_columns(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
     Raises:
         RecipeError: something of it is wrong; said before the first picture.
     """
-    found = [Column("no LoRA")] if NONE in asked.columns else []
+    columns = [Column("no LoRA")] if NONE in asked.columns else []
     for choice, strength in ((ALONE, None), (AT_ONE, 1.0), (AT_USUAL, "usual")):
         if choice in asked.columns:
-            found += [_alone(source, strength, place) for source in recipe.sources]
+            columns += [_alone(source, strength, place) for source in recipe.sources]
     for choice, strength, label in ((STACK, None, "stack"), (STACK_USUAL, "usual", "stack, usual strengths")):
         if choice in asked.columns:
             singles = [_alone(source, strength, place) for source in recipe.sources]
             sources = tuple(single.recipe.sources[0] for single in singles if single.recipe is not None)
             parts = tuple(part for single in singles for part in single.parts)
-            found.append(Column(label, "stack", parts, Recipe(sources, family=recipe.family)))
+            columns.append(Column(label, "stack", parts, Recipe(sources, family=recipe.family)))
     if MERGE in asked.columns:
-        found.append(_merge(f"merge: {METHODS[recipe.method].title}", recipe, "merge"))
-    found += _variants(recipe, asked, place)
-    if not found:
+        columns.append(_merge(f"merge: {METHODS[recipe.method].title}", recipe, "merge"))
+    columns += _variants(recipe, asked, place)
+    if not columns:
         message = "choose at least one column."
         raise RecipeError(message)
-    if len(found) > MOST:
-        message = f"{len(found)} columns are too many; {MOST} is the limit."
+    if len(columns) > MOST:
+        message = f"{len(columns)} columns are too many; {MOST} is the limit."
         raise RecipeError(message)
-    for column in found:
+    for column in columns:
         for part in column.parts:
             if part.recipe is not None:
                 part.recipe.check()
-    return found
+    return columns
 
 
 def _merge(label: str, recipe: Recipe, kind: str = "variant", strength: float = 1.0) -> Column:
@@ -125,45 +125,47 @@ def _alone(source: Source, strength: float | str | None, place: Place) -> Column
 
 def _part(source: Source, recipe: Recipe, place: Place) -> Part:
     """Return the source's own tag where a tag can say all of it, else the source baked live."""
-    simple = source.path is not None and not source.blocks and not source.elements
-    if simple and not isinstance(source.te_ratio, tuple):
-        name = place.tag(source.path)  # type: ignore[arg-type]
+    simple = not source.blocks and not source.elements and not isinstance(source.te_ratio, tuple)
+    if source.path is not None and simple:
+        name = place.tag(source.path)
         if name:
             te = "" if source.te_ratio is None else f"{source.te_ratio:g}:"
             return Part(tag=f"<lora:{name}:{te}{source.ratio:g}>", bytes=source.size)
     return Part(recipe=recipe)
 
 
-def _variants(recipe: Recipe, asked: Asked, place: Place) -> list[Column]:
-    found = [
-        _merge(METHODS[name].title, _said(f"{METHODS[name].title}", recipe_edits.with_method, recipe, name))
-        for name in _known(asked.methods)
+def _variants(recipe: Recipe, asked: ColumnChoices, place: Place) -> list[Column]:
+    columns = [
+        _merge(METHODS[name].title, _checked(METHODS[name].title, recipe_edits.with_method, recipe, name))
+        for name in _method_names(asked.methods)
     ]
-    found += [
+    columns += [
         _merge(f"ratios {text}", recipe_edits.with_ratios(recipe, text)) for text in words(asked.ratios)
     ]
-    found += [_merge(_rank_label(text), recipe_edits.with_rank(recipe, text)) for text in words(asked.ranks)]
-    found += [_merge(text, _presets(recipe, text, place)) for text in words(asked.presets)]
-    found += _knobs(recipe, asked.knob)
+    columns += [
+        _merge(_rank_label(text), recipe_edits.with_rank(recipe, text)) for text in words(asked.ranks)
+    ]
+    columns += [_merge(text, _presets(recipe, text, place)) for text in words(asked.presets)]
+    columns += _knobs(recipe, asked.knob)
     for text in words(asked.strengths):
         strength = recipe_edits.number(text)
         if strength != 1 or MERGE not in asked.columns:
-            found.append(_merge(f"merge × {strength:g}", recipe, strength=strength))
+            columns.append(_merge(f"merge × {strength:g}", recipe, strength=strength))
     if asked.knockout:
-        found += _knockouts(recipe, place)
-    return found
+        columns += _knockouts(recipe, place)
+    return columns
 
 
-def _known(names: Sequence[str]) -> list[str]:
-    chosen = [name.strip() for name in names if name.strip()]
-    for name in chosen:
+def _method_names(names: Sequence[str]) -> list[str]:
+    given = [name.strip() for name in names if name.strip()]
+    for name in given:
         if name not in METHODS:
             message = f"there is no merge method {name!r}."
             raise RecipeError(message)
-    return chosen
+    return given
 
 
-def _said(what: str, work: Callable[..., Recipe], *given: Any) -> Recipe:  # noqa: ANN401
+def _checked(what: str, work: Callable[..., Recipe], *given: Any) -> Recipe:  # noqa: ANN401
     """Do it and check it, so that a refusal names the column."""
     try:
         changed = work(*given)

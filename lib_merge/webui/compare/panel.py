@@ -109,17 +109,17 @@ def asked(given: Any) -> dict[str, Any]:  # noqa: ANN401
         RecipeError: it is no such object, or has a name that the script does not know.
     """
     try:
-        found = json.loads(given) if isinstance(given, str) and given.strip() else given or {}
+        fields = json.loads(given) if isinstance(given, str) and given.strip() else given or {}
     except (ValueError, RecursionError):
-        found = None
-    if not isinstance(found, Mapping):
+        fields = None
+    if not isinstance(fields, Mapping):
         message = f"the comparison wants one JSON object with some of {', '.join(NAMES)}."
         raise RecipeError(message)
-    unknown = [str(name)[:40] for name in found if name not in NAMES]
+    unknown = [str(name)[:40] for name in fields if name not in NAMES]
     if unknown:
         message = f"the comparison knows no {', '.join(unknown[:5])}; it knows {', '.join(NAMES)}."
         raise RecipeError(message)
-    return dict(found)
+    return dict(fields)
 
 
 def estimate(desk: Desk, given: Mapping[str, Any], setup: str) -> str:

@@ -61,10 +61,10 @@ def figures(grid: Grid) -> list[dict[str, Any]]:
         bytes.
     """
     others = [index for index, column in enumerate(grid.columns) if column.kind in ("stack", "source")]
-    found = []
+    result = []
     for index, column in enumerate(grid.columns):
         cells = [row[index] for row in grid.cells if len(row) > index and whole(row[index])]
-        found.append(
+        result.append(
             {
                 "column": column.label,
                 "kind": column.kind,
@@ -77,7 +77,7 @@ def figures(grid: Grid) -> list[dict[str, Any]]:
                 "bytes": grid.sizes[index] if index < len(grid.sizes) else 0,
             }
         )
-    return found
+    return result
 
 
 def whole(cell: Cell) -> bool:
@@ -177,19 +177,20 @@ def draw_maps(grid: Grid, width: int, height: int) -> Any:  # noqa: ANN401
     if stack is None:
         return None
     chosen = [index for index, column in enumerate(grid.columns) if column.kind in ("merge", "variant")]
-    found: dict[tuple[int, int], np.ndarray] = {}
+    differences: dict[tuple[int, int], np.ndarray] = {}
     for number, row in enumerate(grid.cells):
         for index in chosen:
             if len(row) > max(index, stack) and whole(row[index]) and whole(row[stack]):
                 one, two = pixels(row[index].image), pixels(row[stack].image)
                 if one.shape == two.shape:
-                    found[number, index] = np.abs(one - two)
-    if not found:
+                    differences[number, index] = np.abs(one - two)
+    if not differences:
         return None
-    top = max(float(np.quantile(values, 0.995)) for values in found.values())
+    top = max(float(np.quantile(values, 0.995)) for values in differences.values())
     factor = 255.0 / max(top, 1.0)
     rows = [
-        [_map(found.get((number, index)), factor) for index in chosen] for number in range(len(grid.cells))
+        [_map(differences.get((number, index)), factor) for index in chosen]
+        for number in range(len(grid.cells))
     ]
     labels = [f"|{grid.columns[index].label} − stack| × {factor:.3g}" for index in chosen]
     return _sheet(grid, rows, width, height, labels)

@@ -75,7 +75,7 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
         raise RecipeError(message)
     trigger = ", ".join(_triggers(recipe)) if any("{trigger}" in text for text in texts) else ""
     texts = [re.sub(r"^[\s,]+|[\s,]+$", "", text.replace("{trigger}", trigger)) for text in texts]
-    found = []
+    rows = []
     for text, one, sampler, cfg, size in itertools.product(texts, seeds, samplers, cfgs, sizes):
         parts = [
             text[:60],
@@ -84,8 +84,8 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
             "" if cfg is None else f"CFG {cfg:g}",
         ]
         parts.append("" if size is None else f"{size[0]}×{size[1]}")
-        found.append(Row(" · ".join(part for part in parts if part), text, one, sampler, cfg, size))
-    return found
+        rows.append(Row(" · ".join(part for part in parts if part), text, one, sampler, cfg, size))
+    return rows
 
 
 def _seed(word: str) -> int:
@@ -105,9 +105,9 @@ def _size(word: str) -> tuple[int, int]:
 
 
 def _triggers(recipe: Recipe) -> list[str]:
-    found: list[tuple[Source, Mapping[str, str]]] = []
+    headers: list[tuple[Source, Mapping[str, str]]] = []
     for source in recipe.leaves():
         if source.path is not None:
             with open_lora(source.path) as file:
-                found.append((source, file.metadata))
-    return trigger_words(found)
+                headers.append((source, file.metadata))
+    return trigger_words(headers)

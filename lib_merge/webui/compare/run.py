@@ -15,9 +15,10 @@ from typing import Any
 from lib_merge import metadata
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import Recipe
+from lib_merge.ui.desk import Desk
 from lib_merge.webui import checkpoint
 from lib_merge.webui.compare import pictures
-from lib_merge.webui.compare.columns import TICKED, Asked, Column, Place, plan_columns
+from lib_merge.webui.compare.columns import TICKED, Column, ColumnChoices, Place, plan_columns
 from lib_merge.webui.compare.pictures import Cell, Grid, figures, table
 from lib_merge.webui.compare.rows import Lines, Row, plan_rows
 from lib_merge.webui.live import prompts
@@ -31,10 +32,10 @@ MOST_PICTURES = 2000
 COLUMN_KEY = "Merge column"
 
 
-def asked_columns(given: Mapping[str, Any]) -> Asked:
+def asked_columns(given: Mapping[str, Any]) -> ColumnChoices:
     """Return what the script's controls say of columns."""
     texts = {name: str(given.get(name) or "") for name in ("ratios", "ranks", "presets", "knob", "strengths")}
-    return Asked(
+    return ColumnChoices(
         columns=list(given.get("columns", TICKED) or ()),
         methods=_names(given.get("methods")),
         knockout=bool(given.get("knockout")),
@@ -53,7 +54,7 @@ def _names(value: Any) -> Sequence[str]:  # noqa: ANN401
     return value.split(",") if isinstance(value, str) else [str(name) for name in value or ()]
 
 
-def place_of(desk: Any) -> Place:  # noqa: ANN401
+def place_of(desk: Desk) -> Place:
     """Return what columns need to know of this WebUI."""
     if not desk.library.items():
         desk.library.refresh(wait=True)  # nobody has opened the tab since the start
@@ -76,7 +77,7 @@ def place_of(desk: Any) -> Place:  # noqa: ANN401
     return Place(usual, tag, desk.expand, blocks)
 
 
-def recipe_of(desk: Any, name: str, setup: str) -> Recipe:  # noqa: ANN401
+def recipe_of(desk: Desk, name: str, setup: str) -> Recipe:
     """Return the merge to compare: a recipe by name, or what is set up in the Merge tab.
 
     Raises:
@@ -87,7 +88,7 @@ def recipe_of(desk: Any, name: str, setup: str) -> Recipe:  # noqa: ANN401
     return prompts.tab_recipe(desk, setup)
 
 
-def run_comparison(p: Any, desk: Any, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
+def run_comparison(p: Any, desk: Desk, given: Mapping[str, Any]) -> Any:  # noqa: ANN401
     """Make the pictures and the grid; returns the WebUI's `Processed`.
 
     Args:
@@ -119,7 +120,7 @@ def run_comparison(p: Any, desk: Any, given: Mapping[str, Any]) -> Any:  # noqa:
     return _finish(p, desk, recipe, grid, maps=bool(given.get("maps")))
 
 
-def _merges(desk: Any, live: Any, columns: Sequence[Column]) -> list[int]:  # noqa: ANN401
+def _merges(desk: Desk, live: Any, columns: Sequence[Column]) -> list[int]:  # noqa: ANN401
     """Make every live merge before the first picture, so that what is wrong is said then; return bytes per
     column.
     """
@@ -174,14 +175,14 @@ def _picture(p: Any, row: Row, column: Column) -> Cell:  # noqa: ANN401
     except Exception as error:  # one broken cell must not cost the others
         return Cell(error=f"{type(error).__name__}: {error}")
     plan = getattr(one, "lora_merge_plan", None)
-    error = "interrupted" if shared.state.interrupted else plan.error if plan else ""
+    problem = "interrupted" if shared.state.interrupted else plan.error if plan else ""
     if not done.images:
-        return Cell(error=error or "no picture was made")
+        return Cell(error=problem or "no picture was made")
     text = done.infotexts[0] if done.infotexts else ""
-    return Cell(done.images[0], text, time.perf_counter() - begun, plan.activated if plan else 0.0, error)
+    return Cell(done.images[0], text, time.perf_counter() - begun, plan.activated if plan else 0.0, problem)
 
 
-def _finish(p: Any, desk: Any, recipe: Recipe, grid: Grid, *, maps: bool) -> Any:  # noqa: ANN401
+def _finish(p: Any, desk: Desk, recipe: Recipe, grid: Grid, *, maps: bool) -> Any:  # noqa: ANN401
     """Draw and save the grid, keep it for the verdict, and hand all pictures back with the table of
     figures.
     """

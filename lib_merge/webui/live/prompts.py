@@ -24,6 +24,7 @@ from typing import Any
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.recipe import Recipe
+from lib_merge.ui.desk import Desk
 from lib_merge.ui.state import tab_state, to_recipe
 from lib_merge.webui import checkpoint
 from lib_merge.webui.live.merges import Live, LiveMerges
@@ -70,7 +71,7 @@ class Plan:
         return self.added[min(batch, len(self.added) - 1)] if self.added else []
 
 
-def live_of(desk: Any) -> LiveMerges:  # noqa: ANN401
+def live_of(desk: Desk) -> LiveMerges:
     """Return the live merges of this process; made at the WebUI's start, so that leftovers go."""
     key = str(desk.host.data_folder())
     if key not in _live:
@@ -87,23 +88,23 @@ def setup_of(p: Any) -> str:  # noqa: ANN401
     return ""
 
 
-def tab_recipe(desk: Any, text: str) -> Recipe:  # noqa: ANN401
+def tab_recipe(desk: Desk, text: str) -> Recipe:
     """Return the recipe that is set up in the Merge tab.
 
     Raises:
         MergeError: nothing is, or it cannot be merged.
     """
     try:
-        found = json.loads(text) if text.strip() else None
+        state = json.loads(text) if text.strip() else None
     except ValueError:
-        found = None
-    if not isinstance(found, dict):
+        state = None
+    if not isinstance(state, dict):
         message = "set up a merge in the Merge tab first, or name a saved recipe."
         raise RecipeError(message)
-    return to_recipe(tab_state(found), desk.library.resolve)
+    return to_recipe(tab_state(state), desk.library.resolve)
 
 
-def prepare(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
+def prepare(p: Any, desk: Desk, setup: str) -> None:  # noqa: ANN401
     """Merge what this generation needs and leave the plan on `p`; says in a comment why it cannot.
 
     Args:
@@ -125,7 +126,7 @@ def prepare(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
         _comment(p, plan.error)
 
 
-def _merge(p: Any, desk: Any, setup: str, plan: Plan, names: Sequence[str]) -> None:  # noqa: ANN401
+def _merge(p: Any, desk: Desk, setup: str, plan: Plan, names: Sequence[str]) -> None:  # noqa: ANN401
     live, device = live_of(desk), desk.host.device()
     recipes = {name: desk.recipe_named(name) for name in names}
     changed: Sequence[Change] = getattr(p, "lora_merge_changes", ())
@@ -173,7 +174,7 @@ def _tag(part: Part, make: Callable[[Recipe], Live]) -> str:
     return part.tag if part.recipe is None else f"<lora:{make(part.recipe).name}:{part.strength:g}>"
 
 
-def before_batch(p: Any, desk: Any, batch: int, prompts: list[str]) -> None:  # noqa: ANN401
+def before_batch(p: Any, desk: Desk, batch: int, prompts: list[str]) -> None:  # noqa: ANN401
     """Turn the prompts of a batch, in place, into what the WebUI's own LoRA loader understands.
 
     An empty list of prompts is how a WebUI is told to make no picture; a merge that cannot be made makes
@@ -192,7 +193,7 @@ def before_batch(p: Any, desk: Any, batch: int, prompts: list[str]) -> None:  # 
     plan.begun = time.perf_counter()
 
 
-def after_activation(p: Any, desk: Any, batch: int) -> None:  # noqa: ANN401
+def after_activation(p: Any, desk: Desk, batch: int) -> None:  # noqa: ANN401
     """Do the same for the prompts of Hires fix, which the WebUI has parsed by now; note what loading took."""
     plan: Plan | None = getattr(p, "lora_merge_plan", None)
     if plan is None or plan.error:
@@ -234,11 +235,11 @@ _TAG = re.compile(r"<merge:([^<>:]+)((?::[^<>:]*)*)>")
 
 def names_in(texts: Iterable[str]) -> list[str]:
     """Return the recipes that prompts name, each once, in order."""
-    found: dict[str, None] = {}
+    names: dict[str, None] = {}
     for text in texts:
         for match in _TAG.finditer(text):
-            found[match[1].strip()] = None
-    return list(found)
+            names[match[1].strip()] = None
+    return list(names)
 
 
 def as_lora_tags(text: str, live: Mapping[str, str]) -> str:
@@ -253,5 +254,5 @@ def as_lora_tags(text: str, live: Mapping[str, str]) -> str:
 
 
 def _lora(name: str, rest: str, live: Mapping[str, str]) -> str:
-    found = live.get(name.strip())
-    return f"<lora:{found}{rest or ':1'}>" if found else ""
+    merged = live.get(name.strip())
+    return f"<lora:{merged}{rest or ':1'}>" if merged else ""

@@ -13,7 +13,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge.errors import MergeError
-from lib_merge.webui.compare.columns import MERGE, STACK, Asked, plan_columns
+from lib_merge.ui.desk import Desk
+from lib_merge.webui.compare.columns import MERGE, STACK, ColumnChoices, plan_columns
 from lib_merge.webui.compare.run import PACE, place_of
 from lib_merge.webui.desk import desk_of
 from lib_merge.webui.live import prompts
@@ -79,7 +80,7 @@ def _hidden(gr: Any, name: str, label: str) -> Any:  # noqa: ANN401
     return field
 
 
-def preview(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
+def preview(p: Any, desk: Desk, setup: str) -> None:  # noqa: ANN401
     """Turn a generation that the tab's Preview button started into two pictures of one seed: stack and merge.
 
     Args:
@@ -98,7 +99,7 @@ def preview(p: Any, desk: Any, setup: str) -> None:  # noqa: ANN401
     p.lora_merge_preview = True
     try:
         recipe = prompts.tab_recipe(desk, setup)
-        columns = plan_columns(recipe, Asked((STACK, MERGE)), place_of(desk))
+        columns = plan_columns(recipe, ColumnChoices((STACK, MERGE)), place_of(desk))
     except MergeError as error:
         p.lora_merge_changes = (_refusing(error),)
         return
