@@ -14,29 +14,11 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge.errors import FileFormatError, OutputError
+from lib_merge.families import family_of
 from lib_merge.files import store
 from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
-_BASE_VERSION = {
-    "SD1": "sd_v1",
-    "SD2": "sd_v2",
-    "SDXL": "sdxl_base_v1-0",
-    "SD3": "sd3m",
-    "Flux": "flux1",
-    "Chroma": "chroma",
-}
-_ARCHITECTURE = {
-    "SD1": "stable-diffusion-v1/lora",
-    "SD2": "stable-diffusion-v2-768-v/lora",
-    "SDXL": "stable-diffusion-xl-v1-base/lora",
-    "SD3": "stable-diffusion-3-m/lora",
-    "Flux": "flux-1-dev/lora",
-    "Chroma": "chroma/lora",
-}
-_SIDE_VERSION = {"SD1": "SD1", "SD2": "SD2", "SDXL": "SDXL", "Flux": "Flux"}
-_SAI = "https://github.com/Stability-AI/generative-models"
-_BFL = "https://github.com/black-forest-labs/flux"
 WRITTEN_KEY = "written by merge"
 MAX_TAGS = 4 << 20
 MAX_TRIGGER = 4000
@@ -73,19 +55,20 @@ def build(
         sources: every leaf with its file's metadata.
         ranks: ranks of the saved modules.
     """
+    known = family_of(family)
     rank = str(max(ranks)) if ranks and len(set(ranks)) == 1 else "Dynamic"
     found = {
         "ss_output_name": title,
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
         "ss_network_alpha": rank,
-        "ss_base_model_version": _BASE_VERSION.get(family, family.lower()),
-        "ss_v2": str(family == "SD2"),
+        "ss_base_model_version": known.base_version,
+        "ss_v2": str(known.v2),
         "ss_training_comment": describe_recipe(recipe),
         "modelspec.sai_model_spec": "1.0.1",
         "modelspec.title": title,
-        "modelspec.architecture": _ARCHITECTURE.get(family, f"{family.lower()}/lora"),
-        "modelspec.implementation": _BFL if family in ("Flux", "Chroma") else _SAI,
+        "modelspec.architecture": known.architecture,
+        "modelspec.implementation": known.implementation,
         "modelspec.merged_from": ", ".join(source.label for source, _ in sources),
         "format": "pt",
         RECIPE_KEY: recipe.dumps(),
@@ -218,7 +201,7 @@ def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str]
             negatives.append(str(text))
     ours = {
         "description": describe_recipe(recipe),
-        "sd version": _SIDE_VERSION.get(family, "Unknown"),
+        "sd version": family_of(family).card_version,
         "activation text": ", ".join(words)[:MAX_TRIGGER],
         "preferred weight": 1.0,
         "negative text": ", ".join(negatives)[:MAX_TRIGGER],

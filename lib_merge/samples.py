@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from lib_merge.families import family_of
 from lib_merge.files.writer import write_safetensors
 
 Row = Sequence[object]  # name, "lin" or "conv", out, in, kernel
@@ -166,7 +167,7 @@ def write_samples(folder: Path) -> list[Path]:
             "ss_network_module": "networks.lora",
             "ss_network_dim": str(sample.rank),
             "ss_network_alpha": str(sample.rank / 2),
-            "ss_base_model_version": "sd_v1",
+            "ss_base_model_version": family_of("SD1").base_version,
             "ss_v2": "False",
             "ss_training_comment": "synthetic sample, not trained",
             "ss_tag_frequency": json.dumps(sample.tags),

@@ -11,12 +11,11 @@ import torch
 
 from lib_merge import open_lora
 from lib_merge.adapters.cloneofsimo import cloneofsimo_text_order, cloneofsimo_unet_order
-from lib_merge.adapters.styles import RawModule, parse_keys
+from lib_merge.adapters.source import guess_family
+from lib_merge.adapters.styles import parse_keys
 from lib_merge.errors import MergeError, ModuleError, RecipeError
-from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS, block_of, encoder_of, expand_block_list
-from lib_merge.families.detect import detect_family
-from lib_merge.families.placement import place, split_of
-from lib_merge.families.unet_names import to_diffusers, to_sgm
+from lib_merge.families import FAMILIES, block_of, encoder_of, expand_block_list, family_of
+from lib_merge.families.unet import to_diffusers, to_sgm
 from lib_merge.files.header import TensorInfo
 from lib_merge.samples import sd15_modules
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write
@@ -37,9 +36,11 @@ def _read(keys, name):
 
 def _placed(keys, name, family):
     tensors = _read(keys, name)
-    return {
-        place(raw, family).name: place(raw, family) for raw in parse_keys(tensors, {}, None, name).modules
-    }
+    placed = [
+        family_of(family).place(raw.component, raw.path)
+        for raw in parse_keys(tensors, {}, None, name).modules
+    ]
+    return {placement.name: placement for placement in placed}
 
 
 @pytest.mark.parametrize("name", LISTS)
@@ -47,8 +48,8 @@ def test_a_real_key_list_is_understood_whole_and_its_family_told(name, keys):
     tensors = _read(keys, name)
     parsed = parse_keys(tensors, {}, None, name)
     assert parsed.unknown == ()
-    assert detect_family(parsed, tensors).candidates == (LISTS[name],)
-    placed = [place(raw, LISTS[name]) for raw in parsed.modules]
+    assert guess_family(parsed, tensors).candidates == (LISTS[name],)
+    placed = [family_of(LISTS[name]).place(raw.component, raw.path) for raw in parsed.modules]
     assert len({p.name for p in placed}) == len(placed)
     claimed = sum(len(raw.roles) for raw in parsed.modules)
     assert claimed == len([key for key in tensors if not key.startswith("metadata_key")])
@@ -56,7 +57,7 @@ def test_a_real_key_list_is_understood_whole_and_its_family_told(name, keys):
 
 def test_a_file_that_shapes_cannot_tell_is_left_open(keys):
     tensors = _read(keys, "qwen_image_lora_diffusers")
-    assert detect_family(parse_keys(tensors, {}, None, "q"), tensors).candidates == ("Flux", "Qwen-Image")
+    assert guess_family(parse_keys(tensors, {}, None, "q"), tensors).candidates == ("Flux", "Qwen-Image")
 
 
 @pytest.mark.parametrize("name", ["kohya_sd15_r128", "kohya_sdxl_r32", "flux_lora_kohya", "krea2_lora_kohya"])
@@ -75,7 +76,7 @@ def test_every_spelling_of_flux_meets(keys):
                 or "_final_layer_" in placed.name
                 or "_in" in placed.name
             )
-    pieces = {piece for fused in kohya for piece, _ in split_of(fused, "Flux") or ()}
+    pieces = {piece for fused in kohya for piece, _ in family_of("Flux").split(fused) or ()}
     split = {p.name for p in _placed(keys, "flux_lora_diffusers", "Flux").values() if p.fused}
     assert split == pieces
 
@@ -84,7 +85,7 @@ def test_the_pieces_of_a_fused_module_cover_its_rows_once(keys):
     table = json.loads((keys / "modules.json").read_text())["flux"]
     checked = 0
     for name, _, out, _, _ in table:
-        pieces = split_of(name, "Flux")
+        pieces = family_of("Flux").split(name)
         if pieces:
             rows = sorted(rows for _, rows in pieces)
             assert rows[0][0] == 0
@@ -142,12 +143,13 @@ TABLE = {
 @pytest.mark.parametrize("family", TABLE)
 def test_modules_lie_in_the_blocks_the_tables_say(family):
     assert {name: block_of(name, family) for name in TABLE[family]} == TABLE[family]
-    assert [encoder_of(name, family) for name in ("lora_unet_x", "lora_te_x", "lora_te2_x")] == [0, 1, 2]
+    assert [encoder_of(name) for name in ("lora_unet_x", "lora_te_x", "lora_te2_x")] == [0, 1, 2]
 
 
 def test_block_lists_are_read_in_their_own_order():
-    for count, order in BLOCK_ORDERS.items():
-        assert len(order) == count
+    assert [[len(listed) for listed in family.lists] for family in FAMILIES.values()][:6] == [
+        [17, 26], [17, 26], [12, 20], [], [61], [61],
+    ]  # fmt: skip
     weights, unnamed = expand_block_list([index / 10 for index in range(17)], "SD1")
     assert weights["BASE"] == 0.0
     assert weights["IN04"] == 0.3
@@ -157,7 +159,7 @@ def test_block_lists_are_read_in_their_own_order():
     assert weights["OTHER"] == 1.0
     assert "OUT02" in unnamed
     assert expand_block_list([1.0] * 61, "Flux")[1] == []
-    assert len(BLOCKS["Flux"]) == 62
+    assert len(family_of("Flux").blocks) == 62
     with pytest.raises(RecipeError, match="which takes 12 or 20"):
         expand_block_list([1.0] * 17, "SDXL")
 
@@ -183,8 +185,8 @@ def test_a_thousand_modules_are_placed_in_a_blink(keys):
     start = time.perf_counter()
     for _ in range(3):
         parsed = parse_keys(tensors, {}, None, "x")
-        [place(raw, "SDXL") for raw in parsed.modules]
-        detect_family(parsed, tensors)
+        [family_of("SDXL").place(raw.component, raw.path) for raw in parsed.modules]
+        guess_family(parsed, tensors)
     assert time.perf_counter() - start < 3  # generous: it takes a tenth of that
 
 
@@ -201,8 +203,11 @@ def test_random_keys_never_break_the_parser():
         }
         try:
             parsed = parse_keys(tensors, {}, None, "x")
-            family = detect_family(parsed, tensors).candidates[0]
-            [block_of(place(raw, family).name, family) for raw in parsed.modules]
+            family = guess_family(parsed, tensors).candidates[0]
+            [
+                block_of(family_of(family).place(raw.component, raw.path).name, family)
+                for raw in parsed.modules
+            ]
         except MergeError as error:
             assert str(error)
 
@@ -270,7 +275,7 @@ def test_krea2_spellings_meet():
         "time_mod_proj": "tproj_1", "text_fusion_layerwise_blocks_0_attn_to_k": "txtfusion_layerwise_blocks_0_attn_wk",
     }  # fmt: skip
     for diffusers, native in pairs.items():
-        assert place(RawModule("unet", diffusers, {}), "Krea2").name == f"lora_unet_{native}"
+        assert family_of("Krea2").place("unet", diffusers).name == f"lora_unet_{native}"
 
 
 def test_cloneofsimo_positions():

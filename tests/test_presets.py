@@ -10,8 +10,7 @@ from lib_merge.blocks import Preset, PresetStore, complement, find_preset, prese
 from lib_merge.blocks.notation import draw_weight, parse_weight
 from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import RecipeError
-from lib_merge.families.blocks import BLOCKS
-from lib_merge.families.detect import FAMILIES
+from lib_merge.families import FAMILIES, family_of
 
 ONES17 = (1.0,) * 17
 FACE = Preset("Face", "SD1", tuple(float(place % 2) for place in range(17)))
@@ -34,7 +33,7 @@ def test_every_shipped_preset_resolves_for_its_family(family):
     for name in names:
         assert preset_hint(name).endswith(".")
         weights, _ = _resolve(name.lower(), family)
-        assert set(weights) <= {*BLOCKS.get(family, ("BASE", "B00")), "OTHER"}
+        assert set(weights) <= {*(family_of(family).blocks or ("BASE", "B00")), "OTHER"}
         assert all(0.0 <= value <= 1.0 for value in weights.values())
 
 
@@ -46,7 +45,7 @@ def test_classic_presets_mean_what_they_are_called():
         ins, ind, inall, outs, outd, outall = (
             _resolve(name, family)[0] for name in ("INS", "IND", "INALL", "OUTS", "OUTD", "OUTALL")
         )
-        for block in BLOCKS[family]:
+        for block in family_of(family).blocks:
             if block.startswith("IN"):
                 assert ins[block] + ind[block] == inall[block]
                 assert outall[block] == 0
@@ -54,16 +53,16 @@ def test_classic_presets_mean_what_they_are_called():
                 assert outs[block] + outd[block] == outall[block]
                 assert inall[block] == 0
         assert inall["BASE"] == outall["BASE"] == 1
-    assert find_preset("outd", "SD1", BLOCKS["SD1"]) == [1.0, *[0.0] * 7, *[1.0] * 4, *[0.0] * 5]
-    assert find_preset("OUTALL", "SDXL", BLOCKS["SDXL"]) == [1.0, *[0.0] * 5, *[1.0] * 6]
-    assert find_preset("OUTALL", "Flux", BLOCKS["Flux"]) is None
+    assert find_preset("outd", "SD1", family_of("SD1").blocks) == [1.0, *[0.0] * 7, *[1.0] * 4, *[0.0] * 5]
+    assert find_preset("OUTALL", "SDXL", family_of("SDXL").blocks) == [1.0, *[0.0] * 5, *[1.0] * 6]
+    assert find_preset("OUTALL", "Flux", family_of("Flux").blocks) is None
 
 
 def test_pairs():
     for family in ("SD1", "SDXL"):
         style, character = (_resolve(name, family)[0] for name in ("STYLE", "CHARACTER"))
-        assert all(style[b] > character[b] for b in BLOCKS[family] if b.startswith("OUT"))
-        assert all(style[b] < character[b] for b in BLOCKS[family] if b.startswith("IN"))
+        assert all(style[b] > character[b] for b in family_of(family).blocks if b.startswith("OUT"))
+        assert all(style[b] < character[b] for b in family_of(family).blocks if b.startswith("IN"))
         out, into = (_resolve(name, family)[0] for name in ("STYLE-OUT", "CHARACTER-IN"))
         assert complement(out) == {**into, "OTHER": 1.0}
     double, single = (_resolve(name, "Flux")[0] for name in ("DOUBLE", "SINGLE"))

@@ -20,8 +20,7 @@ from hypothesis import strategies as st
 from lib_merge.blocks import ANY, Preset, PresetStore
 from lib_merge.blocks import store as presets
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
-from lib_merge.families.blocks import BLOCKS
-from lib_merge.families.detect import FAMILIES
+from lib_merge.families import FAMILIES, family_of
 from lib_merge.files import store as files
 from lib_merge.files.store import held
 
@@ -97,7 +96,7 @@ def test_a_store_never_outgrows_what_it_reads(store, monkeypatch):
     monkeypatch.setattr(presets, "MAX_BYTES", 600)
     store.save(FACE)
     with pytest.raises(OutputError, match="delete some presets"):
-        store.save(Preset("B", "SDXL", dict.fromkeys(BLOCKS["SDXL"], 0.123456)))
+        store.save(Preset("B", "SDXL", dict.fromkeys(family_of("SDXL").blocks, 0.123456)))
     assert store.names() == ("Face",)
 
 

@@ -13,8 +13,7 @@ from hypothesis import strategies as st
 from lib_merge.blocks import ANY, Preset, PresetStore, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FileFormatError, MergeError, RecipeError
-from lib_merge.families.blocks import BLOCKS, expand_block_list
-from lib_merge.families.detect import FAMILIES
+from lib_merge.families import FAMILIES, expand_block_list, family_of
 from lib_merge.recipe import ElementRule
 
 ONES17 = (1.0,) * 17
@@ -154,7 +153,7 @@ def test_elempresets():
     assert "no name" in lines[21].says
     for preset in found.values():
         family = "SD1" if preset.family == ANY else preset.family
-        ElementMatcher(preset.elements, BLOCKS[family], "a")
+        ElementMatcher(preset.elements, family_of(family).blocks, "a")
 
 
 def test_inspire_presets():
@@ -337,7 +336,7 @@ def _hold(report):
             if preset.family == family:
                 weights = preset.weights if isinstance(preset.weights, tuple) else dict(preset.weights)
                 resolve_blocks(weights, family, ("BASE",), random.Random(0), "a")
-                ElementMatcher(preset.elements, BLOCKS[family], "a")
+                ElementMatcher(preset.elements, family_of(family).blocks, "a")
 
 
 @given(text=st.one_of(st.lists(PIECES, max_size=30).map("".join), st.text(max_size=200)), name=FILES, family=st.sampled_from([None, "SD2", "SDXL", "Chroma", "Wan", ANY]))  # fmt: skip

@@ -12,7 +12,7 @@ import pytest
 from lib_merge.blocks import ANY, Preset, PresetStore, find_preset
 from lib_merge.blocks.weights import ElementMatcher, parse_elements, resolve_blocks
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.families.blocks import BLOCKS
+from lib_merge.families import family_of
 from lib_merge.files import store as files
 from lib_merge.recipe import ElementRule
 
@@ -105,7 +105,7 @@ def test_saving_again_replaces_unless_told_not_to(store):
 def test_hostile_names_are_kept_as_they_are(store, name):
     store.save(Preset(name, "SD1", FACE.weights))
     assert PresetStore(store.path).get(name.upper().lower() if name.isascii() else name).name == name
-    assert find_preset(name, "SD1", BLOCKS["SD1"], store) == list(FACE.weights)
+    assert find_preset(name, "SD1", family_of("SD1").blocks, store) == list(FACE.weights)
     assert _resolve(name, store=store)[0]["IN01"] == 1.0
     store.rename(name, "tame")
     store.rename("tame", name)
@@ -188,7 +188,7 @@ def test_element_rules_are_kept_and_said(store):
     assert store.get("attn", "SDXL").elements == rules
     assert store.get("attn", "Flux") is None
     assert store.get("attn", "Wan").elements == rules
-    ElementMatcher(store.get("attn", "SD1").elements, BLOCKS["SD1"], "a")
+    ElementMatcher(store.get("attn", "SD1").elements, family_of("SD1").blocks, "a")
     weights, notes = _resolve("attn", store=store)
     assert weights == {}
     assert "element rules of the preset Attn" in notes[0]
@@ -306,7 +306,7 @@ def test_names_taken_by_hand_are_numbered_not_lost(store):
     store.path.write_text(json.dumps(data), "utf-8")
     assert store.names() == ("Outall 2", "Face", "FACE 2", "Face 3")
     assert len(store.take_warnings()) == 3
-    assert find_preset("OUTALL", "SD1", BLOCKS["SD1"], store)[1] == 0.0
+    assert find_preset("OUTALL", "SD1", family_of("SD1").blocks, store)[1] == 0.0
 
 
 def test_a_newer_file_is_left_alone(store):

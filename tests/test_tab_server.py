@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 
 from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
-from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.families import block_of, family_of
 from lib_merge.kept.history import History, differences
 from lib_merge.library.library import Library
 from lib_merge.ui import catalog
@@ -270,8 +270,6 @@ def test_blocks_groups_and_encoders_reach_the_file(desk, host):
     done = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))
     assert done["state"] == "done", done
     a, b = dense_of(host.folder / "a.safetensors"), dense_of(host.folder / "sub" / "b.safetensors")
-    from lib_merge.families.blocks import block_of
-
     wanted = {}
     for n in a:
         wa = 0.0 if block_of(n, "SD1") == "IN01" else 1.0
@@ -479,8 +477,8 @@ def test_tags_come_back(sources):
 @pytest.mark.parametrize("all_blocks", [True, False])
 def test_block_weights_of_a_tag_come_back(family, all_blocks):
     """Whatever block is set, of a file that has all blocks and of one that has only the usual ones."""
-    order = BLOCK_ORDERS[{"SD1": 17, "SDXL": 12, "Flux": 61}[family]]
-    present = BLOCKS[family] if all_blocks else order
+    order = family_of(family).lists[0].blocks
+    present = family_of(family).blocks if all_blocks else order
     for block in present:
         if block == "OTHER":
             continue
@@ -495,7 +493,7 @@ def test_block_weights_of_a_tag_come_back(family, all_blocks):
 
 
 def test_what_a_tag_cannot_say_is_said():
-    present = (*BLOCKS["SDXL"], "OTHER")
+    present = (*family_of("SDXL").blocks, "OTHER")
     source = PromptSource(name="x", ratio=1.0, blocks={"OTHER": 0.5}, family="SDXL", present=present)
     text, [note] = write_prompt([source])
     assert "OTHER" in note

@@ -13,9 +13,16 @@ from lib_merge.adapters.module import Module, check_numbers, cut_rows, describe,
 from lib_merge.adapters.peft_config import PeftConfig, find_config
 from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
 from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
-from lib_merge.families.detect import FAMILIES, FamilyGuess, detect_family, family_hint_from_config
-from lib_merge.families.kernels import kernel_of
-from lib_merge.families.placement import Placement, place, split_of
+from lib_merge.families import (
+    FAMILIES,
+    FamilyGuess,
+    ModuleFacts,
+    Placement,
+    family_in_name,
+    family_of,
+    tell_family,
+)
+from lib_merge.files.header import TensorInfo
 from lib_merge.files.reader import TensorFile, open_tensors
 from lib_merge.linalg import Delta
 
@@ -124,7 +131,7 @@ class LoraFile:
         done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
-            _add_module(done, raw, place(raw, family))
+            _add_module(done, raw, family_of(family).place(raw.component, raw.path))
         _refuse(done, drop_unsupported)
         if self.parsed.unknown:
             for key in self.parsed.unknown:
@@ -140,10 +147,11 @@ class LoraFile:
         names).
         """
         found: dict[str, ModulePart] = {}
+        family = family_of(self.family or "")
         for name, module in self.modules.items():
-            kernel = module.layout.kernel or kernel_of(name, module.layout.columns)
+            kernel = module.layout.kernel or family.kernel(name, module.layout.columns)
             if name in split and name not in self.fused_in:
-                pieces = split_of(name, self.family or "")
+                pieces = family.split(name)
                 for piece, rows in pieces or ():
                     found[piece] = ModulePart(module, kernel, rows)
                 if pieces:
@@ -189,13 +197,41 @@ def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
     if not parsed.modules and not parsed.embeddings:
         message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
         raise ModuleError(message)
-    found = LoraFile(path, file, parsed, config, detect_family(parsed, file.tensors))
+    found = LoraFile(path, file, parsed, config, guess_family(parsed, file.tensors))
     if family is not None:
         return found.settled(settle_family([found], family), drop_unsupported=True)
     if len(found.guess.candidates) == 1:
         return found.settled(found.guess.candidates[0], drop_unsupported=True)
-    hint = family_hint_from_config(config) if config else None
+    hint = family_in_name(config.base) if config else None
     return found.settled(hint, drop_unsupported=True) if hint in found.guess.candidates else found
+
+
+def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGuess:
+    """Return the families a file fits.
+
+    Args:
+        parsed: its modules.
+        tensors: its header table.
+    """
+    return tell_family(
+        ModuleFacts(module.component, module.path, 0, _columns(module, tensors)) for module in parsed.modules
+    )
+
+
+def _columns(module: RawModule, tensors: Mapping[str, TensorInfo]) -> int:
+    """Input width of a linear module from whichever factor shows it; 0 where none does."""
+    for role in ("lora_down", "hada_w1_b", "diff"):
+        if role in module.roles and len(tensors[module.roles[role]].shape) >= 2:
+            return tensors[module.roles[role]].shape[1]
+    width = 1
+    for half in ("1", "2"):
+        for role in (f"lokr_w{half}_b", f"lokr_w{half}"):
+            if role in module.roles and len(tensors[module.roles[role]].shape) >= 2:
+                width *= tensors[module.roles[role]].shape[1]
+                break
+        else:
+            return 0
+    return width
 
 
 def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
@@ -226,7 +262,7 @@ def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
             raise FamilyError(message)
         allowed = both
     if len(allowed) > 1:
-        hints = [family_hint_from_config(file.config) for file in files if file.config]
+        hints = [family_in_name(file.config.base) for file in files if file.config]
         allowed = [family for family in hints if family in allowed][:1] or allowed
     if len(allowed) == 1 and asked in (None, allowed[0]):
         return allowed[0]

@@ -12,7 +12,7 @@ from lib_merge.adapters.source import LoraFile, ModulePart
 from lib_merge.analysis.measure import Measured, Task, measure
 from lib_merge.analysis.weights import Leaf
 from lib_merge.analysis.workers import side_by_side
-from lib_merge.families.blocks import block_of, blocks_present, encoder_of
+from lib_merge.families import block_of, blocks_present, encoder_of
 
 # Entries of ΔW sampled over the whole file, and the least and most at one module.
 SAMPLES = 200_000
@@ -154,9 +154,7 @@ def tasks(found: Sequence[Leaf], family: str, seed: int) -> list[Task]:
         fitting = tuple(
             part if part is not None and (part[1].out, part[1].columns) == size else None for part in parts
         )
-        listed.append(
-            Task(name, block_of(name, family), encoder_of(name, family), *size, fitting, samples, seed)
-        )
+        listed.append(Task(name, block_of(name, family), encoder_of(name), *size, fitting, samples, seed))
     return listed
 
 

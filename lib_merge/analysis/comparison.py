@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from lib_merge.analysis.export import FORMAT
-from lib_merge.families.blocks import BLOCKS
+from lib_merge.families import block_order
 
 Json = Mapping[str, Any]
 # figures of a merge that are one number, and those that are one per source
@@ -108,7 +108,7 @@ def _blocks(reports: list[Json]) -> list[dict[str, Any]]:
     sides = [_map(recipe.get("blocks")) for recipe in recipes]
     present = dict.fromkeys(str(block) for side in sides for block in side)
     family = next((str(report["family"]) for report in reports if report.get("family")), "")
-    order = {block: place for place, block in enumerate(BLOCKS.get(family) or ())}
+    order = block_order(family)
     rows = []
     for block in sorted(present, key=lambda name: order.get(name, len(order))):
         both = [_side(recipe, side, block) for recipe, side in zip(recipes, sides)]

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from lib_merge.analysis.figures import PairPart
 from lib_merge.analysis.model import AnalysisReport
 from lib_merge.analysis.svg import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, legend, text
-from lib_merge.families.blocks import BLOCKS
+from lib_merge.families import block_order
 
 SHARE = Scale(0.0, 1.0, SEQUENTIAL, lambda value: f"{100 * value:.0f}")
 COSINE = Scale(-1.0, 1.0, DIVERGING, lambda value: _short(value, 2))
@@ -48,7 +48,7 @@ def block_names(report: AnalysisReport) -> list[str]:
     if report.bench is not None and report.bench.modules:
         return list(report.bench.blocks())
     found = dict.fromkeys(block for source in report.sources for block in source.blocks)
-    order = {block: place for place, block in enumerate(BLOCKS.get(report.family) or ())}
+    order = block_order(report.family)
     return sorted(found, key=lambda block: order.get(block, len(order)))
 
 

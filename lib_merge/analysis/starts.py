@@ -8,6 +8,7 @@ from typing import Any
 from lib_merge.analysis.evidence import both
 from lib_merge.analysis.model import Advice
 from lib_merge.analysis.weights import flat
+from lib_merge.families import family_of
 from lib_merge.recipe import Recipe
 
 # role -> the range that guides give; a start is its middle
@@ -19,8 +20,6 @@ ROLES: Mapping[str, tuple[float, float]] = {
 # what methods call a role -> what people call it
 ALIASES = {"subject": "character"}
 PRESETS = {"style": "STYLE", "character": "CHARACTER"}
-# Families whose blocks the two presets know.
-WITH_PRESETS = ("SD1", "SD2", "SDXL")
 
 
 def starting_points(recipe: Recipe, family: str = "") -> tuple[Advice, ...]:
@@ -86,7 +85,8 @@ def by_role(recipe: Recipe, roles: Sequence[str], family: str = "") -> Iterator[
         change["roles"] = list(roles)
     name = "-".join(roles)
     yield _start(f"roles-{name}", f"As {named}", ratios, f"guides begin with {taught}", change)
-    if family in WITH_PRESETS and any(role in PRESETS for role in roles):
+    has_presets = set(PRESETS.values()) <= set(family_of(family).presets)
+    if has_presets and any(role in PRESETS for role in roles):
         blocks = [PRESETS.get(role, "ALL") for role in roles]
         yield _start(
             f"roles-{name}-blocks",

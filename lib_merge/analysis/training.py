@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from lib_merge import metadata
 from lib_merge.analysis.bench import FileInfo
 from lib_merge.analysis.figures import Training, TrainingRow
+from lib_merge.families import line_in_name
 
 MAX_TEXT = 120
 _PLACE = re.compile(r"^(?:[A-Za-z]:[\\/]|[\\/~]|\.{1,2}[\\/]|file:)|\\\\")
@@ -23,25 +24,6 @@ _WITHIN = re.compile(
 )
 WORDS = 6
 Meta = Mapping[str, str]
-# names of checkpoints -> the line of models they belong to; the first match counts
-_LINES: tuple[tuple[re.Pattern[str], str], ...] = tuple(
-    (re.compile(pattern, re.IGNORECASE), line)
-    for pattern, line in (
-        (r"noob", "NoobAI"),
-        (r"illustrious|ilxl|wai[-_ ]?(ns|ani|illu)", "Illustrious"),
-        (r"pony|pdxl|autism", "Pony"),
-        (r"animagine", "Animagine"),
-        (r"sd_?xl[-_ ]?base|stable-diffusion-xl-base|sdxl10|sd_xl_1", "SDXL base"),
-        (
-            r"animefull|novelai|(^|[^a-z])nai([^a-z]|$)|anything|aom3|abyssorange|counterfeit|anylora",
-            "NovelAI (anime)",
-        ),
-        (r"v1-5|v1-4|sd[-_ ]?v?1[-_.]?[45]|stable-diffusion-v1|1-5-pruned", "Stable Diffusion 1"),
-        (r"768-v|v2-1_768|v2-1|512-base|stable-diffusion-2", "Stable Diffusion 2"),
-        (r"schnell", "Flux schnell"),
-        (r"flux", "Flux dev"),
-    )
-)
 
 
 def training(files: Sequence[FileInfo], ranks: Sequence[tuple[int, int]]) -> Training:
@@ -70,9 +52,9 @@ def base_line(file: FileInfo) -> str | None:
         file.base,
         file.metadata.get("modelspec.hash_base_model"),
     ):
-        for pattern, line in _LINES:
-            if text and pattern.search(text[:MAX_TEXT]):
-                return line
+        line = line_in_name(text[:MAX_TEXT]) if text else None
+        if line is not None:
+            return line
     return None
 
 

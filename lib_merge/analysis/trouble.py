@@ -11,11 +11,11 @@ from lib_merge.analysis.balance import balanced
 from lib_merge.analysis.evidence import Evidence, both, evidence, percent, plus, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
 from lib_merge.analysis.prospect import Prospect
+from lib_merge.families import family_of
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Complaint, Method, Space, get_method
 
 Says = Callable[[Evidence], Iterator[str]]
 Tries = Callable[[Evidence], Iterator[Advice]]
-UNET_FAMILIES = ("SD1", "SD2", "SDXL")
 
 
 def symptoms(report: AnalysisReport, prospect: Prospect, advice: Sequence[Advice]) -> tuple[Symptom, ...]:
@@ -135,14 +135,14 @@ def _try_artefacts(known: Evidence) -> Iterator[Advice]:
         yield Advice(
             "try-total", f"Lower the total → {both(ratios)}", "less of everything.", {}, {"ratios": ratios}
         )
-    if known.flat and known.report.family in UNET_FAMILIES:
-        for side, name in (("IN", "IN00-IN08"), ("OUT", "OUT00-OUT08")):
+    if known.flat:
+        for side in family_of(known.report.family).sides:
             weights = {block: 0.0 for block in known.prospect.bench.blocks() if block.startswith(side)}
             if weights:
                 yield Advice(
                     f"try-without-{side.lower()}",
                     f"Switch off {side}",
-                    f"finds out whether the artefacts come from {name[: len(side)]} blocks.",
+                    f"finds out whether the artefacts come from {side} blocks.",
                     {},
                     {"blocks": [dict(weights) for _ in known.names]},
                 )

@@ -13,7 +13,7 @@ from typing import Union
 from lib_merge.adapters.source import LoraFile, ModulePart, open_lora, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FamilyError, RecipeError
-from lib_merge.families.blocks import BLOCKS, blocks_present
+from lib_merge.families import blocks_present, family_of
 from lib_merge.recipe import Recipe, Source
 
 Given = Union[Recipe, Sequence[Union[str, Path, Source]]]
@@ -172,7 +172,7 @@ def leaves(recipe: Recipe, files: dict[Path, LoraFile]) -> list[Leaf]:
 def _level(source: Source, names: Sequence[str], family: str, draw: random.Random) -> Level:
     present = blocks_present(names, family)
     weights, _ = resolve_blocks(source.blocks, family, present, draw, source.label)
-    matcher = ElementMatcher(source.elements, BLOCKS.get(family) or present, source.label)
+    matcher = ElementMatcher(source.elements, family_of(family).blocks or present, source.label)
     return Level(source, weights, matcher)
 
 

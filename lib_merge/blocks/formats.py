@@ -3,25 +3,25 @@
 `lbwpresets.txt`        `NAME:w,w,…`
 `mbwpresets.txt`, .tsv  `NAME<TAB>w,w,…`
 `elempresets.txt`       `NAME:blocks:elements:ratio,blocks:elements:ratio`, over one or several lines
-Inspire Pack            `NAME:w,w,…` whose places are counted in that program's own ways
-
-In an Inspire list the first weight goes to everything outside the blocks. For Flux the double blocks
-follow, then the single ones, and a list that ends early repeats its last weight. The `LyC` lists of the
-UNets have three places for the middle. A weight may be R (0…3), U (-1.5…1.5), A or B (two values set beside
-the list; a and b are half of them). A list may also be written `%default=1,in1-4=.5,mid=0`, counted from 1.
 """
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, replace
 
 from lib_merge.blocks.notation import Weight, parse_rule, parse_weight, rule_blocks
-from lib_merge.blocks.presets import ANY, Preset, check_preset, name_key, same_table, shown
+from lib_merge.blocks.presets import ANY, Preset, check_preset, name_key, shown
 from lib_merge.blocks.shipped import is_shipped
 from lib_merge.errors import RecipeError
-from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.families import (
+    FAMILIES,
+    families_with_list,
+    family_of,
+    list_lengths,
+    same_blocks,
+    tables,
+)
 from lib_merge.recipe import ElementRule
 
 # ------------------------------------------------------------------------ what was understood
@@ -96,7 +96,7 @@ def sentence(text: str) -> str:
 
 
 def _describe(preset: Preset) -> str:
-    families = [family for family in BLOCKS if BLOCKS[family] == BLOCKS.get(preset.family)] or [preset.family]
+    families = [name for name in FAMILIES if same_blocks(name, preset.family)] or [preset.family]
     where = f"for {' and '.join(families)}"
     if preset.family == ANY:
         where = (
@@ -121,11 +121,8 @@ def _describe(preset: Preset) -> str:
 
 # ------------------------------------------------------------------------ weight lists
 
-# length of a list -> the family it belongs to
-FAMILY_OF = {12: "SDXL", 17: "SD1", 20: "SDXL", 26: "SD1", 61: "Flux"}
 _HEADINGS = frozenset({"preset_name", "name"})
 _NO_SEPARATOR = "There is no ':' or tab between a name and its weights."
-_WRONG_COUNT = "{} has {} weights; a list has 12, 17, 20, 26 or 61."
 Reader = Callable[[int, str, str, "str | None", Collector], None]
 
 
@@ -172,8 +169,9 @@ def read_lbw(number: int, name: str, values: str, family: str | None, out: Colle
     notes: list[str] = []
     try:
         weights = read_weights(values, name, notes)
-        if len(weights) not in FAMILY_OF:
-            raise RecipeError(_WRONG_COUNT.format(shown(name), len(weights)))
+        if not families_with_list(len(weights)):
+            message = f"{shown(name)} has {len(weights)} weights; a list has {_either(list_lengths())}."
+            raise RecipeError(message)
     except RecipeError as error:
         out.refuse(number, sentence(str(error)))
         return
@@ -185,12 +183,13 @@ def read_mbw(number: int, name: str, values: str, family: str | None, out: Colle
     notes: list[str] = []
     try:
         weights = read_weights(values, name, notes)
-        if len(weights) in (19, 25):
+        lengths = _checkpoint_lengths()
+        if len(weights) + 1 in lengths:
             weights = (0.0, *weights)
             notes.append("The list has no place for BASE; it counts as 0.")
-        if len(weights) not in (20, 26):
+        if len(weights) not in lengths:
             message = (
-                f"{shown(name)} has {len(weights)} weights; a list here has 26 or 20, or one "
+                f"{shown(name)} has {len(weights)} weights; a list here has {_either(lengths)}, or one "
                 "less without BASE."
             )
             raise RecipeError(message)
@@ -198,6 +197,19 @@ def read_mbw(number: int, name: str, values: str, family: str | None, out: Colle
         out.refuse(number, sentence(str(error)))
         return
     keep_list(number, name, weights, family, (out, notes))
+
+
+def _checkpoint_lengths() -> list[int]:
+    """Return the lengths of the lists that tools which merge checkpoints write."""
+    return list(
+        dict.fromkeys(len(listed) for table in tables() for listed in table.lists if listed.of_checkpoints)
+    )
+
+
+def _either(numbers: Sequence[int]) -> str:
+    """Return numbers as a choice: `12, 17 or 20`."""
+    first, last = ", ".join(str(number) for number in numbers[:-1]), str(numbers[-1])
+    return f"{first} or {last}" if first else last
 
 
 def read_weights(values: str, name: str, notes: list[str]) -> tuple[Weight, ...]:
@@ -234,16 +246,26 @@ def read_weights(values: str, name: str, notes: list[str]) -> tuple[Weight, ...]
 def keep_list(
     number: int, name: str, weights: Iterable[Weight], family: str | None, to: tuple[Collector, Sequence[str]]
 ) -> None:
-    """Keep a list of one of the usual lengths; `to` is (where, sentences for the report)."""
+    """Keep a list that some family takes; `to` is (where, sentences for the report).
+
+    A length that the told family does not have, or that no family was told for, decides only where one table
+    of blocks alone has a list so long.
+    """
     out, notes = to
     weights = tuple(weights)
-    belongs = FAMILY_OF[len(weights)]
-    if family is None or same_table(family, belongs):
-        out.keep(number, Preset(name, family or belongs, weights), *notes)
-    else:
-        out.keep(
-            number, Preset(name, belongs, weights), *notes, f"A list of this length does not fit {family}."
+    if family is not None and family_of(family).list_of(len(weights)) is not None:
+        out.keep(number, Preset(name, family, weights), *notes)
+        return
+    taking = families_with_list(len(weights))
+    if len(taking) > 1:
+        names = " and ".join(record.name for record in taking)
+        message = (
+            f"{shown(name)} has {len(weights)} weights, which fits {names}; choose one and import again."
         )
+        out.refuse(number, sentence(message))
+        return
+    misfit = [] if family is None else [f"A list of this length does not fit {family}."]
+    out.keep(number, Preset(name, taking[0].name, weights), *notes, *misfit)
 
 
 def _is_heading(text: str) -> bool:
@@ -251,8 +273,6 @@ def _is_heading(text: str) -> bool:
 
 
 # ------------------------------------------------------------------------ element rules
-
-_TABLES = ("SD1", "SDXL", "Flux")
 
 
 @dataclass(slots=True)
@@ -315,9 +335,10 @@ def _finish(entry: _Entry | None, family: str | None, out: Collector) -> None:
         out.refuse(entry.number, f"{shown(entry.name)} has no rules.")
         return
     blocks = {block for rule in entry.rules for block in rule_blocks(rule.blocks)}
-    tables = [table for table in _TABLES if blocks <= set(BLOCKS[table])]
-    if not tables:
-        unknown = next((b for b in sorted(blocks) if not any(b in BLOCKS[table] for table in _TABLES)), "")
+    known = tables()
+    fitting = [table for table in known if blocks <= set(table.blocks)]
+    if not fitting:
+        unknown = next((b for b in sorted(blocks) if not any(b in table.blocks for table in known)), "")
         why = (
             f"no family has a block {shown(unknown)}"
             if unknown
@@ -325,164 +346,9 @@ def _finish(entry: _Entry | None, family: str | None, out: Collector) -> None:
         )
         out.refuse(entry.number, f"{shown(entry.name)} is left out: {why}.")
         return
-    fitting = next((table for table in tables if family is not None and same_table(table, family)), None)
-    notes = [f"Its blocks do not fit {family}."] if family in BLOCKS and fitting is None else []
+    told = family is not None and bool(family_of(family).blocks)
+    fits = any(same_blocks(table.name, family or "") for table in fitting)
+    notes = [f"Its blocks do not fit {family}."] if told and not fits else []
     # rules that several families can follow are kept once, for all of them
-    kept = tables[0] if len(tables) == 1 else ANY
+    kept = fitting[0].name if len(fitting) == 1 else ANY
     out.keep(entry.number, Preset(entry.name, kept, {}, tuple(entry.rules)), *notes)
-
-
-# ------------------------------------------------------------------------ Inspire Pack
-
-_DOUBLE, _SINGLE = 19, 38
-_FLUX_LENGTHS = range(12, 1 + _DOUBLE + _SINGLE + 1)
-# list length -> (the length it becomes, how many input blocks)
-_THREE_MIDDLES = {27: (26, 11), 21: (20, 8)}
-_FAMILIES = (("SDXL", "SDXL"), ("SD", "SD1"), ("FLUX", "Flux"))
-_ALL = 9999
-_SPEC = re.compile(r"(default|base|in|out|mid|double|single)(?:([0-9]{1,3})(?:-([0-9]{1,3}))?)?=(.+)")
-
-
-def read_inspire(number: int, name: str, values: str, family: str | None, out: Collector) -> None:
-    """Read one line of an Inspire Pack file."""
-    if name.startswith("@") or (not name and values.startswith("@")):
-        out.skip(number, "A test series, not a preset.")
-        return
-    told = next((told for prefix, told in _FAMILIES if name.upper().startswith(prefix)), None)
-    meant = family if told is None or (family is not None and same_table(told, family)) else told
-    notes: list[str] = []
-    try:
-        if values.startswith("%"):
-            out.keep(number, _spec(name, values[1:], meant, notes), *notes)
-            return
-        _refuse_parts(values, name)
-        weights = _arrange(read_weights(_letters(values, notes), name, notes), name, meant, notes)
-    except RecipeError as error:
-        out.refuse(number, sentence(str(error)))
-        return
-    keep_list(number, name, weights, meant, (out, notes))
-
-
-def _refuse_parts(values: str, name: str) -> None:
-    for place, part in enumerate(values.split(","), 1):
-        if len(part.split()) > 1:
-            message = (
-                f"weight {place} of {shown(name)} gives parts of a block different weights, "
-                "which no list here can."
-            )
-            raise RecipeError(message)
-
-
-def _letters(values: str, notes: list[str]) -> str:
-    """Spell the letters of that program in our tokens."""
-    parts = [part.strip() for part in values.split(",")]
-    used = {part.upper() for part in parts}
-    both = {"A", "B"} <= used
-    spelled = {"R": "R*3", "r": "R*3", "U": "R*3-1.5", "u": "R*3-1.5", "A": "X", "a": "X*0.5"}
-    spelled.update({"B": "1", "b": "0.5"} if both else {"B": "X", "b": "X*0.5"})
-    if both:
-        notes.append("A is X here; B was taken as 1, its usual value.")
-    elif used & {"A", "B"}:
-        notes.append(f"{'A' if 'A' in used else 'B'} is X here.")
-    return ",".join(spelled.get(part, part) for part in parts)
-
-
-def _arrange(
-    weights: tuple[Weight, ...], name: str, family: str | None, notes: list[str]
-) -> tuple[Weight, ...]:
-    """Bring a list into one of the usual orders."""
-    count = len(weights)
-    if family is not None and same_table(family, "Flux") and count in _FLUX_LENGTHS:
-        return _flux(weights, notes)
-    if family is None and count == 1 + _DOUBLE + _SINGLE:
-        return _flux(weights, notes)
-    if count in _THREE_MIDDLES:
-        return _unet(weights, notes)
-    if count in FAMILY_OF:
-        return weights
-    message = f"{shown(name)} has {count} weights, which fits no family's blocks."
-    raise RecipeError(message)
-
-
-def _flux(weights: tuple[Weight, ...], notes: list[str]) -> tuple[Weight, ...]:
-    places = 1 + _DOUBLE + _SINGLE
-    if len(weights) < places:
-        notes.append(f"The {places - len(weights)} blocks after the end of the list repeat its last weight.")
-    whole = (*weights, *[weights[-1]] * (places - len(weights)))
-    notes.append("The first weight is used for CLIP, T5, IN and OUT.")
-    return (whole[0], whole[0], whole[0], *whole[1:], whole[0])
-
-
-def _unet(weights: tuple[Weight, ...], notes: list[str]) -> tuple[Weight, ...]:
-    _, inputs = _THREE_MIDDLES[len(weights)]
-    base, ins = weights[0], weights[1 : 1 + inputs]
-    middle, outs = weights[1 + inputs : 4 + inputs], weights[4 + inputs :]
-    notes.append("The list has no place for IN00; it counts as 0.")
-    if len(set(middle)) > 1:
-        notes.append("The three weights of the middle differ; M00 takes the second, that of its attention.")
-    return (base, 0.0, *ins, middle[1], *outs)
-
-
-def _spec(name: str, text: str, family: str | None, notes: list[str]) -> Preset:
-    """Read `default=1,base=1,in1-4=.5`."""
-    items = [_item(part) for part in text.split(",") if part.strip()]
-    if family is None and any(kind in ("double", "single") for kind, *_ in items):
-        family = "Flux"
-    if family is None or family not in BLOCKS:
-        message = "the line does not say which family it is for; choose one and import again."
-        raise RecipeError(message)
-    orders = _orders(family, items)
-    weights = dict.fromkeys(
-        BLOCKS[family], next((value for kind, *_, value in items if kind == "default"), 1.0)
-    )
-    weights["OTHER"] = 1.0
-    for kind, first, last, value in items:
-        if kind == "default":
-            continue
-        places = orders.get(kind, ())[max(first - 1, 0) : last]
-        if last == _ALL and kind in ("in", "out"):  # those that the count leaves out too
-            places = tuple(block for block in weights if re.fullmatch(rf"{kind.upper()}\d\d", block))
-        weights.update({block: value for block in places if block})
-        if places and not any(places):
-            notes.append(f"{kind}{first} has no place of its own here; M00 follows mid2.")
-    if family in ("SD1", "SD2", "SDXL"):
-        whole = "IN01" in orders["in"] and "IN03" in orders["in"]
-        notes.append(f"Blocks were counted as in a LoRA that has {'all' if whole else 'attention only'}.")
-    return Preset(name, family, weights)
-
-
-def _item(part: str) -> tuple[str, int, int, float]:
-    match = _SPEC.fullmatch("".join(part.split()).lower())
-    value = parse_weight(match[4]) if match else None
-    if match is None or not isinstance(value, float):
-        message = f"{shown(part.strip())} is not block=number, as in in1-4=0.5."
-        raise RecipeError(message)
-    first = int(match[2] or 1)
-    return match[1], first, int(match[3] or match[2] or _ALL), value
-
-
-def _orders(family: str, items: Sequence[tuple[str, int, int, float]]) -> dict[str, tuple[str, ...]]:
-    """Return, for each word of a spec, its blocks in order: those of a LoRA of attention only, if the
-    numbers fit it.
-    """
-    if same_table(family, "Flux"):
-        blocks = BLOCKS[family]
-        return {
-            "base": ("CLIP", "T5", "IN", "OUT"),
-            "double": tuple(block for block in blocks if re.fullmatch(r"D\d\d", block)),
-            "single": tuple(block for block in blocks if re.fullmatch(r"S\d\d", block)),
-        }
-    short, long = (
-        (BLOCK_ORDERS[12], BLOCK_ORDERS[20]) if family == "SDXL" else (BLOCK_ORDERS[17], BLOCK_ORDERS[26])
-    )
-    orders = {}
-    for blocks in (short, tuple(block for block in long if block != "IN00")):
-        orders = {
-            "base": ("BASE",),
-            "mid": ("M00",) if blocks is short else ("", "M00", ""),
-            "in": tuple(block for block in blocks if block.startswith("IN")),
-            "out": tuple(block for block in blocks if block.startswith("OUT")),
-        }
-        if all(last in (_ALL, 0) or last <= len(orders.get(kind, ())) for kind, _, last, _ in items):
-            break
-    return orders

@@ -15,11 +15,11 @@ from lib_merge.blocks.formats import (
     Collector,
     ImportLine,
     read_elements,
-    read_inspire,
     read_lbw,
     read_lines,
     read_mbw,
 )
+from lib_merge.blocks.inspire import inspire_prefixes, read_inspire
 from lib_merge.blocks.presets import Preset, check_family
 from lib_merge.errors import FileFormatError
 
@@ -32,7 +32,6 @@ _BY_NAME = (
     ("lbw-preset", "inspire"),
     ("lbwpresets", "lbw"),
 )
-_INSPIRE = re.compile(r"^(?:@|(?:SD|SDXL|FLUX)-[^:]*:)|^[^:]*:\s*%", re.IGNORECASE)
 _RULE = re.compile(r"^[^:,]*:[^:,]*:[^:,]*:[^:,]*(?:,|$)")
 
 
@@ -108,8 +107,10 @@ def kind_of(lines: Sequence[str], filename: str) -> str:
     if name.endswith(".tsv"):
         return "mbw"
     some = [line.strip() for line in lines if line.strip() and not line.lstrip().startswith("#")][:20]
+    prefixes = "|".join(re.escape(prefix) for prefix, _ in inspire_prefixes())
+    inspire = re.compile(rf"^(?:@|(?:{prefixes})-[^:]*:)|^[^:]*:\s*%", re.IGNORECASE)
     for line in some:
-        if _INSPIRE.match(line):
+        if inspire.match(line):
             return "inspire"
         if _RULE.match(line):
             return "elements"

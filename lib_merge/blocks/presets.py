@@ -15,8 +15,7 @@ from typing import Any, Protocol, Union
 from lib_merge.blocks.notation import Weight, parse_rule, parse_weight, rule_blocks
 from lib_merge.blocks.shipped import is_shipped, shipped_names, shipped_weights
 from lib_merge.errors import RecipeError
-from lib_merge.families.blocks import BLOCKS, expand_block_list
-from lib_merge.families.detect import FAMILIES
+from lib_merge.families import FAMILIES, expand_block_list, family_of, same_blocks
 from lib_merge.recipe import ElementRule
 
 # ------------------------------------------------------------------------ one preset
@@ -37,8 +36,8 @@ class Preset:
 
     name      as the user wrote it
     family    the base family, or `ANY`
-    weights   {block: weight}, where missing blocks weigh 1, or a list of 12, 17, 20, 26 or 61 numbers and
-              tokens
+    weights   {block: weight}, where missing blocks weigh 1, or one of the family's lists of numbers
+              and tokens
     elements  rules that replace the block weight
     """
 
@@ -118,8 +117,9 @@ def check_family(family: object) -> None:
 
 def _check_mapping(weights: Mapping[str, Any], family: str, name: str) -> dict[str, float]:
     clean = {}
+    table = family_of(family).blocks
     for block, value in weights.items():
-        allowed = block in BLOCKS[family] if family in BLOCKS else _BLOCK.fullmatch(str(block)) is not None
+        allowed = block in table if table else _BLOCK.fullmatch(str(block)) is not None
         if not allowed:
             message = (
                 f"the preset {shown(name)} has a weight for {shown(str(block))}, which is no "
@@ -167,21 +167,17 @@ def _number(value: object) -> Weight | None:
         return None
 
 
-def same_table(one: str, other: str) -> bool:
-    """Tell whether two families have the same blocks, so that one's presets serve the other."""
-    return one == other or (one in BLOCKS and BLOCKS.get(one) == BLOCKS.get(other))
-
-
 def fits(preset: Preset, family: str) -> bool:
     """Tell whether a preset can be used for `family`."""
-    if preset.family != ANY and not same_table(preset.family, family):
+    if preset.family != ANY and not same_blocks(preset.family, family):
         return False
-    if family == ANY or family not in BLOCKS:
+    table = family_of(family).blocks
+    if not table:
         return True
     named = {block for rule in preset.elements for block in rule_blocks(rule.blocks)}
     if isinstance(preset.weights, Mapping):
         named.update(preset.weights)
-    return named <= set(BLOCKS[family])
+    return named <= set(table)
 
 
 def complement(weights: Mapping[str, float]) -> dict[str, float]:
@@ -324,7 +320,7 @@ def missing(name: str) -> RecipeError:
 
 
 def _comes_with_us(preset: Preset) -> bool:
-    blocks = BLOCKS.get(preset.family, ())
+    blocks = family_of(preset.family).blocks
     ours = shipped_weights(preset.name, preset.family, blocks)
     if ours is None or preset.elements or not blocks:
         return False
@@ -333,7 +329,7 @@ def _comes_with_us(preset: Preset) -> bool:
 
 def _by_block(weights: Mapping[str, float] | Iterable[Weight], family: str) -> dict[str, float] | None:
     if isinstance(weights, Mapping):
-        return {block: float(weights.get(block, 1.0)) for block in BLOCKS[family]}
+        return {block: float(weights.get(block, 1.0)) for block in family_of(family).blocks}
     values = list(weights)
     if any(isinstance(value, str) for value in values):
         return None

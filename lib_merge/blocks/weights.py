@@ -1,8 +1,8 @@
 """From what people type for block weights to one number per block.
 
     STYLE                              a preset
-    1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0  a list of 12, 17, 20, 26 or 61 values; blocks without a place in it
-                                       get 0
+    1,0,0,0,1,1,1,0,0,0,0,0,0,0,0,0,0  one of the family's lists (12, 17, 20, 26 or 61 values, …); blocks
+                                       without a place in it get 0
     OUT00-OUT05=0.5,M00=1              named blocks and ranges; blocks not named are 1
     {"IN04": 0.5}                      the same as an object
 
@@ -23,7 +23,7 @@ from lib_merge.blocks.notation import draw_weight, parse_rule, parse_weight
 from lib_merge.blocks.presets import NamedPresets, find_preset, preset_names
 from lib_merge.blocks.shipped import is_shipped
 from lib_merge.errors import RecipeError
-from lib_merge.families.blocks import BLOCKS, expand_block_list
+from lib_merge.families import expand_block_list, family_of
 from lib_merge.recipe import Blocks, ElementRule
 
 _X = re.compile(r"^(?P<body>.*?)\s+x\s*=\s*(?P<x>[-+.\deE]+)\s*$", re.DOTALL)
@@ -57,7 +57,7 @@ def resolve_blocks(
     """
     if spec is None or (not isinstance(spec, Mapping) and len(spec) == 0):
         return {}, []
-    known = tuple(BLOCKS.get(family, ())) or tuple(present)
+    known = family_of(family).blocks or tuple(present)
     if isinstance(spec, Mapping):
         return {_block(name, known, where): _number(value, where) for name, value in spec.items()}, []
     if not isinstance(spec, str):
@@ -70,7 +70,7 @@ def _from_text(
 ) -> tuple[dict[str, float], list[str]]:
     """Read a text; `base` is (family, blocks present in the source)."""
     family = base[0]
-    known = tuple(BLOCKS.get(family, ())) or tuple(base[1])
+    known = family_of(family).blocks or tuple(base[1])
     match = _X.match(spec)
     text = match["body"] if match else spec
     if not _is_notation(text):

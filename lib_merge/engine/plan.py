@@ -17,7 +17,7 @@ from typing import Union
 from lib_merge.adapters.source import LoraFile, ModulePart, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import ModuleError, RecipeError
-from lib_merge.families.blocks import BLOCKS, block_of, blocks_present, encoder_of
+from lib_merge.families import block_of, blocks_present, encoder_of, family_of
 from lib_merge.methods import Method
 from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe, Source
@@ -120,7 +120,7 @@ class Node:
 
     def weights(self, target: Target) -> tuple[float, ...]:
         """Return every child's weight at one module."""
-        encoder = encoder_of(target.name, self.family)
+        encoder = encoder_of(target.name)
         return tuple(child.weight(target.name, target.block, encoder) for child in self.children)
 
 
@@ -211,7 +211,7 @@ class Planner:
             weights, said = resolve_blocks(item.blocks, family, present, draw, item.label)
             group.block_weights, group.elements = (
                 weights,
-                ElementMatcher(item.elements, BLOCKS.get(family) or present, item.label),
+                ElementMatcher(item.elements, family_of(family).blocks or present, item.label),
             )
             group.source = replace(item, recipe=group.recipe, blocks=weights or None)
             notes.extend(said)
@@ -230,7 +230,7 @@ class Planner:
         if occurrence == 1:
             notes.append(f"{item.label} is in the recipe more than once; its deltas add up")
         known = replace(item, name=item.path.name, size=file.size, blocks=weights or None)
-        matcher = ElementMatcher(item.elements, BLOCKS.get(family) or present, item.label)
+        matcher = ElementMatcher(item.elements, family_of(family).blocks or present, item.label)
         return Leaf(known, file, occurrence, parts, weights, matcher)
 
 

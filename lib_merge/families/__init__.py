@@ -1,1 +1,71 @@
-"""Base models: how a file tells which one it is for, their blocks, and their module names."""
+"""Base models: one record per family, and what is asked of them.
+
+A family is one file of this folder with a `FAMILY`; it is found by being there.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+
+from lib_merge.families.blocks import (
+    block_of,
+    block_order,
+    blocks_present,
+    encoder_of,
+    expand_block_list,
+    families_with_list,
+    family_with_list,
+    in_order,
+    list_lengths,
+    same_blocks,
+)
+from lib_merge.families.record import Family, ModuleFacts, Placement
+from lib_merge.families.registry import (
+    FAMILIES,
+    USUAL,
+    family_of,
+    register,
+    tables,
+    unregister,
+    with_blocks,
+)
+from lib_merge.families.telling import FamilyGuess, family_in_name, line_in_name, tell_family
+
+__all__ = [
+    "FAMILIES",
+    "USUAL",
+    "Family",
+    "FamilyGuess",
+    "ModuleFacts",
+    "Placement",
+    "block_of",
+    "block_order",
+    "blocks_present",
+    "encoder_of",
+    "expand_block_list",
+    "families_with_list",
+    "family_in_name",
+    "family_of",
+    "family_with_list",
+    "in_order",
+    "line_in_name",
+    "list_lengths",
+    "register",
+    "same_blocks",
+    "tables",
+    "tell_family",
+    "unregister",
+    "with_blocks",
+]
+
+
+def _find() -> None:
+    """Register the `FAMILY` of every file in this folder."""
+    for found in pkgutil.iter_modules(__path__):
+        family = getattr(importlib.import_module(f"{__name__}.{found.name}"), "FAMILY", None)
+        if isinstance(family, Family):
+            register(family)
+
+
+_find()

@@ -11,7 +11,7 @@ from typing import Any
 from lib_merge import metadata
 from lib_merge.adapters.source import open_lora
 from lib_merge.errors import MergeError
-from lib_merge.families.blocks import blocks_present, encoder_of
+from lib_merge.families import blocks_present, encoder_of
 
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 MOST_TAGS = 20
@@ -46,7 +46,7 @@ def read_facts(path: Path) -> dict[str, Any]:
                 "candidates": list(file.guess.candidates),
                 "kinds": [kind for kind, _ in Counter(str(layout.kind) for layout in layouts).most_common(3)],
                 "rank": [min(ranks, default=0), max(ranks, default=0)],
-                "te": any(encoder_of(name, first) for name in shown.modules),
+                "te": any(encoder_of(name) for name in shown.modules),
                 "blocks": list(blocks_present(shown.modules, first)),
                 "tags": _tags(file.metadata),
                 "has_recipe": metadata.recipe_of(file.metadata) is not None,

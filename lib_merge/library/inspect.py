@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_merge import metadata
 from lib_merge.adapters.source import LoraFile, open_lora
-from lib_merge.families.blocks import block_of, blocks_present
+from lib_merge.families import block_of, blocks_present
 from lib_merge.linalg import norm
 
 MOST_TAGS = 24

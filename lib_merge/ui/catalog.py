@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Union
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
-from lib_merge.families.blocks import BLOCK_ORDERS, BLOCKS
+from lib_merge.families import FAMILIES, Family, family_of, with_blocks
 from lib_merge.methods import METHODS, Space
 from lib_merge.methods.registry import Knob, KnobKind, Scope
 from lib_merge.ui.desk import Desk, operation
@@ -19,48 +19,6 @@ GROUPS = {
     Space.CORE: "Exact, in the LoRAs' shared directions",
     Space.DENSE: "Number by number, then cut to a rank",
 }
-# What a block is known to carry, after common practice; a starting point, not a law.
-HINTS: Mapping[str, str] = {
-    "BASE": "text encoder: what words mean",
-    "IN": "input blocks: structure, pose, low-level features",
-    "M": "middle: overall composition",
-    "OUT": "output blocks: rendering, colour, style",
-    "CLIP": "CLIP text encoder",
-    "T5": "T5 text encoder",
-    "D": "double-stream block: image and text together",
-    "S": "single-stream block: details and rendering",
-    "OTHER": "what belongs to no block: time embedding, last convolution",
-}
-# Width of the features in each block as a part of the picture's side. Coarse blocks decide shapes and
-# arrangement, fine ones surfaces and colour (Voynov et al. 2023, "P+", measured on SD1's cross-attention).
-_HALF: Mapping[str, int] = {
-    **{f"IN{index:02d}": 8 * 2 ** (index // 3) for index in range(12)},
-    "M00": 64,
-    **{f"OUT{index:02d}": 64 // 2 ** (index // 3) for index in range(12)},
-}
-_THIRD: Mapping[str, int] = {
-    **{f"IN{index:02d}": 8 * 2 ** (index // 3) for index in range(9)},
-    "M00": 32,
-    **{f"OUT{index:02d}": 32 // 2 ** (index // 3) for index in range(9)},
-}
-WIDTHS: Mapping[str, Mapping[str, int]] = {"SD1": _HALF, "SD2": _HALF, "SDXL": _THIRD}
-CARRIES = {
-    8: "fine detail, texture, colour",
-    16: "surfaces, middle-sized detail",
-    32: "shapes and parts",
-    64: "arrangement, rough shapes",
-}
-# single blocks of SDXL that were singled out: content and style by Frenkel et al. 2024 ("B-LoRA"),
-# arrangement and style by Wang et al. 2024 ("InstantStyle")
-KNOWN: Mapping[str, Mapping[str, str]] = {
-    "SDXL": {
-        "IN08": "the block that holds the arrangement of the picture",
-        "OUT00": "the block that holds what is shown",
-        "OUT01": "the block that holds style and colours",
-    },
-}
-LISTS = {"SD1": 17, "SD2": 17, "SDXL": 12, "Flux": 61, "Chroma": 61}
-
 
 BlockNames = list[str]
 
@@ -104,7 +62,8 @@ class FamilyInfo:
     blocks: BlockNames
     hints: Annotated[dict[str, str], About("what each block is known to carry")]
     list: Annotated[BlockNames, About("the blocks of the usual list of weights, in its order")]
-    orders: Annotated[dict[str, BlockNames], About("length of a list -> its blocks")]
+    te_ratios: Annotated[BlockNames, About("what the ratios of the text encoders are called")]
+    te_blocks: Annotated[dict[str, int], About("block of a text encoder -> which of these ratios is its")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -166,7 +125,7 @@ def init(desk: Desk) -> InitReply:
     return InitReply(
         methods=methods(),
         families=families(),
-        hints=dict(HINTS),
+        hints=hints(),
         presets=presets(desk.presets),
         host=desk.host.name,
         can_generate=desk.host.can_generate(),
@@ -227,32 +186,27 @@ def _knob(knob: Knob) -> KnobInfo:
 
 
 def families() -> dict[str, FamilyInfo]:
-    """Return blocks, list orders and hints of every family with a table."""
+    """Return blocks, the usual list, hints and text encoders of every family with a table."""
     return {
-        family: FamilyInfo(
-            blocks=list(blocks),
-            hints={block: hint(family, block) for block in blocks},
-            list=list(BLOCK_ORDERS[LISTS[family]]) if family in LISTS else [],
-            orders={
-                str(length): list(order)
-                for length, order in BLOCK_ORDERS.items()
-                if set(order) <= set(blocks)
-            },
+        family.name: FamilyInfo(
+            blocks=list(family.blocks),
+            hints={block: _hint(family, block) for block in family.blocks},
+            list=list(family.lists[0].blocks) if family.lists else [],
+            te_ratios=list(family.encoder_ratios),
+            te_blocks=dict(family.encoder_blocks),
         )
-        for family, blocks in BLOCKS.items()
+        for family in with_blocks()
     }
 
 
-def hint(family: str, block: str) -> str:
-    """Return what a block is known to carry; of blocks without a name of their own, what its side of the
-    model does.
-    """
-    side = HINTS.get(block) or HINTS.get(block.rstrip("0123456789"), "a part of the model")
-    width = WIDTHS.get(family, {}).get(block)
-    known = KNOWN.get(family, {}).get(block)
-    if known:
-        return known
-    return f"{side}. Its features are 1/{width} as wide as the picture: {CARRIES[width]}" if width else side
+def hints() -> dict[str, str]:
+    """Return what blocks carry by their letters, for blocks of families without a table."""
+    return {part: hint.says for family in FAMILIES.values() for part, hint in family.parts.items()}
+
+
+def _hint(family: Family, block: str) -> str:
+    hint = family.hint(block)
+    return "a part of the model" if hint is None else hint.says
 
 
 def presets(store: PresetStore) -> Presets:
@@ -267,10 +221,16 @@ def presets(store: PresetStore) -> Presets:
                 weights=weights_of(name, family, store),
                 elements=rules_of(name, family, store) if name in own else "",
             )
-            for name in (preset_names(family, store) if family in BLOCKS else store.names(family))
+            for name in (preset_names(family, store) if family_of(family).blocks else store.names(family))
         ]
-        for family in dict.fromkeys([*BLOCKS, *(preset.family for preset in store.list() if preset.family)])
+        for family in _with_presets(store)
     }
+
+
+def _with_presets(store: PresetStore) -> list[str]:
+    """Return every family with a table of blocks or a preset of the user's."""
+    tabled = [family.name for family in with_blocks()]
+    return list(dict.fromkeys([*tabled, *(preset.family for preset in store.list() if preset.family)]))
 
 
 def rules_of(name: str, family: str, store: PresetStore) -> str:
@@ -281,10 +241,12 @@ def rules_of(name: str, family: str, store: PresetStore) -> str:
 
 def weights_of(name: str, family: str, store: PresetStore) -> dict[str, float | str]:
     """Return one preset as {block: weight}; blocks that are not named weigh 1."""
-    weights = find_preset(name, family, BLOCKS.get(family, ()), store)
+    known = family_of(family)
+    weights = find_preset(name, family, known.blocks, store)
     if isinstance(weights, Mapping):
         return dict(weights)
     if weights is None:
         return {}
-    given = dict(zip(BLOCK_ORDERS[len(weights)], weights))
-    return {block: 1.0 if block == "OTHER" else given.get(block, 0.0) for block in BLOCKS.get(family, ())}
+    listed = known.list_of(len(weights))
+    given = dict(zip(listed.blocks, weights)) if listed is not None else {}
+    return {block: 1.0 if block == "OTHER" else given.get(block, 0.0) for block in known.blocks}

@@ -25,7 +25,7 @@ from lib_merge.analysis import AnalysisReport
 from lib_merge.blocks import PresetStore
 from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.families.blocks import BLOCKS
+from lib_merge.families import USUAL, family_of, family_with_list
 from lib_merge.kept.comparisons import Comparisons
 from lib_merge.kept.energies import Looks
 from lib_merge.kept.history import History
@@ -41,7 +41,6 @@ from lib_merge.ui.state import Setup, from_recipe
 
 log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
-LIST_FAMILIES = {12: "SDXL", 20: "SDXL", 61: "Flux"}
 
 
 @dataclass(slots=True, kw_only=True)
@@ -203,13 +202,13 @@ class Desk:
             return {}
         if isinstance(blocks, Mapping):
             return {str(name): float(value) for name, value in blocks.items()}
-        length = len(blocks) if isinstance(blocks, list) else 0
-        table = family or LIST_FAMILIES.get(length, "SD1")
-        if table not in BLOCKS:
-            message = f"there is no table of blocks for {table}: set its blocks in the grid."
+        meant = family or (family_with_list(len(blocks)) if isinstance(blocks, list) else None) or USUAL
+        table = family_of(meant).blocks
+        if not table:
+            message = f"there is no table of blocks for {meant}: set its blocks in the grid."
             raise RecipeError(message)
         return resolve_blocks(
-            blocks, table, BLOCKS[table], draw or random.Random(0), "the source", store=self.presets
+            blocks, meant, table, draw or random.Random(0), "the source", store=self.presets
         )[0]
 
 

@@ -11,6 +11,7 @@ from typing import Annotated, Any, Literal
 from lib_merge.blocks import ImportLine, NeighbourFile, Preset, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import OutputError, RecipeError
+from lib_merge.families import USUAL
 from lib_merge.files.names import check_output_name
 from lib_merge.files.store import move
 from lib_merge.kept.history import Entry
@@ -37,7 +38,7 @@ class PresetSaveRequest:
     """A row's block weights under a name."""
 
     name: Annotated[str, About(example="my faces")]
-    family: str = "SD1"
+    family: str = USUAL
     weights: dict[str, float] = field(default_factory=dict)
     elements: Annotated[str, About("element rules, `blocks:elements:ratio`")] = ""
 

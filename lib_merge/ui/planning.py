@@ -17,7 +17,7 @@ from lib_merge.engine.fillers import fillers
 from lib_merge.engine.job import Job
 from lib_merge.engine.plan import Child, Leaf, Node, Planner
 from lib_merge.errors import RecipeError
-from lib_merge.families.blocks import encoder_of
+from lib_merge.families import encoder_of
 from lib_merge.kept.history import differences
 from lib_merge.ranks.policy import PolicyKind
 from lib_merge.recipe import Recipe
@@ -314,7 +314,7 @@ def _encoders(sources: Sequence[Named]) -> list[str]:
 
 
 def _has_encoder(file: LoraFile) -> bool:
-    return any(encoder_of(name, file.family or "") for name in file.modules)
+    return any(encoder_of(name) for name in file.modules)
 
 
 def _apart(sources: Sequence[Named]) -> list[str]:

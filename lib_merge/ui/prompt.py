@@ -14,7 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.families.blocks import BLOCK_ORDERS, LENGTHS
+from lib_merge.families import USUAL, family_of
 from lib_merge.recipe import Recipe, loads
 
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
@@ -162,7 +162,7 @@ def write_prompt(sources: Sequence[PromptSource]) -> tuple[str, list[str]]:
         ratio, te = source.ratio, source.te_ratio
         strength = f"{ratio:.6g}" if te is None or te == ratio else f"{te:.6g}:{ratio:.6g}"
         weights_of = source.blocks if isinstance(source.blocks, Mapping) else {}
-        weights, lost = _list(weights_of, source.family or "SD1", source.present)
+        weights, lost = _list(weights_of, source.family or USUAL, source.present)
         if lost:
             notes.append(f"{name}: no list of block weights says {', '.join(lost)}, so that was left out")
         tags.append(f"<lora:{name}:{strength}{f':lbw={weights}' if weights else ''}>")
@@ -181,14 +181,14 @@ def _list(blocks: Mapping[str, float], family: str, present: Sequence[str]) -> t
     if not told:
         return "", []
     best = ""
-    for length in LENGTHS.get(family, ()):
-        order = BLOCK_ORDERS[length]
+    lists = family_of(family).lists
+    for order in (listed.blocks for listed in lists):
         best = ",".join(f"{float(blocks.get(block, 1)):.6g}" for block in order)
         # a block that a list does not name weighs 0; what is in no block at all stays as it is
         silent = [block for block in (present or told) if block not in order and block != "OTHER"]
         if "OTHER" not in told and not any(blocks.get(block, 1) for block in silent):
             return best, []
-    named = set(BLOCK_ORDERS[LENGTHS[family][-1]]) if family in LENGTHS else set()
+    named = set(lists[-1].blocks) if lists else set()
     return best, sorted(set(told) - named)
 
 

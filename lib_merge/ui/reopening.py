@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.families import USUAL
 from lib_merge.library.library import Item
 from lib_merge.recipe import Recipe, from_json, loads
 from lib_merge.ui.desk import Desk, carried_recipe, operation
@@ -65,7 +66,7 @@ class BlocksRequest:
     """Block weights as people write them."""
 
     text: Annotated[str, About("a list, a preset's name, or OUT00-OUT05=0.5,M00=1")] = ""
-    family: str = "SD1"
+    family: str = USUAL
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -78,7 +79,7 @@ class WeightsReply:
 @operation("blocks")
 def blocks(desk: Desk, request: BlocksRequest) -> WeightsReply:
     """Return {block: weight} of a list, preset or notation; R and U are drawn."""
-    return WeightsReply(weights=desk.expand(request.text.strip(), request.family or "SD1", random.Random()))
+    return WeightsReply(weights=desk.expand(request.text.strip(), request.family or USUAL, random.Random()))
 
 
 # -------------------------------------------------------------------------------------------- prompts
@@ -159,7 +160,7 @@ def _elements(desk: Desk, source: PromptSource, item: Item | None, notes: list[s
     if not text:
         return ""
     try:
-        preset = desk.presets.get(text, (item.family if item else "") or "SD1")
+        preset = desk.presets.get(text, (item.family if item else "") or USUAL)
         rules = preset.elements if preset is not None else ()
     except MergeError:
         rules = ()

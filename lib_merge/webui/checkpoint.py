@@ -6,32 +6,39 @@ import sys
 from typing import Any
 
 from lib_merge.errors import RecipeError
+from lib_merge.families import FAMILIES, Family, family_of
 
 
 def loaded_family() -> str:
-    """Return SD1, SD2, SDXL, SD3 or Flux; "" where no model is loaded or it does not say."""
+    """Return the family of the loaded model; "" where none is loaded or none is told or judged."""
     models = sys.modules.get("modules.sd_models")
     model: Any = getattr(getattr(models, "model_data", None), "sd_model", None)
-    if model is None:
-        return ""
+    family = _family_of(model) if model is not None else None
+    return family.name if family is not None and family.hosts is not None and family.hosts.judged else ""
+
+
+def _family_of(model: object) -> Family | None:
+    """Return the family that a model's class names, else the newest whose flag is set."""
     kind = type(model).__name__.lower()
-    if "flux" in kind or "chroma" in kind:
-        return "Flux" if "flux" in kind else ""
-    for name, family in (("is_sd3", "SD3"), ("is_sdxl", "SDXL"), ("is_sd2", "SD2"), ("is_sd1", "SD1")):
-        if getattr(model, name, False) is True:
+    told = [(family, family.hosts) for family in FAMILIES.values() if family.hosts is not None]
+    for family, host in told:
+        if host.class_word and host.class_word in kind:
             return family
-    return ""
+    for family, host in reversed(told):
+        if host.flag and getattr(model, host.flag, False) is True:
+            return family
+    return None
 
 
 def check_family(family: str) -> None:
     """Raise `RecipeError` where a merge is for another base model than the one that is loaded.
 
     Args:
-        family: of the merge; "" is not judged.
+        family: of the merge; "" is not judged, nor is one whose models are not recognised.
     """
     loaded = loaded_family()
-    known = ("SD1", "SD2", "SDXL", "SD3", "Flux")
-    if loaded and family in known and family != loaded:
+    host = family_of(family).hosts
+    if loaded and host is not None and host.judged and family != loaded:
         message = (
             f"this merge is for {family} and the loaded checkpoint is {loaded}: choose a "
             "checkpoint of its family."

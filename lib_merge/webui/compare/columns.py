@@ -9,7 +9,7 @@ from typing import Any
 
 from lib_merge import recipe_edits
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.families.blocks import in_order
+from lib_merge.families import in_order
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, Source
 from lib_merge.webui.live.prompts import Part
