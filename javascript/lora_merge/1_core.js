@@ -90,7 +90,8 @@
     /* Okabe and Ito: told apart by colour-blind people too */
     space.colours = ["#56b4e9", "#e69f00", "#009e73", "#cc79a7", "#0072b2", "#d55e00", "#f0e442", "#999999"];
     space.colour = (index) => space.colours[index % space.colours.length];
-    space.letter = (index) => String.fromCharCode(65 + (index % 26));
+    /* A … Z, AA, AB, …: of the row, whatever is off or grouped; recipe_edits.letter is the same rule */
+    space.letter = (index) => (index < 26 ? "" : space.letter(Math.floor(index / 26) - 1)) + String.fromCharCode(65 + (index % 26));
 
     /* redraw without taking the keyboard away: the control of the same name has the focus afterwards */
     space.keepFocus = (work) => {

@@ -6,6 +6,19 @@
     const KEY = "lora-merge-state-1";
     const MOST = 100;
 
+    /* what could be the letter of a source becomes the next free number; state.named is the same rule */
+    space.groupNames = (given) => {
+        const names = [...new Set(given)];
+        const taken = names.filter((name) => !/^[A-Za-z]{1,2}$/.test(name));
+        let next = 0;
+        const free = () => {
+            do next += 1;
+            while (taken.includes(String(next)));
+            return String(next);
+        };
+        return Object.fromEntries(names.map((name) => [name, taken.includes(name) ? name : free()]));
+    };
+
     class State {
         constructor(settings) {
             this.settings = settings;
@@ -49,8 +62,11 @@
             }
         }
 
-        /* what was left as the settings had it follows them when they change */
+        /* what was left as the settings had it follows them when they change; groups had letters in 0.1 */
         renewed(data, before) {
+            const names = space.groupNames([...data.sources.map((row) => row.group).filter(Boolean), ...Object.keys(data.groups)]);
+            for (const row of data.sources) if (row.group) row.group = names[row.group];
+            data.groups = Object.fromEntries(Object.entries(data.groups).map(([name, group]) => [names[name], group]));
             if (before) {
                 for (const name of ["template", "folder"]) if (data.output[name] === before[name]) data.output[name] = this.settings[name];
                 if (data.precision === before.precision) data.precision = this.settings.precision;

@@ -143,7 +143,8 @@
         }
 
         async open(which) {
-            const reply = await this.ask("open", which);
+            const { name, ...asked } = which;
+            const reply = await this.ask("open", asked);
             if (!reply) return false;
             return this.use(reply.state, which, reply.notes);
         }

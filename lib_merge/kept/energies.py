@@ -17,7 +17,18 @@ from lib_merge.errors import MergeError
 from lib_merge.library.inspect import inspect_file
 
 log = logging.getLogger("lib_merge")
-KEPT = ("norm", "block_energy", "blocks", "rank", "alpha", "dtype", "kinds", "left_out", "tags")
+KEPT = (
+    "norm",
+    "block_energy",
+    "encoder_energy",
+    "blocks",
+    "rank",
+    "alpha",
+    "dtype",
+    "kinds",
+    "left_out",
+    "tags",
+)
 VERSION = 1
 MOST = 4000
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from lib_merge import metadata
 from lib_merge.adapters.source import LoraFile, open_lora
-from lib_merge.families import block_of, blocks_present
+from lib_merge.families import block_of, blocks_present, encoder_of
 from lib_merge.linalg import norm
 
 MOST_TAGS = 24
@@ -49,14 +49,18 @@ def _modules(file: LoraFile) -> dict[str, Any]:
     family = file.family or ""
     ranks = [module.layout.rank for module in file.modules.values() if module.layout.rank]
     squares: dict[str, float] = {}
+    encoders: dict[str, dict[str, float]] = {}  # of each block's part in each text encoder
     broken: list[str] = []
     for name, module in file.modules.items():
         size = norm(module.load(file.file)) if module.layout.columns else 0.0
         if not math.isfinite(size):
             broken.append(name)
         elif module.layout.columns:
-            block = block_of(name, family)
+            block, encoder = block_of(name, family), encoder_of(name, family)
             squares[block] = squares.get(block, 0.0) + size**2
+            if encoder:
+                parts = encoders.setdefault(block, {})
+                parts[str(encoder)] = parts.get(str(encoder), 0.0) + size**2
     total = sum(squares.values())
     present = blocks_present(file.modules, family)
     alphas = {float(file.file.read(m.roles["alpha"])) for m in file.modules.values() if "alpha" in m.roles}
@@ -74,7 +78,11 @@ def _modules(file: LoraFile) -> dict[str, Any]:
         "blocks": list(present),
         "norm": total**0.5,
         "broken": broken,
-        "block_energy": {block: squares.get(block, 0.0) / total if total else 0.0 for block in present},
+        "block_energy": {block: squares.get(block, 0.0) / (total or 1.0) for block in present},
+        "encoder_energy": {
+            block: {encoder: square / (total or 1.0) for encoder, square in parts.items()}
+            for block, parts in encoders.items()
+        },
     }
 
 

@@ -163,20 +163,23 @@ class Library:
             RecipeError: no such folder or file, or a path that leads outside.
         """
         number, _, relative = key.partition("/")
-        folders = list(self._folders())
+        folder = {str(place): one for place, one in enumerate(self._folders())}.get(number)
         parts = PurePosixPath(relative).parts
-        inside = (
-            number.isdigit()
-            and int(number) < len(folders)
-            and parts
-            and ".." not in parts
-            and parts[0] != "/"
-        )
-        if not inside or any(":" in part and os.name == "nt" for part in parts) or "\x00" in relative:
+        inside = parts and ".." not in parts and parts[0] != "/"
+        if (
+            folder is None
+            or not inside
+            or any(":" in part and os.name == "nt" for part in parts)
+            or "\x00" in relative
+        ):
             message = "that LoRA is not in the LoRA folders."
             raise RecipeError(message)
-        path = folders[int(number)].joinpath(*parts)
-        if path.suffix.lower() not in SUFFIXES or not path.is_file():
+        path = folder.joinpath(*parts)
+        try:
+            there = path.suffix.lower() in SUFFIXES and path.is_file()
+        except OSError:  # a name that is too long for the disk
+            there = False
+        if not there:
             message = f"{path.name} is not in the LoRA folders any more; refresh the list."
             raise RecipeError(message)
         return path

@@ -7,10 +7,11 @@ from __future__ import annotations
 
 import json
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
-from lib_merge.ui.protocol import Form, Sort, bounds, fields_of, form_of
+from lib_merge.ui.desk import Operation
+from lib_merge.ui.protocol import Field, Form, Sort, bounds, fields_of, form_of, write
 
 
 def example(annotation: Any) -> Any:  # noqa: ANN401
@@ -130,7 +131,8 @@ class Schemas:
             self.components[name] = component
             fields = fields_of(kind)
             component["properties"] = {
-                field: self._schema(known.form, closed) for field, known in fields.items()
+                field: {**self._schema(known.form, closed), **_default(known)}
+                for field, known in fields.items()
             }
             required = [field for field, known in fields.items() if known.required]
             if required:
@@ -140,12 +142,36 @@ class Schemas:
         return {"$ref": f"#/components/schemas/{name}"}
 
 
+def _default(field: Field) -> dict[str, Any]:
+    """Return a field's default where it says something."""
+    default = None if field.required else write(field.default)
+    return (
+        {"default": default}
+        if isinstance(default, (bool, int, float)) or (default and isinstance(default, str))
+        else {}
+    )
+
+
 _TYPES = {Sort.TEXT: "string", Sort.NUMBER: "number", Sort.SWITCH: "boolean"}
 _LIMITS = {
     Sort.TEXT: ("minLength", "maxLength"),
     Sort.LIST: ("minItems", "maxItems"),
     Sort.MAP: ("minProperties", "maxProperties"),
 }
+
+
+def typescript(operations: Iterable[Operation]) -> str:
+    """Return `types.d.ts`: an interface per class, and request and reply of every operation by name."""
+    types = TypeScript()
+    lines = ["/** Every operation that the page may ask for. */", "export interface Operations {"]
+    for one in sorted(operations, key=lambda one: one.name):
+        request, reply = types.of(one.request, given=True), types.of(one.reply)
+        lines += [
+            f"    /** {summary(one.work)}. */",
+            f"    {one.name}: {{ request: {request}; reply: {reply} }};",
+        ]
+    head = "/* Made by `python -m tests.typescript` from the dataclasses of lib_merge/ui; change those. */"
+    return "\n".join([head, "", types.interfaces(), *lines, "}", ""])
 
 
 class TypeScript:
@@ -160,7 +186,9 @@ class TypeScript:
         """Return the type of an annotation; `given` where the page sends it."""
         form = form_of(annotation)
         for kind in _kinds(form):
-            self._all.setdefault(kind.__name__, kind)
+            if self._all.setdefault(kind.__name__, kind) is not kind:
+                message = f"two classes are called {kind.__name__}."
+                raise TypeError(message)
             if given:
                 self._given[kind.__name__] = kind
         return _typed(form)

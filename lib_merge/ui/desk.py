@@ -36,7 +36,7 @@ from lib_merge.recipe import Blocks, Recipe, Source, from_json, loads
 from lib_merge.ui.host import Host
 from lib_merge.ui.jobs import Jobs
 from lib_merge.ui.locating import Locator
-from lib_merge.ui.protocol import dumps, read, write
+from lib_merge.ui.protocol import dumps, read, sentence, write
 from lib_merge.ui.state import Setup, from_recipe
 
 log = logging.getLogger("lib_merge")
@@ -86,7 +86,7 @@ class Desk:
         except (ValueError, RecursionError):
             reply = {"ok": False, "error": "the request is not valid JSON."}
         except MergeError as error:
-            reply = {"ok": False, "error": str(error)}
+            reply = {"ok": False, "error": sentence(error)}
         number = request.get("id") if isinstance(request, dict) else None
         return dumps({"id": number if isinstance(number, (int, str)) else None, **reply})
 
@@ -107,11 +107,10 @@ class Desk:
             given: object = read(work.request, fields, dropped=None if strict else dropped)
             reply = {"ok": True, **write(work.run(self, given))}
         except MergeError as error:
-            return {"ok": False, "error": str(error)}
+            return {"ok": False, "error": sentence(error)}
         except Exception as error:
             log.exception("the operation %s failed", name)
-            words = " ".join(str(error).split())
-            return {"ok": False, "error": f"{type(error).__name__}: {words[:300]}"}
+            return {"ok": False, "error": sentence(f"{type(error).__name__}: {error}")}
         return {**reply, "dropped": dropped} if dropped else reply
 
     # -------------------------------------------------------------------------------------------- recipes

@@ -21,7 +21,7 @@ import torch
 from lib_merge.engine.job import Job
 from lib_merge.errors import Cancelled, MergeError, RecipeError
 from lib_merge.ui.host import Host
-from lib_merge.ui.protocol import About
+from lib_merge.ui.protocol import About, sentence
 
 log = logging.getLogger("lib_merge")
 Result = TypeVar("Result")
@@ -181,13 +181,13 @@ class Jobs:
             except Cancelled:
                 task.state = "cancelled"
             except MergeError as error:
-                task.state, task.error = "failed", str(error)
+                task.state, task.error = "failed", sentence(error)
             except Exception as error:
                 # Python ends and gives no more threads: nobody waits for an answer, and a traceback would
                 # only alarm
                 if "interpreter shutdown" not in str(error):
                     log.exception("the job %s failed", task.what)
-                task.state, task.error = "failed", f"{type(error).__name__}: {error}"
+                task.state, task.error = "failed", sentence(f"{type(error).__name__}: {error}")
             finally:
                 task.ended = time.monotonic()
         finally:

@@ -26,6 +26,7 @@ from lib_merge.errors import RecipeError
 T = TypeVar("T")
 SAFE = 2**53 - 1  # the largest whole number that JavaScript keeps exactly
 SHOWN = 40  # characters of a wrong value in a sentence
+LONGEST = 800  # characters of a sentence
 
 
 @dataclass(frozen=True, slots=True)
@@ -293,6 +294,12 @@ def shown(value: object) -> str:
     if isinstance(value, int) and not isinstance(value, bool) and abs(value) >= 10**SHOWN:
         return "a number of very many digits"
     return json.dumps(value)
+
+
+def sentence(error: object) -> str:
+    """Return what an error says on one line, however long a name it quotes."""
+    text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+    return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
 def _quoted(text: str) -> str:

@@ -81,7 +81,9 @@ class Rank(Stored):
 class Setup(Stored):
     """What a recipe is made of."""
 
-    sources: list[Row] = field(default_factory=list)
+    sources: Annotated[
+        list[Row], About(example=[{"name": "ink", "ratio": 0.6}, {"name": "mira", "ratio": 0.4}])
+    ] = field(default_factory=list)
     groups: Annotated[dict[str, Group], About("by the name that rows have in `group`")] = field(
         default_factory=dict
     )

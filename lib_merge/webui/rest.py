@@ -26,6 +26,7 @@ PREFIX = "/lora-merge/v1"
 MAX_BODY = 4 << 20
 # a request whose one field this is may come without it around it
 BARE = "state"
+_OK = {"type": "object", "properties": {"ok": {"type": "boolean", "enum": [True]}}, "required": ["ok"]}
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
 
 
@@ -83,7 +84,7 @@ def _described(operation: Operation, method: str, path: str, schemas: Schemas) -
             for name in (*in_path, *in_query)
         ],
         "responses": {
-            "200": _content("The answer; `ok` is true", schemas.of(operation.reply)),
+            "200": _content("The answer", {"allOf": [_OK, schemas.of(operation.reply)]}),
             "422": _content("Refused, in one sentence", schemas.of(Failure)),
         },
     }

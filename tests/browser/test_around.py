@@ -18,22 +18,22 @@ pytestmark = pytest.mark.browser
 def test_a_level_is_saved_alone_and_takes_the_groups_place(tab, app):
     _pair(tab)
     for letter in "AB":
-        tab.page.get_by_label(f"Group of {letter}").select_option("A")
-    tab.page.get_by_label("Method of group A").select_option("core_ties")
-    tab.page.get_by_label("trim fraction of group A, exact").fill("0.4")
-    tab.page.get_by_label("Ratio of group A").fill("0.5")
+        tab.page.get_by_label(f"Group of {letter}").select_option("1")
+    tab.page.get_by_label("Method of group 1").select_option("core_ties")
+    tab.page.get_by_label("trim fraction of group 1, exact").fill("0.4")
+    tab.page.get_by_label("Ratio of group 1").fill("0.5")
     tab.page.get_by_label("Name of the merge").fill("whole")
     tab.merge()
     tab.saves(lambda: tab.page.get_by_role("button", name="Save this level").click())
-    whole, level = (dense_of(_file(app, f"{name}.safetensors"), 7) for name in ("whole", "whole_level-A_v1"))
+    whole, level = (dense_of(_file(app, f"{name}.safetensors"), 7) for name in ("whole", "whole_level-1_v1"))
     assert relative(whole, {name: 0.5 * value for name, value in level.items()}) <= 2e-3
-    with safe_open(_file(app, "whole_level-A_v1.safetensors"), "pt") as file:
+    with safe_open(_file(app, "whole_level-1_v1.safetensors"), "pt") as file:
         recipe = json.loads(file.metadata()["merge_recipe"])
     assert (recipe["method"], recipe["knobs"]["trim_fraction"]) == ("core_ties", 0.4)
     tab.shot("level")
     tab.page.get_by_role("button", name="Use the saved file instead").click()
     [row] = tab.state()["sources"]
-    assert (row["name"], row["ratio"]) == ("whole_level-A_v1", 0.5)
+    assert (row["name"], row["ratio"]) == ("whole_level-1_v1", 0.5)
     tab.page.get_by_label("Name of the merge").fill("whole-again")
     tab.merge()
     assert relative(dense_of(_file(app, "whole-again.safetensors"), 7), whole) <= 2e-3

@@ -279,10 +279,10 @@ def test_what_is_wrong_is_said_before_the_merge(tab):
 
 def test_a_level_is_merged_first(tab, app):
     _pair(tab)
-    tab.page.get_by_label("Group of A").select_option("A")
-    tab.page.get_by_label("Group of B").select_option("A")
-    tab.page.get_by_label("Method of group A").select_option("average")
-    tab.page.get_by_label("Ratio of group A").fill("0.5")
+    tab.page.get_by_label("Group of A").select_option("1")
+    tab.page.get_by_label("Group of B").select_option("1")
+    tab.page.get_by_label("Method of group 1").select_option("average")
+    tab.page.get_by_label("Ratio of group 1").fill("0.5")
     tab.page.get_by_label("Name of the merge").fill("level")
     tab.merge()
     a, b = (

@@ -1,0 +1,858 @@
+/* Made by `python -m tests.typescript` from the dataclasses of lib_merge/ui; change those. */
+
+/** Names a merge of the history to run again. */
+export interface AgainRequest {
+    entry: string;
+    /** of the file; its own by default: the same bytes again. */
+    name?: string;
+}
+
+/** How far an analysis is; `report` where it has grown beyond what the page has. */
+export interface AnalysisReply {
+    /** its number. */
+    job: number;
+    what: "merge" | "verify" | "analyze" | "report";
+    state: "waiting" | "running" | "done" | "failed" | "cancelled";
+    /** queue while the host is busy, survey, merge, verify, save. */
+    stage: string;
+    /** modules of this stage. */
+    done: number;
+    total: number;
+    /** of the whole, 0 to 1; never goes back. */
+    share: number;
+    /** seconds, null while it cannot be told. */
+    left: number | null;
+    /** why it failed, one sentence. */
+    error: string;
+    seconds: number;
+    /** of a merge the report, its key, its prompt tag. */
+    result: Record<string, any> | null;
+    report?: Record<string, any> | null;
+}
+
+/** Names the job of an analysis. */
+export interface AnalysisRequest {
+    job: number;
+    /** the stage of the report that the page has. */
+    have?: string;
+}
+
+/** Carries what is to be analysed. */
+export interface AnalyzeRequest {
+    state: TabState;
+    /** also carry out methods that work number by number. */
+    all?: boolean;
+}
+
+/** Carries what is set up and what to change of it. */
+export interface ApplyRequest {
+    state: TabState;
+    changes?: Changes;
+}
+
+/** Block weights as people write them. */
+export interface BlocksRequest {
+    /** a list, a preset's name, or OUT00-OUT05=0.5,M00=1. */
+    text?: string;
+    family?: string;
+}
+
+/** What an advice changes; lists hold one value per source of the recipe, null leaves one as it is. */
+export interface Changes {
+    ratios?: (number | null)[] | null;
+    te_ratios?: (number | number[] | null)[] | null;
+    blocks?: (Record<string, number> | string | null)[] | null;
+    roles?: (string | null)[] | null;
+    method?: string | null;
+    knobs?: Record<string, number | boolean | string | number[]> | null;
+    /** a policy as people type it. */
+    rank?: number | string | null;
+    precision?: string | null;
+    /** the sources that stay, by their places. */
+    keep?: number[] | null;
+}
+
+/** What the panel offers. */
+export interface CompareChoicesReply {
+    columns: string[];
+    /** columns that are on at first. */
+    ticked: string[];
+    samplers: string[];
+    /** of recipes. */
+    names: string[];
+}
+
+/** Two merges side by side; lists of two are of the first and the second. */
+export interface CompareReply {
+    entries: Record<string, any>[];
+    /** entries without a report. */
+    missing: string[];
+    /** what changed between their recipes. */
+    changes: string[];
+    sources: Record<string, any>[][];
+    whole: Record<string, any>[];
+    pairs: Record<string, any>[][];
+    blocks: Record<string, any>[];
+}
+
+/** A comparison: its sources, columns, rows and figures; null where there is none. */
+export interface ComparisonReply {
+    found: Record<string, any> | null;
+}
+
+/** Names a comparison, the newest by default. */
+export interface ComparisonRequest {
+    comparison?: string;
+}
+
+/** The settings of the host when the set-up was begun: what was left so follows them. */
+export interface Defaults {
+    template?: string;
+    folder?: string;
+    precision?: string;
+}
+
+/** One merge. */
+export interface Entry {
+    id: string;
+    time: string;
+    name: string;
+    key: string;
+    recipe: Record<string, any>;
+    method: string;
+    sources: Record<string, any>[];
+    report: Record<string, any>;
+    based_on: string;
+    verdict: Record<string, any>;
+    notes: string;
+    rating: number;
+    status: string;
+    grid: string;
+}
+
+/** Names a merge of the history. */
+export interface EntryRequest {
+    entry: string;
+}
+
+/** How many pictures that makes, or what is wrong with it. */
+export interface EstimateReply {
+    said: string;
+    wrong: boolean;
+}
+
+/** What the panel and the tab are set to, both as JSON text. */
+export interface EstimateRequest {
+    asked?: string;
+    setup?: string;
+}
+
+/** Asks for an analysis as a file. */
+export interface ExportRequest {
+    job: number;
+    /** page: html without its longest tables. */
+    form?: "html" | "page" | "json";
+}
+
+/** The blocks of a base model. */
+export interface FamilyInfo {
+    blocks: string[];
+    /** what each block is known to carry. */
+    hints: Record<string, string>;
+    /** the blocks of the usual list of weights, in its order. */
+    list: string[];
+    /** length of a list -> its blocks. */
+    orders: Record<string, string[]>;
+}
+
+/** How the sources of a group are merged before they enter the merge as one. */
+export interface Group {
+    /** the merge method. */
+    method?: string;
+    ratio?: number;
+    /** settings by method and name; those of other methods are kept and change nothing. */
+    knobs?: Record<string, Record<string, number | boolean | string | number[]>>;
+}
+
+/** Entries, newest first. */
+export interface HistoryReply {
+    entries: Entry[];
+    /** how many there are in all. */
+    total: number;
+}
+
+/** Asks for what was merged. */
+export interface HistoryRequest {
+    /** words in names, sources, methods and notes. */
+    search?: string;
+    /** how many entries. */
+    count?: number;
+}
+
+/** What is to be changed of an entry; null leaves it as it is. */
+export interface HistoryUpdateRequest {
+    entry: string;
+    verdict?: Verdict | null;
+    notes?: string | null;
+    status?: "ok" | "revise" | null;
+    rating?: number | null;
+}
+
+/** One line of the report. */
+export interface ImportLine {
+    number: number;
+    outcome: string;
+    says: string;
+}
+
+/** What the page must know once. */
+export interface InitReply {
+    methods: MethodInfo[];
+    families: Record<string, FamilyInfo>;
+    hints: Record<string, string>;
+    /** by family. */
+    presets: Record<string, PresetInfo[]>;
+    host: string;
+    /** there is a txt2img tab to send things to. */
+    can_generate: boolean;
+    settings: Settings;
+    warnings: string[];
+}
+
+/** What header, tensors and training notes of a LoRA say. */
+export interface InspectReply {
+    found: Record<string, any>;
+}
+
+/** One LoRA, as its header tells it. */
+export interface Item {
+    key: string;
+    name: string;
+    folder: string;
+    alias: string;
+    family: string;
+    candidates: string[];
+    kinds: string[];
+    rank: number[];
+    size: number;
+    mtime: number;
+    te: boolean;
+    blocks: string[];
+    tags: string[];
+    has_recipe: boolean;
+    preview: string;
+    problem: string;
+}
+
+/** How far a job is. */
+export interface JobReply {
+    /** its number. */
+    job: number;
+    what: "merge" | "verify" | "analyze" | "report";
+    state: "waiting" | "running" | "done" | "failed" | "cancelled";
+    /** queue while the host is busy, survey, merge, verify, save. */
+    stage: string;
+    /** modules of this stage. */
+    done: number;
+    total: number;
+    /** of the whole, 0 to 1; never goes back. */
+    share: number;
+    /** seconds, null while it cannot be told. */
+    left: number | null;
+    /** why it failed, one sentence. */
+    error: string;
+    seconds: number;
+    /** of a merge the report, its key, its prompt tag. */
+    result: Record<string, any> | null;
+}
+
+/** Names a job. */
+export interface JobRequest {
+    /** its number. */
+    job: number;
+}
+
+/** The key of a LoRA. */
+export interface KeyReply {
+    key: string;
+}
+
+/** A setting of a method. */
+export interface KnobInfo {
+    name: string;
+    kind: "choice" | "switch" | "whole" | "number";
+    default: number | boolean | string;
+    minimum: number;
+    maximum: number;
+    step: number;
+    choices: string[];
+    help: string;
+    /** recipe: one value; source: one, or a list of one for each source. */
+    scope: "recipe" | "source";
+}
+
+/** What is new, changed and gone; an item lacks what is empty or follows from the rest. */
+export interface LibraryReply {
+    items: Record<string, any>[];
+    /** keys. */
+    gone: string[];
+    /** this is the whole list. */
+    full: boolean;
+    since: string;
+    /** headers looked at by the scan that runs or ran last. */
+    done: number;
+    total: number;
+}
+
+/** Asks for the list, or for what changed of it. */
+export interface LibraryRequest {
+    /** look at the folders again. */
+    refresh?: boolean;
+    /** what the answer before had in `since`, empty for everything. */
+    since?: string;
+}
+
+/** Sentences. */
+export interface LinesReply {
+    lines: string[];
+}
+
+/** Norm and share of energy per block; what is not measured yet is absent. */
+export interface LookReply {
+    /** by key. */
+    found: Record<string, Record<string, any>>;
+    /** some are being measured. */
+    reading: boolean;
+}
+
+/** Asks for what is measured of LoRAs. */
+export interface LookRequest {
+    keys?: string[];
+}
+
+/** The stem of a LoRA. */
+export interface LoraNameReply {
+    name: string;
+}
+
+/** Names one LoRA. */
+export interface LoraRequest {
+    /** as `loras` lists it. */
+    key?: string;
+    /** its stem or alias, where no key is given. */
+    name?: string;
+}
+
+/** Every LoRA. */
+export interface LorasReply {
+    items: Item[];
+    done: number;
+    total: number;
+}
+
+/** A merge method and its knobs. */
+export interface MethodInfo {
+    name: string;
+    title: string;
+    sentence: string;
+    paper: string;
+    /** where it acts. */
+    space: "scalar" | "core" | "dense";
+    /** the heading it stands under. */
+    group: string;
+    /** fewest sources. */
+    least: number;
+    /** most sources, null where there is no end. */
+    most: number | null;
+    roles: string[];
+    /** the order of the sources does not matter. */
+    symmetric: boolean;
+    knobs: KnobInfo[];
+}
+
+/** Every merge method. */
+export interface MethodsReply {
+    methods: MethodInfo[];
+}
+
+/** A name. */
+export interface NameRequest {
+    name: string;
+}
+
+/** Names of saved recipes. */
+export interface NamesReply {
+    names: string[];
+}
+
+/** A request without fields, or a reply that says only that it is done. */
+export interface Nothing {
+}
+
+/** What the tab is to be set to, and what differs from then. */
+export interface OpenReply {
+    state: Setup;
+    notes: string[];
+}
+
+/** Names what is to be opened, by one of these. */
+export interface OpenRequest {
+    /** of a merged LoRA. */
+    key?: string;
+    /** of the history. */
+    entry?: string;
+    /** name of a recipe. */
+    recipe?: string;
+    /** a recipe as JSON text. */
+    text?: string;
+}
+
+/** What a merge would make. */
+export interface Outlook {
+    family: string;
+    /** letters of the sources that change the text encoder. */
+    encoders: string[];
+    modules: number;
+    /** modules that weigh 0 in every source and stay out. */
+    emptied: number;
+    /** least and most of any module. */
+    rank: number[];
+    /** of the tensors. */
+    bytes: number;
+    /** ranks and bytes are at most these. */
+    estimate: boolean;
+    /** the rank policy in force. */
+    policy: string;
+    /** of the file. */
+    name: string;
+    /** below the first LoRA folder. */
+    folder: string;
+    exists: boolean;
+    /** key of another LoRA that answers to this name. */
+    claimed: string;
+    /** trigger words of the sources. */
+    triggers: string;
+    /** what to know before saving. */
+    notes: string[];
+    /** what differs from the merge it is based on. */
+    changes: string[];
+}
+
+/** Where a merge is saved and what goes with it. */
+export interface Output {
+    /** {sources} {method} {weights} {rank} and {n}, which counts up. */
+    template?: string;
+    /** below the first LoRA folder. */
+    folder?: string;
+    overwrite?: boolean;
+    /** null: those of the sources. */
+    triggers?: string | null;
+    notes?: string;
+    /** id of the merge that it was developed from. */
+    based_on?: string;
+    based_on_name?: string;
+    preview?: Preview | null;
+}
+
+/** Names two merges of the history. */
+export interface PairRequest {
+    entry: string;
+    other: string;
+}
+
+/** A picture. */
+export interface PictureReply {
+    /** data: address. */
+    picture: string;
+}
+
+/** The infotext of a picture, or a recipe that the WebUI's paste button has unpacked from one. */
+export interface PictureTextRequest {
+    text?: string;
+}
+
+/** What a merge would make. */
+export interface PlanReply {
+    plan: Outlook;
+}
+
+/** A preset file of another extension. */
+export interface PresetFile {
+    id: string;
+    title: string;
+}
+
+/** Preset files of other extensions. */
+export interface PresetFindReply {
+    found: PresetFile[];
+}
+
+/** What an import understood, line by line. */
+export interface PresetImportReply {
+    /** by family. */
+    presets: Record<string, PresetInfo[]>;
+    lines: ImportLine[];
+    notes: string[];
+    /** presets that were read. */
+    count: number;
+}
+
+/** A preset file of another tool: its text, or one that `preset_find` found. */
+export interface PresetImportRequest {
+    text?: string;
+    /** of the file, which tells what it is. */
+    name?: string;
+    family?: string | null;
+    /** id of a file found beside this extension. */
+    found?: string;
+}
+
+/** Block weights by name. */
+export interface PresetInfo {
+    name: string;
+    /** saved here, not shipped. */
+    own: boolean;
+    hint: string;
+    /** R, U and X are texts until they are drawn. */
+    weights: Record<string, number | string>;
+    elements: string;
+}
+
+/** A preset's name and its new one. */
+export interface PresetRenameRequest {
+    name: string;
+    to: string;
+}
+
+/** A row's block weights under a name. */
+export interface PresetSaveRequest {
+    name: string;
+    family?: string;
+    weights?: Record<string, number>;
+    /** element rules, `blocks:elements:ratio`. */
+    elements?: string;
+}
+
+/** Every family's presets. */
+export interface PresetsReply {
+    /** by family. */
+    presets: Record<string, PresetInfo[]>;
+}
+
+/** The picture of the card: that of another LoRA, or one of the person's own. */
+export interface Preview {
+    /** key of the LoRA whose picture is taken. */
+    like?: string;
+    /** data: address of a PNG, JPEG, WebP or GIF. */
+    data?: string;
+}
+
+/** A picture and its infotext. */
+export interface PreviewSetRequest {
+    text?: string;
+    /** data: address. */
+    image?: string;
+}
+
+/** The rows of a prompt's tags; `state` where a picture carries a whole recipe, which says more. */
+export interface PromptReply {
+    rows: Row[];
+    notes: string[];
+    state?: Setup | null;
+}
+
+/** A prompt, an infotext, or a generated picture. */
+export interface PromptRequest {
+    text?: string;
+    /** data: address of a PNG, JPEG or WebP. */
+    image?: string;
+}
+
+/** Tags, and what tags cannot say. */
+export interface PromptWriteReply {
+    text: string;
+    notes: string[];
+}
+
+/** Carries what is set up. */
+export interface PromptWriteRequest {
+    state: TabState;
+}
+
+/** The test prompts, one per line. */
+export interface PromptsReply {
+    prompts: string;
+    said: string;
+}
+
+/** Test prompts to keep; empty brings the built-in ten back, null keeps none. */
+export interface PromptsRequest {
+    keep?: string | null;
+}
+
+/** How many ranks are kept; `value` is a rank, a share of 1, an error of 1 or megabytes. */
+export interface Rank {
+    mode?: "auto" | "lossless" | "rank" | "energy" | "error" | "budget";
+    value?: number | null;
+}
+
+/** The name it has now, and all names. */
+export interface RecipeSaveReply {
+    name: string;
+    names: string[];
+}
+
+/** What is set up, under a name. */
+export interface RecipeSaveRequest {
+    name: string;
+    state: TabState;
+    overwrite?: boolean;
+}
+
+/** Names of recipes. */
+export interface RecipesReply {
+    /** saved ones. */
+    names: string[];
+    /** every name that <merge:NAME:1> takes. */
+    all: string[];
+}
+
+/** Asks for the names of recipes, or for one of them. */
+export interface RecipesRequest {
+    /** of the recipe to return, as plan and merge take it. */
+    name?: string;
+}
+
+/** A merge of the history and its new name. */
+export interface RenameRequest {
+    entry: string;
+    to: string;
+}
+
+/** Names a merge of the history. */
+export interface ReportRequest {
+    entry: string;
+    form?: "html" | "json";
+}
+
+/** A source: a LoRA, how strong it is, and where. */
+export interface Row {
+    /** the page's own number of the row. */
+    id?: number | null;
+    /** of the LoRA, as `loras` lists it. */
+    key?: string;
+    /** what to call it where the key is empty; REST finds a LoRA by it. */
+    name?: string;
+    /** scales the whole LoRA, from -10000 to 10000. */
+    ratio?: number;
+    /** replaces the ratio for the text encoders, each; null where it does not. */
+    te?: number | (number | null)[] | null;
+    on?: boolean;
+    /** the group it is merged in first: 1, 2, … or a name. */
+    group?: string;
+    /** where the method asks for one: style, subject. */
+    role?: string;
+    /** multiplies the ratio per block; 1 where a block is not named. */
+    blocks?: Record<string, number>;
+    /** rules `blocks:elements:ratio`, which replace block weights. */
+    elements?: string;
+}
+
+/** What the host is set to for new merges. */
+export interface Settings {
+    template: string;
+    folder: string;
+    precision: string;
+}
+
+/** What a recipe is made of. */
+export interface Setup {
+    sources: Row[];
+    /** by the name that rows have in `group`. */
+    groups: Record<string, Group>;
+    /** the merge method. */
+    method: string;
+    /** settings by method and name; those of other methods are kept and change nothing. */
+    knobs: Record<string, Record<string, number | boolean | string | number[]>>;
+    rank: Rank;
+    /** rank of k×k convolutions where it differs. */
+    conv_rank: number | null;
+    /** leave out ranks and modules below this share of the largest. */
+    prune: number;
+    precision: "fp16" | "bf16" | "float";
+    seed: number;
+    /** the base model where the files fit several. */
+    family: string | null;
+}
+
+/** What the tab is to be set to; null where there is nothing. */
+export interface SetupReply {
+    state: Setup | null;
+}
+
+/** Carries what is set up. */
+export interface StateRequest {
+    state: TabState;
+}
+
+/** Everything that is set up in the tab. */
+export interface TabState {
+    sources?: Row[];
+    /** by the name that rows have in `group`. */
+    groups?: Record<string, Group>;
+    /** the merge method. */
+    method?: string;
+    /** settings by method and name; those of other methods are kept and change nothing. */
+    knobs?: Record<string, Record<string, number | boolean | string | number[]>>;
+    rank?: Rank;
+    /** rank of k×k convolutions where it differs. */
+    conv_rank?: number | null;
+    /** leave out ranks and modules below this share of the largest. */
+    prune?: number;
+    precision?: "fp16" | "bf16" | "float";
+    seed?: number;
+    /** the base model where the files fit several. */
+    family?: string | null;
+    output?: Output;
+    /** of this record, as browsers keep it. */
+    version?: number;
+    /** the number of the next row. */
+    next?: number;
+    defaults?: Defaults | null;
+    /** the generation that reads this is the tab's preview. */
+    preview?: boolean;
+}
+
+/** A file's text; null where there is none. */
+export interface TextReply {
+    text: string | null;
+}
+
+/** What a person thinks of a merge. */
+export interface Verdict {
+    /** by source. */
+    preserved?: Record<string, "yes" | "partly" | "no">;
+    /** there are new ones. */
+    artefacts?: boolean | null;
+    /** over prompts and seeds. */
+    consistent?: boolean | null;
+    /** beside the stack of tags. */
+    against?: "" | "better" | "equal" | "worse";
+    /** next: try again. */
+    decision?: "" | "keep" | "discard" | "next";
+}
+
+/** The entry that has the verdict now. */
+export interface VerdictReply {
+    entry: string;
+    /** ok, or revise where the merge did not pass. */
+    status: string;
+}
+
+/** A verdict on an entry of the history, or on one column of a comparison. */
+export interface VerdictRequest {
+    entry?: string;
+    comparison?: string;
+    column?: number | null;
+    verdict?: Verdict;
+    notes?: string;
+}
+
+/** Block weights. */
+export interface WeightsReply {
+    weights: Record<string, number>;
+}
+
+/** Every operation that the page may ask for. */
+export interface Operations {
+    /** Start a merge of the history again; under its own name that gives the same bytes. */
+    again: { request: AgainRequest; reply: JobReply };
+    /** Return how far an analysis is, and its report where that has grown. */
+    analysis: { request: AnalysisRequest; reply: AnalysisReply };
+    /** Return an analysis as one page or as JSON. */
+    analysis_export: { request: ExportRequest; reply: TextReply };
+    /** Start an analysis of what is set up. */
+    analyze: { request: AnalyzeRequest; reply: JobReply };
+    /** Return what is set up with an advice carried out. */
+    apply: { request: ApplyRequest; reply: SetupReply };
+    /** Return {block: weight} of a list, preset or notation; R and U are drawn. */
+    blocks: { request: BlocksRequest; reply: WeightsReply };
+    /** Ask a job to stop. */
+    cancel: { request: JobRequest; reply: JobReply };
+    /** Return what the comparison's panel offers. */
+    compare_choices: { request: Nothing; reply: CompareChoicesReply };
+    /** Return in one sentence how many pictures are asked for. */
+    compare_estimate: { request: EstimateRequest; reply: EstimateReply };
+    /** Return a person's test prompts, after keeping new ones where some are given. */
+    compare_prompts: { request: PromptsRequest; reply: PromptsReply };
+    /** Return two merges side by side: what changed, and their reports block by block. */
+    compare_recipes: { request: PairRequest; reply: CompareReply };
+    /** Return a comparison that was made. */
+    comparison: { request: ComparisonRequest; reply: ComparisonReply };
+    /** Return the grid of a comparison. */
+    comparison_picture: { request: ComparisonRequest; reply: PictureReply };
+    /** What was merged, newest first (?search=). */
+    history: { request: HistoryRequest; reply: HistoryReply };
+    /** Return what changed from the merge `other` to the merge `entry`. */
+    history_diff: { request: PairRequest; reply: LinesReply };
+    /** Change an entry's verdict, notes or status. */
+    history_update: { request: HistoryUpdateRequest; reply: Nothing };
+    /** Return methods, families, presets, settings. */
+    init: { request: Nothing; reply: InitReply };
+    /** What is in one LoRA (?name=). */
+    inspect: { request: LoraRequest; reply: InspectReply };
+    /** How far a job is, and its result. */
+    job: { request: JobRequest; reply: JobReply };
+    /** Return what changed of the list of LoRAs. */
+    library: { request: LibraryRequest; reply: LibraryReply };
+    /** Return norm and share of energy per block of LoRAs. */
+    look: { request: LookRequest; reply: LookReply };
+    /** Every LoRA in the LoRA folders. */
+    loras: { request: Nothing; reply: LorasReply };
+    /** Start a merge; the answer has its job. */
+    merge: { request: StateRequest; reply: JobReply };
+    /** Every merge method with its knobs. */
+    methods: { request: Nothing; reply: MethodsReply };
+    /** Return the set-up that made a merged LoRA, a history entry or a recipe. */
+    open: { request: OpenRequest; reply: OpenReply };
+    /** Return the set-up of the merge that a picture's infotext carries; null where it carries none. */
+    picture_text: { request: PictureTextRequest; reply: SetupReply };
+    /** What a merge would make. */
+    plan: { request: StateRequest; reply: PlanReply };
+    /** Delete one of the user's presets. */
+    preset_delete: { request: NameRequest; reply: PresetsReply };
+    /** Return preset files of neighbouring extensions. */
+    preset_find: { request: Nothing; reply: PresetFindReply };
+    /** Import a preset file of another tool, with a sentence for every line. */
+    preset_import: { request: PresetImportRequest; reply: PresetImportReply };
+    /** Rename one of the user's presets. */
+    preset_rename: { request: PresetRenameRequest; reply: PresetsReply };
+    /** Save a row's weights, and its element rules where it has some, under a name. */
+    preset_save: { request: PresetSaveRequest; reply: PresetsReply };
+    /** Block-weight presets. */
+    presets: { request: Nothing; reply: PresetsReply };
+    /** Make a picture the preview of the LoRA that was made of its merge. */
+    preview_set: { request: PreviewSetRequest; reply: LoraNameReply };
+    /** Return rows from a prompt or from a generated picture's text. */
+    prompt: { request: PromptRequest; reply: PromptReply };
+    /** Return the rows as prompt tags, and what tags cannot say. */
+    prompt_write: { request: PromptWriteRequest; reply: PromptWriteReply };
+    /** Move a saved recipe into the trash folder. */
+    recipe_remove: { request: NameRequest; reply: NamesReply };
+    /** Keep what is set up under a name. */
+    recipe_save: { request: RecipeSaveRequest; reply: RecipeSaveReply };
+    /** Names of saved recipes; with ?name= one of them, as plan and merge take it. */
+    recipes: { request: RecipesRequest; reply: RecipesReply | OpenReply };
+    /** Move a merge and its entry into trash folders; a file that is gone already is no error. */
+    remove: { request: EntryRequest; reply: Nothing };
+    /** Rename a merge and what lies beside it. */
+    rename: { request: RenameRequest; reply: KeyReply };
+    /** Return the report kept with a merge. */
+    report: { request: ReportRequest; reply: TextReply };
+    /** Start to make the report of a merge that has none, from its recipe and the sources of today. */
+    report_make: { request: EntryRequest; reply: JobReply };
+    /** Write down what a person thinks of a merge. */
+    verdict: { request: VerdictRequest; reply: VerdictReply };
+    /** Start to hold a merged LoRA against its recipe. */
+    verify: { request: LoraRequest; reply: JobReply };
+}

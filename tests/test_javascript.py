@@ -1,0 +1,118 @@
+"""Rules that the page and Python share, and what the page computes by itself; the scripts run in Node, where there is one."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from lib_merge.recipe_edits import letter
+from lib_merge.ui.protocol import fields_of
+from lib_merge.ui.state import Defaults, Output, Rank, Row, TabState, named, tab_state
+
+SCRIPTS = Path(__file__).parents[1] / "javascript" / "lora_merge"
+NODE = shutil.which("node")
+pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
+SETTINGS = {"template": "{sources}_v{n}", "folder": "merged", "precision": "fp16"}
+
+
+def run(code, *scripts, kept=None):
+    """Return what `code` returns, as JSON, after the scripts; `kept` is what the browser has stored."""
+    page = f"""
+        const kept = {json.dumps({"lora-merge-state-1": json.dumps(kept)} if kept else {})};
+        globalThis.window = globalThis;
+        globalThis.document = {{}};
+        globalThis.localStorage = {{ getItem: (key) => kept[key] ?? null, setItem: () => {{}} }};
+        {"".join((SCRIPTS / name).read_text(encoding="utf-8") for name in ("1_core.js", *scripts))}
+        const space = loraMerge;
+        console.log(JSON.stringify((() => {{ {code} }})()));
+    """
+    done = subprocess.run(
+        [NODE, "-"], input=page, capture_output=True, text=True, encoding="utf-8", check=True
+    )
+    return json.loads(done.stdout)
+
+
+def test_letters_are_those_of_python():
+    assert run("return [...Array(800).keys()].map(space.letter);") == [letter(index) for index in range(800)]
+
+
+@pytest.mark.parametrize(
+    "names", [[], ["A", "B"], ["B", "1", "A"], ["2", "z", "AB", "faces", "1"], ["ABC", "A", "A"], ["é", "A"]]
+)
+def test_groups_go_by_the_names_of_python(names):
+    assert run(f"return space.groupNames({json.dumps(names)});", "2_state.js") == named(names)
+
+
+def test_the_pages_fresh_state_is_the_one_of_python():
+    fresh = run(f"return new space.State({json.dumps(SETTINGS)}).data;", "2_state.js")
+    assert set(fresh) == set(fields_of(TabState)) - {"preview"}
+    assert set(fresh["sources"][0]) == set(fields_of(Row))
+    assert set(fresh["output"]) == set(fields_of(Output)) - {"preview", "based_on_name"}
+    assert set(fresh["rank"]) == set(fields_of(Rank))
+    assert set(fresh["defaults"]) == set(fields_of(Defaults))
+    tab_state(fresh)
+
+
+def test_a_state_of_0_1_opens_with_its_groups_numbered():
+    row = {"id": 1, "key": "0/a.safetensors", "name": "a", "ratio": 0.5, "te": None, "on": True, "role": ""}
+    row |= {"blocks": {}, "elements": ""}
+    sources = [{**row, "group": "B"}, {**row, "id": 2, "group": ""}, {**row, "id": 3, "group": "A"}]
+    groups = {"A": {"method": "ties", "ratio": 0.4}, "B": {"method": "average", "ratio": 1}}
+    output = {
+        "template": "x",
+        "folder": "",
+        "overwrite": False,
+        "triggers": None,
+        "notes": "",
+        "based_on": "",
+    }
+    kept = {
+        "version": 1,
+        "next": 4,
+        "sources": sources,
+        "groups": groups,
+        "method": "slerp",
+        "output": output,
+    }
+    state = run(f"return new space.State({json.dumps(SETTINGS)}).data;", "2_state.js", kept=kept)
+    assert [one["group"] for one in state["sources"]] == ["1", "", "2"]
+    assert {name: group["method"] for name, group in state["groups"].items()} == {"1": "average", "2": "ties"}
+    assert tab_state(state).method == "slerp"
+
+
+# norm 2; half of the energy is the UNet's, the text encoders have 0.3 and 0.2 in one block
+LOOKED = {
+    "norm": 2.0,
+    "block_energy": {"BASE": 0.5, "IN04": 0.5},
+    "encoder_energy": {"BASE": {"1": 0.3, "2": 0.2}},
+}
+
+
+@pytest.mark.parametrize(
+    ("te", "energy"),
+    [
+        (None, 0.25),
+        ([0.0], 0.5 * 0.25),
+        ([1.0, 1.0], 0.5 * 0.25 + 0.5),
+        ([None, 1.0], 0.5 * 0.25 + 0.3 * 0.25 + 0.2),
+        ([1.0, None], 0.5 * 0.25 + 0.3 + 0.2 * 0.25),
+        ([0.0, 1.0], 0.5 * 0.25 + 0.2),
+    ],
+)
+def test_how_strong_a_source_goes_in_follows_each_text_encoder(te, energy):
+    row = json.dumps({"ratio": 0.5, "te": te, "blocks": {}})
+    size = run(f"return space.strength({row}, {json.dumps(LOOKED)}, 1);", "6c_strength.js")
+    assert size == pytest.approx(2.0 * energy**0.5)
+
+
+def test_how_strong_a_source_goes_in_follows_block_weights_and_the_group():
+    row = json.dumps({"ratio": 0.5, "te": [None, 1.0], "blocks": {"BASE": 0.5, "IN04": 0.0}})
+    size = run(f"return space.strength({row}, {json.dumps(LOOKED)}, -0.5);", "6c_strength.js")
+    assert size == pytest.approx(0.5 * 2.0 * (0.25 * (0.3 * 0.25 + 0.2)) ** 0.5)
+    without = {**LOOKED, "encoder_energy": {}}  # as it was measured by an older version
+    size = run(f"return space.strength({row}, {json.dumps(without)}, 1);", "6c_strength.js")
+    assert size == pytest.approx(2.0 * (0.25 * 0.5 * 0.25) ** 0.5)
