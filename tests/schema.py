@@ -61,6 +61,6 @@ def _inside(value, schema, components) -> bool:
     return all(
         fits(item, named[name], components)
         if name in named
-        else bool(rest) and (rest is True or fits(item, rest, components))
+        else rest is not False and (rest is True or fits(item, rest, components))
         for name, item in value.items()
     )

@@ -10,6 +10,7 @@ import pytest
 
 from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
+from tests.schema import fits
 from tests.test_tab_server import Host
 
 fastapi = pytest.importorskip("fastapi", reason="every WebUI has it")
@@ -117,3 +118,93 @@ def test_openapi_names_parameters_and_nothing_deletes(serve):
     assert [p["name"] for p in ours[f"{V1}/inspect"]["get"]["parameters"]] == ["key", "name"]
     assert [p["name"] for p in ours[f"{V1}/jobs/{{job}}"]["get"]["parameters"]] == ["job"]
     assert "requestBody" in ours[f"{V1}/merge"]["post"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"sources": [{"name": "ink"}, {"name": "mira", "ratio": "abc"}]}, 'sources[1].ratio is "abc"; it takes a number.'),
+        ({"sources": [{"name": "ink", "raito": 1}]}, "there is no field state.sources[0].raito; did you mean ratio?"),
+        ({"sources": 3}, "state.sources is 3; it takes a list."),
+        ({"sources": [{"name": "ink"}], "seed": "a"}, 'state.seed is "a"; it takes a whole number.'),
+        ({"sources": [{"name": "ink"}], "method": "nonsense"}, "there is no merge method 'nonsense'."),
+        ({"state": {"sources": [], "nonsense": 1}}, "there is no field state.nonsense;"),
+        ({"state": {"sources": []}, "nonsense": 1}, "there is no field nonsense;"),
+    ],
+)  # fmt: skip
+def test_what_is_wrong_with_a_body_is_said_in_one_sentence(serve, body, sentence):
+    for path in ("plan", "merge"):
+        reply = serve().post(f"{V1}/{path}", json=body)
+        assert reply.status_code == 422
+        assert sentence in reply.json()["error"]
+        assert reply.json()["error"].count("\n") == 0
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("jobs/²", 'job is "²"; it takes a whole number.'),
+        ("jobs/1.5", 'job is "1.5"; it takes a whole number.'),
+        ("jobs/77", "that job is not known any more"),
+        ("history?count=none", 'count is "none"; it takes a whole number from 1.'),
+        ("inspect?nmae=ink", "there is no field nmae; did you mean name?"),
+        ("loras?x=1", "there is no field x;"),
+    ],
+)
+def test_what_is_wrong_with_an_address_is_said_too(serve, path, sentence):
+    reply = serve().get(f"{V1}/{path}")
+    assert reply.status_code == 422
+    assert sentence in reply.json()["error"]
+
+
+def test_numbers_in_an_address_are_numbers(serve):
+    assert serve().get(f"{V1}/history", params={"count": "5"}).json() == {
+        "ok": True,
+        "entries": [],
+        "total": 0,
+    }
+
+
+def _references(value):
+    if isinstance(value, dict):
+        yield from [value["$ref"]] if "$ref" in value else []
+        for item in value.values():
+            yield from _references(item)
+    elif isinstance(value, list):
+        for item in value:
+            yield from _references(item)
+
+
+def test_openapi_has_real_schemas_whose_examples_are_accepted(serve):
+    client = serve()
+    page = client.get("/openapi.json").json()
+    components = page["components"]["schemas"]
+    ours = {path: item for path, item in page["paths"].items() if path.startswith(V1)}
+    assert {ref.rpartition("/")[2] for ref in _references([ours, components])} <= set(components)
+    bodies = 0
+    for path, item in ours.items():
+        for method, route in item.items():
+            answer = route["responses"]["200"]["content"]["application/json"]["schema"]
+            assert answer["allOf"][1], path
+            if "requestBody" not in route:
+                continue
+            bodies += 1
+            content = route["requestBody"]["content"]["application/json"]
+            assert fits(content["example"], content["schema"], components), path
+            reply = client.request(method, path, json=content["example"])
+            assert reply.status_code == 200 or "merged" in reply.json()["error"], (path, reply.json())
+    assert bodies == 3
+
+
+def test_answers_fit_the_schemas_that_openapi_gives_them(serve):
+    client = serve()
+    page = client.get("/openapi.json").json()
+    for path in ("methods", "loras", "presets", "recipes", "history", "inspect"):
+        schema = page["paths"][f"{V1}/{path}"]["get"]["responses"]["200"]["content"]["application/json"][
+            "schema"
+        ]
+        reply = client.get(f"{V1}/{path}", params={"name": "ink"} if path == "inspect" else {}).json()
+        assert fits(reply, schema, page["components"]["schemas"]), path
+    planned = client.post(f"{V1}/plan", json={"sources": [{"name": "ink"}]}).json()
+    schema = page["paths"][f"{V1}/plan"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
+    assert fits(planned, schema, page["components"]["schemas"])

@@ -16,7 +16,6 @@ import torch
 import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
-from starlette.middleware.base import BaseHTTPMiddleware
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.ui.operations import open_desk
@@ -89,6 +88,7 @@ def build_app(host: PlainHost) -> FastAPI:
     """Return the web application: the tab at /, our scripts and styles put into its page."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
 
+    @app.get("/lora-merge/file/{name:path}")
     def asset(name: str) -> Response:
         path = ROOT / name
         if path not in _assets():
@@ -96,6 +96,7 @@ def build_app(host: PlainHost) -> FastAPI:
         kind = "text/css" if path.suffix == ".css" else "text/javascript"
         return FileResponse(path, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
+    @app.get("/lora-merge/preview/{name:path}")
     def preview(name: str) -> Response:
         folder = host.lora_folders()[0]
         path = folder / name
@@ -103,16 +104,14 @@ def build_app(host: PlainHost) -> FastAPI:
             return Response(status_code=404)
         return FileResponse(path)
 
+    @app.middleware("http")
     async def inject(request: Request, call_next: Any) -> Response:  # noqa: ANN401
-        response = await call_next(request)
+        response: Any = await call_next(request)
         if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
-            return response
+            return response  # type: ignore[no-any-return]
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
         return HTMLResponse(body.replace("</head>", f"{_head()}</head>", 1), response.status_code)
 
-    app.add_api_route("/lora-merge/file/{name:path}", asset)
-    app.add_api_route("/lora-merge/preview/{name:path}", preview)
-    app.add_middleware(BaseHTTPMiddleware, dispatch=inject)
     # the system's own fonts: a local page has no reason to ask a font server
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
     return gr.mount_gradio_app(app, build_with(open_desk(host), theme), path="/")

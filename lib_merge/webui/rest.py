@@ -113,7 +113,7 @@ def _describe_components(app: FastAPI, schemas: Schemas) -> None:
         page.setdefault("components", {}).setdefault("schemas", {}).update(schemas.components)
         return page
 
-    app.openapi = openapi  # type: ignore[method-assign]
+    app.openapi = openapi
 
 
 # -------------------------------------------------------------------------------------------- requests

@@ -17,6 +17,7 @@ class _Route:
 
 class FastAPI:
     routes: list[_Route]
+    openapi: Callable[[], dict[str, Any]]
     def __init__(
         self,
         *,
