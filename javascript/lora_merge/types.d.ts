@@ -161,8 +161,10 @@ export interface FamilyInfo {
     hints: Record<string, string>;
     /** the blocks of the usual list of weights, in its order. */
     list: string[];
-    /** length of a list -> its blocks. */
-    orders: Record<string, string[]>;
+    /** what the ratios of the text encoders are called. */
+    te_ratios: string[];
+    /** block of a text encoder -> which of these ratios is its. */
+    te_blocks: Record<string, number>;
 }
 
 /** How the sources of a group are merged before they enter the merge as one. */

@@ -56,7 +56,7 @@ def _modules(file: LoraFile) -> dict[str, Any]:
         if not math.isfinite(size):
             broken.append(name)
         elif module.layout.columns:
-            block, encoder = block_of(name, family), encoder_of(name, family)
+            block, encoder = block_of(name, family), encoder_of(name)
             squares[block] = squares.get(block, 0.0) + size**2
             if encoder:
                 parts = encoders.setdefault(block, {})
