@@ -42,6 +42,19 @@ def gram_values(gram: Tensor) -> Tensor:
     return values.flip(0).clamp_min(0).sqrt()
 
 
+def row_values(rows: Tensor) -> np.ndarray:
+    """Return the singular values of Float[a in], a small: Float64[a], descending.
+
+    What is below the rounding of the Gram matrix of the rows counts as none.
+    """
+    rows = rows.double()
+    values = gram_values(rows @ rows.T)
+    known: np.ndarray = torch.where(
+        values.square() > tolerances.ROUNDING * values[0].square(), values, 0.0
+    ).numpy()
+    return known
+
+
 def clamped_root(gram: Tensor) -> Tensor:
     """Return L with LLᵀ = gram, Float64[k k]; eigenvalues that rounding made negative count as 0."""
     values, vectors = torch.linalg.eigh(gram)

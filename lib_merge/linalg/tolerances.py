@@ -256,7 +256,7 @@ PARALLEL = _row(
     "PARALLEL",
     0.9995,
     "|cosine|",
-    why="past it the arc is its chord to 1e-7, and sin Ω, by which is divided, has no digits",
+    why="past it the arc is its chord to 1.3e-4, and sin Ω, by which is divided, soon has no digits",
     breaks="smaller: SLERP and Karcher leave the arc where it is well defined, 2.5 % off at 0.9",
 )
 KARCHER_STEP = _row(
@@ -275,9 +275,9 @@ ZERO_ANGLE = _row(
 )
 CANCELS = _row(
     "CANCELS",
-    1e-9,
+    1e-7,
     "of √Σ‖τᵢ‖²",
-    why="a sum that cancels to this has no direction that could be scaled to the sources' strength",
+    why="float64 Grams hold a sum that cancels to this as rounding: no direction to bring to full strength",
     breaks="smaller: rounding is scaled up to full strength; larger: near-opposites are saved as nothing",
 )
 COLUMN_FLOOR = _row(
@@ -309,7 +309,7 @@ PROOF_FLOAT = _row(
     2e-6,
     "of ‖ΔW‖",
     why="the same for float32, where only products round",
-    breaks="smaller: sound files are refused; larger: a wrong byte passes",
+    breaks="larger: a wrong byte passes",
 )
 CUT_SLACK = _row(
     "CUT_SLACK",
