@@ -20,7 +20,7 @@ from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
 from lib_merge.linalg import Delta, scaled, tolerances
 from lib_merge.linalg.core import CoreSpace, Merged, core_space
-from lib_merge.linalg.svd import gram_values
+from lib_merge.linalg.svd import row_values
 from lib_merge.methods import Gives, Space
 from lib_merge.ranks.policy import PolicyKind
 
@@ -112,9 +112,7 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
     """
     if not wide:
         return torch.linalg.svdvals(merged).numpy()
-    merged = merged.double()
-    values = gram_values(merged @ merged.T)
-    return torch.where(values.square() > tolerances.ROUNDING * values[0].square(), values, 0.0).numpy()
+    return row_values(merged)
 
 
 def hashed(node: Node) -> list[str]:
