@@ -581,6 +581,21 @@ def test_axes_are_there_once_and_change_copies_only(world, desk, options):
     assert all(len(loaded) == 1 for _, _, loaded, _, _ in world.made)
 
 
+def test_an_axis_means_the_row_that_the_tab_calls_so(world, options):
+    rows = (("0/a.safetensors", 1, {"on": False}), *PAIR)
+    setup = json.dumps(_state(*rows))
+    with pytest.raises(RuntimeError, match="no source A: this merge has B, C"):
+        options["ratio A"].confirm(Processing(setup), [0.9])
+    p = Processing(setup, n_iter=1, batch_size=1)
+    options["ratio B"].apply(p, 0.9, [])
+    world.process(p)
+    sources = json.loads(p.extra_generation_params["Merge recipe"])["sources"]
+    assert [(one["name"], one["ratio"]) for one in sources] == [
+        ("a.safetensors", 0.9),
+        ("b.safetensors", 0.4),
+    ]
+
+
 def test_an_axis_changes_the_recipe_in_the_prompt(world, desk, options):
     desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
     p = Processing("", n_iter=1, batch_size=1, prompt="a cat <merge:pair:0.5>")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import time
 
 import pytest
@@ -259,3 +260,21 @@ def pair_report(host):
     return to_json(
         analyze([host.folder / "a.safetensors", host.folder / "sub" / "b.safetensors"]), tensors=False
     )
+
+
+def test_the_page_of_an_analysis_calls_the_sources_as_the_tab_does(desk):
+    state = _state(
+        ("0/a.safetensors", 0.5, {"on": False}),
+        ("0/a.safetensors", 0.5, {"group": "A"}),
+        ("0/loud.safetensors", 0.5, {}),
+        ("0/sub/b.safetensors", 0.5, {"group": "A"}),
+        groups={"A": {"method": "weighted_sum", "ratio": 0.5}},
+    )
+    _, job = _analysis(desk, state)
+    page = _ask(desk, "analysis_export", job=job, form="page")["text"]
+    table = page[page.index("<h2>Sources</h2>") :]
+    assert re.findall(r'class="chip"[^>]*>([A-Z]+)</span>(\w+)\.safetensors', table)[:3] == [
+        ("B", "a"),
+        ("D", "b"),
+        ("C", "loud"),
+    ]

@@ -29,7 +29,7 @@ def blocks(report: AnalysisReport) -> Iterator[str]:
     for index, source in enumerate(report.sources):
         if source.blocks:
             rows = [_block(block, part) for block, part in source.blocks.items()]
-            yield _folded(f"Blocks of {chip(index)}{text(source.label, 60)}", table(BLOCK_HEAD, rows))
+            yield _folded(f"Blocks of {chip(report, index)}{text(source.label, 60)}", table(BLOCK_HEAD, rows))
 
 
 def _block(name: str, part: Part) -> tuple[str, ...]:
@@ -52,14 +52,14 @@ def standing_out(report: AnalysisReport) -> Iterator[str]:
             if keys:
                 named = " ".join(f"<code>{text(key, 160)}</code>" for key in keys[:NAMED])
                 more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
-                yield f"<p>{chip(index)}{len(keys)} tensors {what}: {named}{more}</p>"
+                yield f"<p>{chip(report, index)}{len(keys)} tensors {what}: {named}{more}</p>"
 
 
 def tensors(report: AnalysisReport) -> Iterator[str]:
     """Yield a folded table of all tensors for every source, as HTML."""
     for index, source in enumerate(report.sources):
         if source.tensors:
-            yield _folded(f"Tensors of {chip(index)}{text(source.label, 60)}", _tensor_table(source))
+            yield _folded(f"Tensors of {chip(report, index)}{text(source.label, 60)}", _tensor_table(source))
 
 
 def _tensor_table(source: SourceReport) -> str:

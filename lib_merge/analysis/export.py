@@ -25,7 +25,7 @@ def to_json(report: AnalysisReport, *, tensors: bool = True) -> dict[str, Any]:
     """
     found = {"format": FORMAT, "version": VERSION}
     for item in fields(report):
-        if item.name not in ("bench", "sources"):
+        if item.name not in ("bench", "sources", "handles"):
             found[item.name] = _plain(getattr(report, item.name))
     found["sources"] = [_source(source, tensors=tensors) for source in report.sources]
     for pair, plain in zip(report.pairs, found["pairs"]):

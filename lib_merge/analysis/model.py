@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from lib_merge.analysis.figures import PairReport, SourceReport, Training
+from lib_merge.recipe_edits import letter
 
 if TYPE_CHECKING:
     from lib_merge.analysis.bench import Bench
@@ -148,6 +149,7 @@ class AnalysisReport:
     advice    what evidence speaks for; empty for an unremarkable merge
     starts    starting points by role, always there
     symptoms  the "What is wrong?" table, filled in for this merge
+    handles   what the tab calls the sources, where it has called them something
     bench     what was measured, so that `reweigh` need not read the files again
     """
 
@@ -163,4 +165,9 @@ class AnalysisReport:
     symptoms: tuple[Symptom, ...] = ()
     notes: tuple[str, ...] = ()
     seconds: float = 0.0
+    handles: tuple[str, ...] = ()
     bench: Bench | None = field(default=None, repr=False, compare=False)
+
+    def handle(self, index: int) -> str:
+        """Return what a source is called where there is little room: as the tab does, else A, B, …"""
+        return self.handles[index] if index < len(self.handles) else letter(index)

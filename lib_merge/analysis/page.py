@@ -90,7 +90,7 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     )
     rows = [
         (
-            f"{chip(index)}{text(label, 60)}",
+            f"{chip(report, index)}{text(label, 60)}",
             number(ratio),
             share(whole.shares[index]),
             number(whole.to_source[index]),

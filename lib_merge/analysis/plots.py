@@ -85,7 +85,7 @@ def pair_map(
     report: AnalysisReport, blocks: Sequence[str], figure: Callable[[PairPart], float], scale: Scale
 ) -> str:
     """Return a block × pair heat map of one figure."""
-    rows = [f"{letter(pair.first)} · {letter(pair.second)}" for pair in report.pairs]
+    rows = [f"{report.handle(pair.first)} · {report.handle(pair.second)}" for pair in report.pairs]
     values = [[_figure(pair.blocks, block, figure) for block in blocks] for pair in report.pairs]
     return heat_map("Figure by block and pair", rows, blocks, values, scale)
 
@@ -101,11 +101,6 @@ def rank_curve(report: AnalysisReport) -> str:
     mark = (float(most), f"rank {most}: {kept}" if least == most else f"rank {least} to {most}: {kept}")
     axes = Axes("Rank of every module", "Energy kept (share of Σ S²)", lambda value: f"{100 * value:.0f} %")
     return curve("Share of the energy kept against rank", points, axes, mark)
-
-
-def letter(index: int) -> str:
-    """Return what a source is called where there is little room: A, B, … Z, 27, …"""
-    return chr(ord("A") + index) if index < 26 else str(index + 1)
 
 
 def _short(value: float, digits: int) -> str:
@@ -126,7 +121,7 @@ def _sure_excess(part: PairPart) -> float:
 
 
 def _names(report: AnalysisReport) -> list[str]:
-    return [f"{letter(index)} {source.label}" for index, source in enumerate(report.sources)]
+    return [f"{report.handle(index)} {source.label}" for index, source in enumerate(report.sources)]
 
 
 def _most(report: AnalysisReport) -> float:

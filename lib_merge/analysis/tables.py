@@ -6,7 +6,6 @@ import math
 from collections.abc import Iterable, Iterator, Sequence
 
 from lib_merge.analysis.model import AnalysisReport
-from lib_merge.analysis.plots import letter
 from lib_merge.analysis.svg import SOURCES, ink, text
 
 
@@ -22,10 +21,10 @@ def share(value: float, digits: int = 0) -> str:
     return "–" if math.isnan(value) else f"{value * 100:.{digits}f} %"
 
 
-def chip(index: int) -> str:
+def chip(report: AnalysisReport, index: int) -> str:
     """Return a source's letter in its colour."""
     colour = SOURCES[index % len(SOURCES)]
-    return f'<span class="chip" style="background:{colour};color:{ink(colour)}">{letter(index)}</span>'
+    return f'<span class="chip" style="background:{colour};color:{ink(colour)}">{report.handle(index)}</span>'
 
 
 def table(
@@ -53,7 +52,7 @@ def pairs(report: AnalysisReport) -> Iterator[str]:
         part = pair.whole
         rows.append(
             (
-                f"{chip(pair.first)}{chip(pair.second)}",
+                f"{chip(report, pair.first)}{chip(report, pair.second)}",
                 f"{text(pair.relation)}<br><span class=soft>{text(pair.reason)}</span>",
                 number(part.cosine),
                 f"{_times(part.overlap_out, part.chance_out)} / {_times(part.overlap_in, part.chance_in)}",
@@ -97,7 +96,7 @@ def sources(report: AnalysisReport) -> Iterator[str]:
         trouble += [f"{len(source.broken)} broken"] if source.broken else []
         rows.append(
             (
-                f"{chip(index)}{text(source.name, 60)}<br><span class=soft>{text(kinds)}</span>",
+                f"{chip(report, index)}{text(source.name, 60)}<br><span class=soft>{text(kinds)}</span>",
                 number(part.norm),
                 f"{number(part.effective_rank, 2)} / {number(part.stable_rank, 2)}",
                 ranks,
@@ -129,7 +128,7 @@ def training(report: AnalysisReport) -> Iterator[str]:
         return
     yield "<h2>Training</h2>"
     yield from (f"<p><strong>{text(warning)}</strong></p>" for warning in report.training.warnings)
-    head = "".join(f"<th>{chip(index)}</th>" for index in range(len(rows[0].values)))
+    head = "".join(f"<th>{chip(report, index)}</th>" for index in range(len(rows[0].values)))
     body = []
     for row in rows:
         kind = " class=differs" if row.differs else ""

@@ -58,6 +58,7 @@ def _analyze(
 ) -> dict[str, Any]:
     job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
     for report in analyze_steps_with_engine(recipe, job=job, before=desk.measured, methods=methods):
+        report = replace(report, handles=tuple(leaf.handle for leaf in recipe.leaves()))  # noqa: PLW2901
         task.partial = Growing(report, rows)
     desk.measured = report
     task.partial = Growing(replace(report, bench=None), rows)  # Gram matrices are kept once
