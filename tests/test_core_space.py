@@ -13,7 +13,7 @@ import lib_merge.engine.run as engine_run
 from lib_merge import Job, Source, merge
 from lib_merge.errors import NumericsError, VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, zero
-from lib_merge.linalg.core import column_products, core_space
+from lib_merge.linalg.core import Bases, column_products, core_space
 from lib_merge.linalg.order import bracket, order_statistic
 from lib_merge.linalg.svd import polar, product_svd, solve, svd
 from lib_merge.linalg.truncate import compress
@@ -60,7 +60,7 @@ def _dense(delta):
     return delta.dense(dtype=torch.float64)
 
 
-@pytest.mark.parametrize("bases", ["any", "singular", "left"])
+@pytest.mark.parametrize("bases", list(Bases))
 @pytest.mark.parametrize("case", list(CASES))
 def test_bases_are_orthonormal_and_hold_every_source(case, bases):
     deltas = CASES[case]
@@ -71,7 +71,7 @@ def test_bases_are_orthonormal_and_hold_every_source(case, bases):
     assert torch.allclose(left.T @ left, torch.eye(left.shape[1], dtype=torch.float64), atol=1e-6)
     for place, item in enumerate(wanted):
         assert float((left @ space.rows(place).double() - item).norm()) <= 2e-6 * size
-    if bases == "left":
+    if bases is Bases.LEFT:
         main = torch.linalg.svdvals(torch.cat(wanted, 1))[: left.shape[1]]
         found = sum(left.T @ item @ item.T @ left for item in wanted)
         assert torch.allclose(found, main.square().diag(), atol=1e-9 * float(main[0]) ** 2)
@@ -80,7 +80,7 @@ def test_bases_are_orthonormal_and_hold_every_source(case, bases):
     assert torch.allclose(right @ right.T, torch.eye(len(right), dtype=torch.float64), atol=1e-5)
     for core, item in zip(space.cores, wanted):
         assert float((left @ core @ right - item).norm()) <= 2e-6 * size
-    if bases == "singular":
+    if bases is Bases.SINGULAR:
         tall = sum(core @ core.T for core in space.cores)
         assert torch.allclose(tall, tall.diagonal().diag(), atol=1e-9 * float(tall[0, 0]))
 
@@ -108,7 +108,7 @@ def test_products_of_columns(case):
 )
 def test_a_cut_is_the_best_there_is_and_its_distance_is_measured(case, rank):
     deltas = CASES[case]
-    space = core_space(deltas, "any")
+    space = core_space(deltas, Bases.ANY)
     asked = space.spanned(space.cores.sum(0))
     whole = sum(_dense(delta) for delta in deltas)
     best = torch.linalg.svdvals(whole)
@@ -124,7 +124,7 @@ def test_a_cut_is_the_best_there_is_and_its_distance_is_measured(case, rank):
 
 
 def test_rows_in_their_own_order_are_the_same_delta():
-    space = core_space(CASES["two strangers"], "left")
+    space = core_space(CASES["two strangers"], Bases.LEFT)
     rows = space.rows(0).abs()
     ordered, plain = space.spanned_rows(rows), space.spanned_rows(rows, ordered=False)
     wanted = _dense(ordered.low_rank())

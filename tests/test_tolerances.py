@@ -12,7 +12,7 @@ from safetensors import safe_open
 from lib_merge import Job, RankPolicy, merge, verify
 from lib_merge.errors import VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, tolerances
-from lib_merge.linalg.core import core_space
+from lib_merge.linalg.core import Bases, core_space
 from lib_merge.linalg.order import place_of
 from lib_merge.linalg.stack import basis, stack
 from lib_merge.linalg.svd import numerical_rank, row_values, solve, svd
@@ -214,7 +214,7 @@ def what_a_sketch_cuts_is_measured():
 # ---------------------------------------------------------------- the common space
 
 
-def _space_of(*deltas, bases="any"):
+def _space_of(*deltas, bases=Bases.ANY):
     return core_space(list(deltas), bases)
 
 
@@ -274,7 +274,7 @@ def a_merged_core_has_the_directions_that_are_no_rounding():
 
 @case("ROWS_PLAIN", 1e-12)
 def faint_directions_of_merged_rows_are_not_mixed_up():
-    space = _space_of(_lora(), bases="left")
+    space = _space_of(_lora(), bases=Bases.LEFT)
     rows = (_orthonormal(5, 4) * torch.tensor([1.0, 0.1, 1e-3, 2e-4], dtype=torch.float64)) @ _orthonormal(
         30, 4
     ).T

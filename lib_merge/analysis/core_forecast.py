@@ -19,7 +19,7 @@ from lib_merge.engine.evaluate import MaskSeed, module_policy
 from lib_merge.engine.plan import Leaf, Node, Target
 from lib_merge.engine.run import replace_sum
 from lib_merge.linalg import Delta, scaled, tolerances
-from lib_merge.linalg.core import CoreSpace, Merged, core_space
+from lib_merge.linalg.core import Bases, CoreSpace, Merged, core_space
 from lib_merge.linalg.svd import row_values
 from lib_merge.methods import Gives, Space
 from lib_merge.ranks.policy import PolicyKind
@@ -52,13 +52,13 @@ def fits(node: Node, asked: Sequence[float]) -> bool:
     )
 
 
-def common(deltas: Sequence[Delta], weights: Sequence[float], bases: str) -> Common | None:
+def common(deltas: Sequence[Delta], weights: Sequence[float], bases: Bases) -> Common | None:
     """Return the space of weighted deltas of one module; None where all of them are zero.
 
     Args:
         deltas: ΔWᵢ per source, each out × in.
         weights: wᵢ.
-        bases: as `core_space` takes them; "singular" ones serve every method.
+        bases: as `core_space` takes them; singular ones serve every method.
     """
     space = core_space([scaled(delta, weight) for delta, weight in zip(deltas, weights)], bases)
     if space is None:

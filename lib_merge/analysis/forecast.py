@@ -31,6 +31,7 @@ from lib_merge.engine.run import replace_sum
 from lib_merge.engine.survey import survey
 from lib_merge.engine.threads import Clock, exact_numerics, in_order
 from lib_merge.linalg import Delta, LowRank, Spanned, inner
+from lib_merge.linalg.core import Bases
 from lib_merge.linalg.stack import low_rank, stack
 from lib_merge.linalg.truncate import compress
 from lib_merge.recipe import Recipe, Source
@@ -79,7 +80,7 @@ class Forecaster:
             found = self._common.get(place)
             if found is None:
                 kept = len(modules) <= SHARED
-                bases = "singular" if kept else node.method.bases
+                bases = Bases.SINGULAR if kept else node.method.bases
                 found = common(evaluator.children(node, target), asked.tolist(), bases)
                 if found is None:
                     return _look(node, evaluator, target, asked)

@@ -101,23 +101,23 @@ def core_result(node: Node, target: Target, space: CoreSpace, random: Random) ->
     """Return what a core method makes of a module's space: a core, its SVD, rows, or factors of columns."""
     weights = node.weights(target)
     if node.method.gives is Gives.COLUMNS:
-        return node.method.function(ColumnInput(weights, space.columns()), **node.settings)
+        return node.method.columns(ColumnInput(weights, space.columns()), node.settings)
     if node.method.gives is Gives.ROWS:
         rows = RowInput(
             weights, space.rows, space.bound, lambda source, count: random(source, count, torch.float32)
         )
-        return node.method.function(rows, **node.settings)
+        return node.method.rows(rows, node.settings)
     roles = tuple(source.role for source in node.recipe.sources)
     given = CoreInput(
         weights, space.cores, space.svd, roles, lambda source, count: random(source, count, torch.float64)
     )
-    return node.method.function(given, **node.settings)
+    return node.method.core(given, node.settings)
 
 
 def _weigh_columns(node: Node, target: Target, deltas: Sequence[Delta]) -> Delta:
     """Σ τᵢ·diag(m): a factor for each input, so every source keeps its own rank."""
     given = ColumnInput(node.weights(target), column_products(deltas))
-    factors = node.method.function(given, **node.settings).float()
+    factors = node.method.columns(given, node.settings).float()
     return add([_columns(delta, factors) for delta in deltas])
 
 

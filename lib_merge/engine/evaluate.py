@@ -74,9 +74,8 @@ class Evaluator:
         """
         weights: Sequence[float] = node.weights(target)
         if node.method.space is Space.SCALAR and node.method.reads is Reads.NOTHING:
-            weights = node.method.function(
-                ScalarInput(tuple(weights), _ratios(node), _no_gram), **node.settings
-            )
+            given = ScalarInput(tuple(weights), _ratios(node), _no_gram)
+            weights = node.method.coefficients(given, node.settings)
         total: dict[str, Tensor] = {}
         for child, weight in zip(node.children, weights):
             if isinstance(child, Leaf):
@@ -96,7 +95,7 @@ class Evaluator:
         def gram() -> np.ndarray:
             return self.grams[id(node)] if node.method.reads is Reads.RECIPE else gram_matrix(deltas, weights)
 
-        return node.method.function(ScalarInput(weights, _ratios(node), gram), **node.settings)
+        return node.method.coefficients(ScalarInput(weights, _ratios(node), gram), node.settings)
 
     def _child(self, child: Child, target: Target) -> Delta:
         if isinstance(child, Leaf):

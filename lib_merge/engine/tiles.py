@@ -180,5 +180,5 @@ def combine_tiles(
             return torch.rand(shape, generator=generator(source, band)).to(module.device)
 
         given = DenseInput(module.weights, tile, threshold, module.largest, module.selection, uniform)
-        result[rows] = method.function(given, **settings).to("cpu")
+        result[rows] = method.tile(given, settings).to("cpu")
     return result

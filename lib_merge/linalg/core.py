@@ -18,6 +18,7 @@ import itertools
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
+from enum import Enum
 from typing import Union
 
 import torch
@@ -40,6 +41,18 @@ from lib_merge.linalg.svd import (
 Merged = Union[Tensor, Triplets]
 Pair = tuple[Columns, Columns]  # (B, Aᵀ) of one source; without parts where it is zero
 Thin = tuple[tuple[Tensor, Tensor], ...]  # per source PᵀBᵢ and AᵢQ
+
+
+class Bases(str, Enum):
+    """Which orthonormal bases P, Q are wanted."""
+
+    ANY = "any"
+    SINGULAR = "singular"  # unique up to signs: for methods that act on single numbers of Mᵢ
+    LEFT = "left"  # P alone, singular: for methods that give rows
+
+    def __str__(self) -> str:
+        """Return the word, in every version of Python."""
+        return str(self.value)
 
 
 @dataclass(frozen=True, slots=True)
@@ -173,24 +186,26 @@ class CoreSpace:
         )
 
 
-def core_space(deltas: Sequence[Delta], bases: str = "singular") -> CoreSpace | None:
+def core_space(deltas: Sequence[Delta], bases: Bases = Bases.SINGULAR) -> CoreSpace | None:
     """Return the common space of deltas that already carry their weights; None where all of them are zero.
 
     Args:
         deltas: τᵢ, each out × in.
-        bases: "any" orthonormal ones; the "singular" ones, unique up to signs; "left", P alone singular.
+        bases: which orthonormal ones.
     Raises:
         NumericsError: a delta holds NaN or infinity.
     """
     pairs = [pair_of(delta) for delta in deltas]
-    grams = stacked(pairs, crossed=bases != "left")
+    grams = stacked(pairs, crossed=bases is not Bases.LEFT)
     if grams is None:
         return None
-    size = [spread(grams[0][part, part], grams[1][part, part]) for part in blocks_of(pairs)]
-    if max(size) > tolerances.CORE_ILL:
-        pairs = [canonical(pair) if much > tolerances.CORE_ILL else pair for pair, much in zip(pairs, size)]
-        grams = stacked(pairs, crossed=bases != "left")
-    find = left_singular if bases == "left" else orthonormal
+    spreads = [spread(grams[0][part, part], grams[1][part, part]) for part in blocks_of(pairs)]
+    if max(spreads) > tolerances.CORE_ILL:
+        pairs = [
+            canonical(pair) if times > tolerances.CORE_ILL else pair for pair, times in zip(pairs, spreads)
+        ]
+        grams = stacked(pairs, crossed=bases is not Bases.LEFT)
+    find = left_singular if bases is Bases.LEFT else orthonormal
     common = find(*grams, blocks_of(pairs)) if grams is not None else None
     if grams is None or common is None:
         return None
@@ -198,7 +213,7 @@ def core_space(deltas: Sequence[Delta], bases: str = "singular") -> CoreSpace | 
     # views would keep the Grams alive with what is kept of a module
     sizes = grams[0].diagonal().clone(), grams[1].diagonal().clone()
     steep = frozenset(
-        place for place, much in enumerate(size) if tolerances.CORE_STEEP < much <= tolerances.CORE_ILL
+        place for place, times in enumerate(spreads) if tolerances.CORE_STEEP < times <= tolerances.CORE_ILL
     )
     space = CoreSpace(
         sources=tuple(pairs),
@@ -210,9 +225,9 @@ def core_space(deltas: Sequence[Delta], bases: str = "singular") -> CoreSpace | 
         to_left=to_left,
         to_right=to_right,
         steep=steep,
-        rewritten=max(size) > tolerances.CORE_ILL,
+        rewritten=max(spreads) > tolerances.CORE_ILL,
     )
-    return _singular(space) if bases == "singular" else space
+    return _singular(space) if bases is Bases.SINGULAR else space
 
 
 def _singular(space: CoreSpace) -> CoreSpace:

@@ -55,9 +55,9 @@ def order_statistic(
         count: 1 for the smallest.
         near: the guess; see `bracket`.
     """
-    found = None if near is None else _between(values(), count, *near)
-    if found is not None:
-        return found
+    statistic = None if near is None else _between(values(), count, *near)
+    if statistic is not None:
+        return statistic
     bucket, place = locate(histogram_of(values()), count)
     return float(torch.kthvalue(members_of(values(), bucket), place).values)
 
@@ -103,10 +103,10 @@ def locate(histogram: Tensor, count: int) -> tuple[int, int]:
 
 def histogram_of(values: Iterable[Tensor]) -> Tensor:
     """Return Int[65536], how many numbers fall into each bucket."""
-    found = torch.zeros(_BUCKETS, dtype=torch.int64)
+    histogram = torch.zeros(_BUCKETS, dtype=torch.int64)
     for bits in _bits(values):
-        found += torch.bincount(bits >> 15, minlength=_BUCKETS)
-    return found
+        histogram += torch.bincount(bits >> 15, minlength=_BUCKETS)
+    return histogram
 
 
 def members_of(values: Iterable[Tensor], bucket: int) -> Tensor:

@@ -49,10 +49,10 @@ def row_values(rows: Tensor) -> np.ndarray:
     """
     rows = rows.double()
     values = gram_values(rows @ rows.T)
-    known: np.ndarray = torch.where(
+    singular: np.ndarray = torch.where(
         values.square() > tolerances.ROUNDING * values[0].square(), values, 0.0
     ).numpy()
-    return known
+    return singular
 
 
 def clamped_root(gram: Tensor) -> Tensor:

@@ -202,7 +202,7 @@ def _from_qr(delta: LowRank, rule: RankRule, device: torch.device | str) -> Comp
     return _finish((q_up, r_up @ r_down.T, q_down.T), rule, (delta.rank, floor), device)
 
 
-def _from_sketch(delta: Dense, wanted: int, device: torch.device | str) -> Compressed:
+def _from_sketch(delta: Dense, target: int, device: torch.device | str) -> Compressed:
     """Randomised route for a dense ΔW and a small rank; what is cut is measured."""
     matrix = delta.dense(device)
     size = _size(matrix)
@@ -210,9 +210,9 @@ def _from_sketch(delta: Dense, wanted: int, device: torch.device | str) -> Compr
         _finite(matrix)
     if not size > 0:
         return _nothing(delta.out, delta.columns)
-    width = min(wanted + OVERSAMPLE, *matrix.shape)
+    width = min(target + OVERSAMPLE, *matrix.shape)
     near = compress(delta.hint, AtMost(width), device).up if delta.hint is not None else None
-    left, singular, right = sketched(matrix, wanted, near)
+    left, singular, right = sketched(matrix, target, near)
     rank = max(1, int(np.count_nonzero(singular > singular[0] * tolerances.SKETCH_NOISE)))
     root = torch.from_numpy(np.sqrt(singular[:rank])).to(left)
     up, down = left[:, :rank] * root, right[:rank] * root[:, None]

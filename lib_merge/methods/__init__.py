@@ -7,11 +7,11 @@ from lib_merge.methods import geometric  # isort: skip
 from lib_merge.methods import spectral  # isort: skip
 from lib_merge.methods import subspace  # isort: skip
 from lib_merge.methods import elementwise  # isort: skip
+from lib_merge.linalg.core import Bases
 from lib_merge.methods.inputs import ColumnInput, CoreInput, DenseInput, RowInput, ScalarInput
 from lib_merge.methods.registry import (
     DEFAULT_METHOD,
     METHODS,
-    Bases,
     Complaint,
     Gives,
     Knob,

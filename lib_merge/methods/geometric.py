@@ -124,9 +124,9 @@ def karcher(given: ScalarInput) -> list[float]:
     shares = weights[used] / weights[used].sum()
     point = _sphere_mean(cosines, shares)
     length = norms.sum() / weights.sum()
-    found = np.zeros(len(weights))
-    found[used] = point * length / norms[used] * np.asarray(given.weights)[used]
-    return [float(value) for value in found]
+    factors = np.zeros(len(weights))
+    factors[used] = point * length / norms[used] * np.asarray(given.weights)[used]
+    return [float(value) for value in factors]
 
 
 def _sphere_mean(cosines: np.ndarray, shares: np.ndarray) -> np.ndarray:

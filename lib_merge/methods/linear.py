@@ -77,9 +77,9 @@ def norm_preserving(given: ScalarInput) -> list[float]:
     """
     gram = given.gram()
     total = math.sqrt(max(float(gram.sum()), 0.0))
-    wanted = float(np.sqrt(np.diag(gram).clip(0)).sum()) / (sum(abs(ratio) for ratio in given.ratios) or 1.0)
+    target = float(np.sqrt(np.diag(gram).clip(0)).sum()) / (sum(abs(ratio) for ratio in given.ratios) or 1.0)
     cancels = total <= tolerances.CANCELS * math.sqrt(float(np.trace(gram)))
-    return [0.0 if cancels else weight * wanted / total for weight in given.weights]
+    return [0.0 if cancels else weight * target / total for weight in given.weights]
 
 
 @merge_method(

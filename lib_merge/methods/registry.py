@@ -15,11 +15,17 @@ from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
 from typing import Any, NoReturn, ParamSpec, Union
 
+from torch import Tensor
+
 from lib_merge.errors import DeclarationError, RecipeError
+from lib_merge.linalg.core import Bases
+from lib_merge.linalg.svd import Triplets
+from lib_merge.methods.inputs import ColumnInput, CoreInput, DenseInput, RowInput, ScalarInput
 
 Value = Union[float, int, bool, str]
 PerSource = Sequence[float]  # what a method is given for a knob of scope "source"
-Function = Callable[..., Any]
+Function = Callable[..., Any]  # its arguments and result are those of its space: see `Method.coefficients` …
+Settings = Mapping[str, object]  # every knob's value, as `Method.settings` returns them
 
 # What is merged where nothing else is asked for.
 DEFAULT_METHOD = "weighted_sum"
@@ -57,14 +63,6 @@ class Gives(Choice):
     CORE = "core"  # Float64[a b], or its SVD where that is known
     ROWS = "rows"  # Float32[a in]
     COLUMNS = "columns"  # Float64[in], a factor for each column of Σ τᵢ
-
-
-class Bases(Choice):
-    """Which orthonormal bases P, Q a core method is given."""
-
-    ANY = "any"
-    SINGULAR = "singular"  # unique up to signs: for methods that act on single numbers of Mᵢ
-    LEFT = "left"  # P alone, singular: for methods that give rows
 
 
 class Scope(Choice):
@@ -168,7 +166,7 @@ class Method:
         roles      what each source is for, where the method tells them apart
         symmetric  the order of the sources does not matter
         reads      of scalar methods
-        gives, bases  of core methods
+        gives, bases  of core methods: what it returns, and in which bases it is given the sources
 
     Traits, which other code asks for:
         stacks     ΔW = Σ wᵢΔWᵢ and nothing else: what stacking the sources in the prompt gives
@@ -266,11 +264,36 @@ class Method:
                 resolved[knob.name] = knob.check(value, self.name)
         return resolved
 
-    def normalised(self, settings: Mapping[str, object]) -> bool:
+    def coefficients(self, given: ScalarInput, settings: Settings) -> list[float]:
+        """Return cᵢ of a scalar method, ΔW = Σ cᵢ ΔWᵢ."""
+        factors: list[float] = self.function(given, **settings)
+        return factors
+
+    def core(self, given: CoreInput, settings: Settings) -> Tensor | Triplets:
+        """Return the merged core of a core method, Float64[a b], or its SVD."""
+        merged: Tensor | Triplets = self.function(given, **settings)
+        return merged
+
+    def rows(self, given: RowInput, settings: Settings) -> Tensor:
+        """Return the merged rows of a core method that gives rows, Float32[a in]."""
+        merged: Tensor = self.function(given, **settings)
+        return merged
+
+    def columns(self, given: ColumnInput, settings: Settings) -> Tensor:
+        """Return a factor for each column of Σ τᵢ of a core method that gives columns, Float64[in]."""
+        factors: Tensor = self.function(given, **settings)
+        return factors
+
+    def tile(self, given: DenseInput, settings: Settings) -> Tensor:
+        """Return a band of rows of the result of a dense method, Float[rows in]."""
+        merged: Tensor = self.function(given, **settings)
+        return merged
+
+    def normalised(self, settings: Settings) -> bool:
         """Tell whether, at these settings, the ratios' total does not change the result."""
         return self.normalises and bool(settings.get(NORMALIZE, True))
 
-    def global_trim(self, settings: Mapping[str, object]) -> Sequence[float] | None:
+    def global_trim(self, settings: Settings) -> Sequence[float] | None:
         """Return per source the share of its smallest numbers to trim over the whole LoRA; None where every
         module is trimmed by itself.
         """
@@ -331,13 +354,13 @@ def _nearest(name: str, names: list[str]) -> str:
 
 # ---------------------------------------------------------------- what a declaration must be
 
-# What the function of a method is given, by space and, in core space, by what it gives: a class of `inputs`.
-_INPUTS = {
-    Space.SCALAR: "ScalarInput",
-    Space.DENSE: "DenseInput",
-    Gives.CORE: "CoreInput",
-    Gives.ROWS: "RowInput",
-    Gives.COLUMNS: "ColumnInput",
+# What the function of a method is given, by space and, in core space, by what it gives.
+_INPUTS: Mapping[Choice, type] = {
+    Space.SCALAR: ScalarInput,
+    Space.DENSE: DenseInput,
+    Gives.CORE: CoreInput,
+    Gives.ROWS: RowInput,
+    Gives.COLUMNS: ColumnInput,
 }
 
 
@@ -348,7 +371,7 @@ def _settled(method: Method) -> Method:
         DeclarationError: what was declared cannot be.
     """
     try:
-        enums: dict[str, type[Choice]] = {"space": Space, "reads": Reads, "gives": Gives, "bases": Bases}
+        enums: dict[str, type[Enum]] = {"space": Space, "reads": Reads, "gives": Gives, "bases": Bases}
         words = {name: _member(enum, name, getattr(method, name)) for name, enum in enums.items()}
         scopes = (_member(Scope, f"the scope of {knob.name}", knob.scope) for knob in method.knobs)
         knobs = tuple(replace(knob, scope=scope) for knob, scope in zip(method.knobs, scopes))
@@ -362,11 +385,11 @@ def _settled(method: Method) -> Method:
     return method
 
 
-def _member(enum: type[Choice], what: str, word: str) -> Any:  # noqa: ANN401
+def _member(enum: type[Enum], what: str, word: str) -> Any:  # noqa: ANN401
     try:
         return enum(word)
     except ValueError:
-        message = f"{what} is {word!r}; it takes {' or '.join(enum)}"
+        message = f"{what} is {word!r}; it takes {' or '.join(str(word.value) for word in enum)}"
         raise ValueError(message) from None
 
 
@@ -424,7 +447,7 @@ def _wrong_knobs(method: Method) -> Iterator[str]:
 def _wrong_function(method: Method) -> Iterator[str]:
     parameters = list(inspect.signature(method.function).parameters.values())
     first, rest = (parameters[0] if parameters else None), parameters[1:]
-    given = _INPUTS[method.gives if method.space is Space.CORE else method.space]
+    given = _INPUTS[method.gives if method.space is Space.CORE else method.space].__name__
     annotation = getattr(first, "annotation", None)
     if first is None or first.kind not in (first.POSITIONAL_ONLY, first.POSITIONAL_OR_KEYWORD):
         yield f"its function takes no {given}"

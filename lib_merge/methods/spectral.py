@@ -176,8 +176,8 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     if not compensate:
         return damped
     size = torch.linalg.matrix_norm(damped)
-    wanted = torch.linalg.matrix_norm(given.cores).mean()
-    return damped * (wanted / size) if float(size) > 0 else damped
+    target = torch.linalg.matrix_norm(given.cores).mean()
+    return damped * (target / size) if float(size) > 0 else damped
 
 
 @merge_method(

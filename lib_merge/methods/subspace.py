@@ -8,9 +8,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
+from lib_merge.linalg.core import Bases
 from lib_merge.methods.election import DROP, ELECT, NORMALIZE, RESCALE, TRIM, disjoint_merge, trim_smallest
 from lib_merge.methods.inputs import CoreInput, RowInput
-from lib_merge.methods.registry import Bases, Complaint, Gives, PerSource, Space, merge_method
+from lib_merge.methods.registry import Complaint, Gives, PerSource, Space, merge_method
 
 KNOTS = "https://arxiv.org/abs/2410.19735"
 CORE_SPACE = "https://arxiv.org/abs/2509.17786"

@@ -42,7 +42,7 @@ def allot(
         )
         raise RecipeError(message)
     uniform = _uniform(spectra, price, budget, ranks)
-    return min((_greedy(spectra, price, left, dict(ranks)), uniform), key=lambda found: _lost(spectra, found))
+    return min((_greedy(spectra, price, left, dict(ranks)), uniform), key=lambda split: _lost(spectra, split))
 
 
 def _greedy(
@@ -69,13 +69,13 @@ def _greedy(
 def _uniform(
     spectra: Mapping[str, np.ndarray], price: Mapping[str, int], budget: int, least: Mapping[str, int]
 ) -> dict[str, int]:
-    held = {name: int(np.count_nonzero(values)) for name, values in spectra.items()}
+    most = {name: int(np.count_nonzero(values)) for name, values in spectra.items()}
     best = dict(least)
-    for rank in range(1, max(held.values(), default=0) + 1):
-        found = {name: max(least[name], min(rank, held[name])) for name in spectra}
-        if sum(count * price[name] for name, count in found.items()) > budget:
+    for rank in range(1, max(most.values(), default=0) + 1):
+        ranks = {name: max(least[name], min(rank, most[name])) for name in spectra}
+        if sum(count * price[name] for name, count in ranks.items()) > budget:
             break
-        best = found
+        best = ranks
     return best
 
 
