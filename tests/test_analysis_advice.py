@@ -395,6 +395,7 @@ def test_training_is_compared_and_bases_are_warned_of(folder):
     assert not analyze(paths[:1]).training.warnings
 
 
+@pytest.mark.slow
 def test_starting_points_by_role(one, two):
     def roles(*names):
         return Recipe(tuple(Source(path=path, role=role) for path, role in zip((one, two), names)))
@@ -421,6 +422,7 @@ def test_starting_points_by_role(one, two):
     assert "roles" not in subject["start-roles-style-character"].apply
 
 
+@pytest.mark.slow
 def test_every_complaint_has_an_answer(folder, one):
     other = write(folder / "ten.safetensors", _scaled(_lora(2), 10.0))
     recipe = _recipe([one, other])
@@ -462,6 +464,7 @@ def test_relations_are_all_explained():
     assert all(RELATIONS.values())
 
 
+@pytest.mark.slow
 def test_every_real_file_and_pair(loras):
     """Every file; every pair of one family; nothing fails, nothing is NaN that has a number."""
     paths = sorted(path for path in loras.iterdir() if path.suffix != ".json")

@@ -85,6 +85,7 @@ def test_one_plan_serves_every_method(pair, monkeypatch):
         ("lokr_kohya_sd15_r4.safetensors", "diffusers_oldest_sd15_r4.safetensors"),
     ],
 )
+@pytest.mark.slow
 def test_figures_of_real_files_are_dense_ones(loras, names):
     """Every figure that a module's Gram matrices give, on a sample of modules of two real files."""
     ratios = (0.6, 0.4)

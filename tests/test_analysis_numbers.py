@@ -349,6 +349,7 @@ def test_large_modules_keep_their_digits():
         ("lokr_kohya_sd15_r4.safetensors", "peft_sd15_r4_alpha16.safetensors"),
     ],
 )
+@pytest.mark.slow
 def test_real_files_agree_with_dense(loras, names):
     paths = [loras / name for name in names]
     report = analyze(paths)

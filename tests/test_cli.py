@@ -222,6 +222,7 @@ def test_an_interrupt_ends_with_130_and_leaves_nothing(tmp_path):
     assert sorted(path.name for path in tmp_path.iterdir()) == ["samples"]
 
 
+@pytest.mark.slow
 def test_the_engine_runs_without_tqdm(pair, tmp_path):
     code = "import sys; sys.modules['tqdm'] = None; from lib_merge.cli.commands import main; sys.exit(main(sys.argv[1:]))"
     run = subprocess.run(

@@ -129,6 +129,7 @@ def _sum(a, b):
     return {n: 0.7 * a.get(n, 0) - 0.4 * b.get(n, 0) for n in {*a, *b}}
 
 
+@pytest.mark.slow
 def test_the_real_lokr_of_2023_is_the_kronecker_product_of_its_flattened_halves(loras, tmp_path):
     path = loras / "lokr_kohya_sd15_r4.safetensors"
     tensors = load_file(str(path))

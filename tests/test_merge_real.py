@@ -37,6 +37,7 @@ def test_real_files_of_different_styles_merge_exactly_and_verify(pair, loras, tm
     assert verify(out, [loras]).relative_error == pytest.approx(report.relative_error, rel=1e-6)
 
 
+@pytest.mark.slow
 def test_a_real_merge_equals_the_reference(loras, tmp_path):
     names = ("peft_sd15_r4_alpha16.safetensors", "diffusers_sd15_r4_pokemon.safetensors")
     out = tmp_path / "m.safetensors"
@@ -61,6 +62,7 @@ def test_a_real_merge_equals_the_reference(loras, tmp_path):
     assert relative(saved, wanted) < 1e-6
 
 
+@pytest.mark.slow
 def test_a_real_truncation_is_the_best_there_is(loras, tmp_path):
     names = ("peft_sd15_r4_alpha16.safetensors", "diffusers_oldest_sd15_r4.safetensors")
     out = tmp_path / "m.safetensors"

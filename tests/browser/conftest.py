@@ -22,7 +22,12 @@ FLAGS = [
     "--disable-sync",
     "--disable-dev-shm-usage",
 ]
-SHOTS = Path(os.environ.get("LORA_MERGE_SHOTS") or ROOT / "test-artefacts")
+# pictures of the page cost a second each: always of a failure, of the rest where a folder is named
+SHOTS = os.environ.get("LORA_MERGE_SHOTS")
+FAILURES = Path(SHOTS or ROOT / "test-artefacts")
+UNTOUCHED = (
+    "() => !loraMerge.app.state.past.length && !loraMerge.app.state.data.sources.some((row) => row.key)"
+)
 
 
 def _chromium() -> str | None:
@@ -77,7 +82,8 @@ class Served:
                 stderr=log,
                 env={**os.environ, "GRADIO_ANALYTICS_ENABLED": "False"},
             )
-        for _ in range(300):
+        deadline = time.monotonic() + 180
+        while time.monotonic() < deadline:
             try:
                 urllib.request.urlopen(self.url, timeout=1).read()
                 return
@@ -91,8 +97,9 @@ class Served:
         self.process.wait(20)
 
 
-@pytest.fixture(scope="module")
+@pytest.fixture(scope="session")
 def app(tmp_path_factory):
+    """One program for all tests: each has a browser of its own, and names its merges as no other does."""
     from lib_merge.samples import write_samples
     from tests.browser.hostile import write_hostile
 
@@ -132,6 +139,12 @@ class Tab:
             "() => window.loraMerge.app && window.loraMerge.app.items.length >= 3 && window.loraMerge.app.scan.done >= window.loraMerge.app.scan.total",
             timeout=30000,
         )
+
+    def fresh(self):
+        """An empty tab; a page that was just opened in a browser of its own is not loaded twice."""
+        if not self.page.evaluate(UNTOUCHED):
+            self.page.evaluate("() => localStorage.clear()")
+            self.open()
 
     def pick(self, row, name):
         self.page.locator(".lm-row").nth(row).locator(".lm-name").click()
@@ -186,22 +199,39 @@ class Tab:
         self.quiet()
 
     def shot(self, label):
+        """Take a picture for people, where they asked for them."""
+        if SHOTS:
+            self.keep(label)
+
+    def keep(self, label):
         import gradio
 
-        SHOTS.mkdir(exist_ok=True)
+        FAILURES.mkdir(exist_ok=True)
         self.page.screenshot(
-            path=str(SHOTS / f"{self.name}-{label}-gradio{gradio.__version__[0]}.png"), full_page=True
+            path=str(FAILURES / f"{self.name}-{label}-gradio{gradio.__version__[0]}.png"), full_page=True
         )
+
+
+@pytest.hookimpl(wrapper=True)
+def pytest_runtest_makereport(item, call):
+    report = yield
+    if report.when == "call":
+        item.failed = report.failed
+    return report
 
 
 @pytest.fixture
 def tab(browser, app, request):
+    if app.process.poll() is not None:
+        app.start()  # a test that ended the program and failed takes no other along
     context = browser.new_context(
         viewport={"width": 1280, "height": 900}, permissions=["clipboard-read", "clipboard-write"]
     )
     page = context.new_page()
-    found = Tab(page, app, request.node.name.removeprefix("test_")[:40])
-    yield found
-    found.shot("end")
-    assert not found.errors, found.errors
+    shown = Tab(page, app, request.node.name.removeprefix("test_")[:40])
+    yield shown
+    if getattr(request.node, "failed", True):
+        shown.keep("failed")
+    shown.shot("end")
+    assert not shown.errors, shown.errors
     context.close()

@@ -7,7 +7,7 @@ import json
 import pytest
 from safetensors.torch import load_file, save_file
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.gradio3]
 COMPLETE = "() => { const a = window.loraMerge.app.analysis; return a.report && a.report.stage === 'advice' && !a.busy && !a.stale(); }"
 
 
@@ -22,8 +22,7 @@ def louder(app):
 
 
 def _set_up(tab, *names):
-    tab.page.evaluate("() => localStorage.clear()")
-    tab.open()
+    tab.fresh()
     tab.page.evaluate("() => window.loraMerge.app.refreshLibrary(true)")
     tab.page.wait_for_function("() => window.loraMerge.app.items.some((item) => item.name === 'ten-times')")
     for row, name in enumerate(names):
@@ -35,9 +34,9 @@ def _box(tab):
     return tab.page.locator("[aria-label=Analysis]")
 
 
+@pytest.mark.both
 def test_it_arrives_by_itself_first_parts_first_and_blocks_nothing(tab):
-    tab.page.evaluate("() => localStorage.clear()")
-    tab.open()
+    tab.fresh()
     tab.page.evaluate(
         """() => { const a = window.loraMerge.app.analysis, show = a.show.bind(a); window.stages = [];
         a.show = (report, job) => { window.stages.push(report.stage); show(report, job); }; }"""
@@ -235,16 +234,21 @@ def test_it_can_be_switched_off(tab):
     tab.page.wait_for_function(COMPLETE, timeout=60000)
 
 
-@pytest.mark.parametrize("dark", [False, True])
-@pytest.mark.parametrize("width", [1280, 800])
-def test_the_panel_is_readable(tab, dark, width):
+@pytest.mark.both
+def test_the_panel_is_readable(tab):
     """No sideways scrolling of the page; text and ground stay apart; numbers in cells have contrast."""
     _set_up(tab, "sample-ink-style", "ten-times")
+    for summary in tab.page.locator(".lm-analysis > .lm-panel > details > summary").all():
+        summary.click()
+    for width in (1280, 800):
+        for dark in (False, True):
+            _readable(tab, dark, width)
+
+
+def _readable(tab, dark, width):
     page = tab.page
     page.set_viewport_size({"width": width, "height": 900})
     page.evaluate("(dark) => document.body.classList.toggle('dark', dark)", dark)
-    for summary in page.locator(".lm-analysis > .lm-panel > details > summary").all():
-        summary.click()
     page.wait_for_timeout(400)
     assert page.evaluate("() => document.documentElement.scrollWidth - window.innerWidth") <= 0
     over = page.evaluate(
@@ -260,5 +264,5 @@ def test_the_panel_is_readable(tab, dark, width):
         const lines = [['.lm-curve text', 'fill', 4.5], ['.lm-plot-line', 'stroke', 3], ['.lm-plot-mark', 'stroke', 3], ['.lm-readout', 'color', 4.5]].map(([where, what, least]) => 4.5 * ratio(light(getComputedStyle(document.querySelector(where))[what]), card) / least);
         return Math.min(...cells, ...lines); }"""
     )
-    assert lowest >= 4.5
+    assert lowest >= 4.5, f"dark: {dark}, {width} pixels wide"
     tab.shot(f"{'dark' if dark else 'light'}-{width}")

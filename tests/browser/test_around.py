@@ -12,7 +12,7 @@ from tests.browser.hostile import EVIL
 from tests.browser.test_journey import _file, _pair
 from tests.factories import dense_of, exif_comment, relative, write_lora
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.gradio4]
 
 
 def test_a_level_is_saved_alone_and_takes_the_groups_place(tab, app):
@@ -107,6 +107,7 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     assert list((app.data / "trash").glob("*step-other.safetensors"))
 
 
+@pytest.mark.both
 def test_a_dropped_picture_fills_the_rows_and_a_picture_becomes_the_card(tab, app, tmp_path):
     image = pytest.importorskip("PIL.Image")
     text = "a cat <lora:sample-neon-concept:0.7:stop=12>\nSteps: 20"
@@ -158,6 +159,7 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
     assert tab.page.locator("#lora_merge_root img[src=x]").count() == 0
 
 
+@pytest.mark.both
 def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
     _pair(tab)
     for name in ("neon", "ink", "mira", "img src", "neon", "ink"):
@@ -178,6 +180,7 @@ def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
         tab.shot(f"eight{width}")
 
 
+@pytest.mark.both
 def test_what_is_set_up_survives_a_restart_of_the_program(tab, app):
     _pair(tab)
     tab.ratio(1, 0.35)
@@ -193,6 +196,7 @@ def test_what_is_set_up_survives_a_restart_of_the_program(tab, app):
     assert "exact" in tab.page.locator(".lm-facts").nth(1).inner_text()
 
 
+@pytest.mark.both
 def test_a_merge_goes_on_over_a_reload_of_the_page(tab, app):
     _pair(tab)
     tab.page.get_by_label("Merge method").select_option("ties")
@@ -309,6 +313,7 @@ def test_a_sweep_saves_five_merges_under_any_template(tab, app):
     assert [row["ratio"] for row in tab.state()["sources"]] == [0.3, 0.3]
 
 
+@pytest.mark.both
 def test_a_picker_over_1800_files_draws_what_is_seen(tab, app):
     """Links to one small file; the list knows all of them, the page holds a screenful."""
     folder = app.folder / "many"

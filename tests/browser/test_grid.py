@@ -6,7 +6,7 @@ import pytest
 
 from tests.browser.test_journey import _pair
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.gradio4]
 
 WATCH = """(selectors) => {
     window.places = {};
@@ -34,6 +34,7 @@ def _blocks(tab, row):
     return tab.state()["sources"][row]["blocks"]
 
 
+@pytest.mark.both
 def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     """On a slow machine, too: what is under the pointer stays there when answers come in."""
     _pair(tab)
@@ -70,8 +71,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
 
 
 def test_choosing_a_lora_leaves_the_rows_where_they_are(tab):
-    tab.page.evaluate("() => localStorage.clear()")
-    tab.open()
+    tab.fresh()
     tab.page.evaluate(
         WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big"]
     )
@@ -82,6 +82,7 @@ def test_choosing_a_lora_leaves_the_rows_where_they_are(tab):
     assert not moved
 
 
+@pytest.mark.both
 def test_the_wheel_turns_only_the_cell_that_has_the_focus(tab):
     _pair(tab)
     tab.quiet()
@@ -158,10 +159,10 @@ def test_a_preset_with_drawn_values_is_drawn_once(tab, tmp_path):
     assert _blocks(tab, 0) == drawn
 
 
+@pytest.mark.both
 def test_the_whole_tab_by_keyboard_only(tab, app):
     """From an empty tab to a saved merge without a pointer."""
-    tab.page.evaluate("() => localStorage.clear()")
-    tab.open()
+    tab.fresh()
     keys = tab.page.keyboard
 
     def until(text, most=60):

@@ -10,29 +10,21 @@ from safetensors import safe_open
 
 from tests.factories import dense_of, relative
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.gradio3]
 
 
 def _file(app, name):
     return next(app.folder.rglob(name))
 
 
-UNTOUCHED = (
-    "() => !loraMerge.app.state.past.length && !loraMerge.app.state.data.sources.some((row) => row.key)"
-)
-
-
 def _pair(tab):
-    if not tab.page.evaluate(
-        UNTOUCHED
-    ):  # a page that was just opened in a browser of its own is not loaded twice
-        tab.page.evaluate("() => localStorage.clear()")
-        tab.open()
+    tab.fresh()
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.quiet()
 
 
+@pytest.mark.both
 def test_a_first_merge_in_five_clicks(tab, app):
     """Pick A, pick B, merge: the file holds 0.5·A + 0.5·B."""
     _pair(tab)
@@ -142,6 +134,7 @@ def test_block_weights_reach_the_file(tab, app):
     assert relative(found, b) <= 1e-3
 
 
+@pytest.mark.both
 def test_a_merge_can_be_cancelled_and_started_again(tab, app):
     _pair(tab)
     tab.page.get_by_label("Merge method").select_option("ties")
@@ -248,6 +241,7 @@ def test_presets_of_another_tool(tab, tmp_path):
     assert tab.state()["sources"][0]["blocks"]["IN01"] == 0
 
 
+@pytest.mark.both
 def test_a_hostile_file_stays_text(tab, app):
     _pair(tab)
     tab.pick(0, app.hostile)
@@ -293,6 +287,7 @@ def test_a_level_is_merged_first(tab, app):
     assert relative(dense_of(_file(app, "level.safetensors"), 7), wanted) <= 1e-3
 
 
+@pytest.mark.both
 def test_the_page_is_light_and_sound(tab):
     """Elements, duplicate ids, and a layout that holds at 800 pixels, dark and light."""
     _pair(tab)
@@ -315,6 +310,7 @@ def test_the_page_is_light_and_sound(tab):
     assert np.abs(light[0] - light[1]) > 200  # text and ground stay apart
 
 
+@pytest.mark.both
 def test_two_browsers_have_two_states(tab, browser, app):
     _pair(tab)
     other = browser.new_context()
@@ -325,6 +321,7 @@ def test_two_browsers_have_two_states(tab, browser, app):
     other.close()
 
 
+@pytest.mark.both
 def test_control_enter_merges(tab, app):
     _pair(tab)
     tab.page.get_by_label("Name of the merge").fill("keys")

@@ -10,7 +10,7 @@ import pytest
 
 from tests.browser.test_journey import _pair
 
-pytestmark = pytest.mark.browser
+pytestmark = [pytest.mark.browser, pytest.mark.gradio4]
 
 CHOICES = {
     "columns": ["No LoRA", "Stack at these ratios", "Merge"],
@@ -53,6 +53,7 @@ def _field(tab):
     return json.loads(tab.page.locator("#lora_merge_asked_txt2img textarea").input_value())
 
 
+@pytest.mark.both
 def test_the_page_waits_for_one_small_script_only(tab, app):
     html = urllib.request.urlopen(app.url).read().decode()
     assert len(re.findall(r"<script[^>]*lora-merge", html)) == 1
@@ -68,6 +69,7 @@ def test_the_page_waits_for_one_small_script_only(tab, app):
     )  # a changed file has another address
 
 
+@pytest.mark.both
 def test_a_script_that_does_not_come_is_named(tab):
     tab.page.route("**/lora_merge/4_sources.js*", lambda route: route.abort())
     tab.page.goto(tab.app.url)

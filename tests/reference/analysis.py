@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
+from collections import deque
+
 import numpy as np
+
+# (ΔW, its SVD) of the last few: every figure of a module is read from the same two or three
+_recent = deque(maxlen=6)
+
+
+def _svd(delta):
+    for array, parts in _recent:
+        if array is delta:
+            return parts
+    parts = np.linalg.svd(delta, full_matrices=False)
+    _recent.append((delta, parts))
+    return parts
 
 
 def spectrum(delta):
-    return np.linalg.svd(delta, compute_uv=False)
+    return _svd(delta)[1]
 
 
 def effective_rank(delta):
@@ -39,7 +53,7 @@ def rank_for(deltas, share):
 
 def spaces(delta, floor=1e-3):
     """(U, V): orthonormal bases of what ΔW writes and reads, directions above floor·S₀."""
-    u, s, vt = np.linalg.svd(delta, full_matrices=False)
+    u, s, vt = _svd(delta)
     k = int((s > floor * s[0]).sum()) if s[0] > 0 else 0
     return u[:, :k], vt[:k].T
 
