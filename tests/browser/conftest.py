@@ -85,7 +85,7 @@ class Served:
         deadline = time.monotonic() + 180
         while time.monotonic() < deadline:
             try:
-                urllib.request.urlopen(self.url, timeout=1).read()
+                urllib.request.urlopen(self.url, timeout=20).read()
                 return
             except OSError:
                 assert self.process.poll() is None, self.log.read_text()
@@ -94,7 +94,11 @@ class Served:
 
     def stop(self):
         self.process.terminate()
-        self.process.wait(20)
+        try:
+            self.process.wait(60)
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            raise
 
 
 @pytest.fixture(scope="session")
@@ -174,7 +178,7 @@ class Tab:
         self.page.wait_for_function(
             "() => { const { app, bridge } = window.loraMerge;"
             " return !bridge.current && !bridge.queue.length && !app.output.due && !app.grid.reading; }",
-            timeout=60000,
+            timeout=120000,
         )
 
     def planned(self):
