@@ -8,7 +8,7 @@
 
 from __future__ import annotations
 
-from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.api import load_recipe, merge, resize, run_recipe, verify
 from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job

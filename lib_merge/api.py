@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from lib_merge import metadata
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.engine import levels, recheck
 from lib_merge.engine.report import Report
 from lib_merge.engine.run import Job, run

@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from lib_merge import RankPolicy, Recipe, Source
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, forecast
 from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.methods import METHODS

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from lib_merge import RankPolicy, Recipe, Source
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, analyze_steps, reweigh
 from lib_merge.analysis.forecast import analyze_with_engine
 from lib_merge.linalg import LowRank, Term

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from lib_merge import merge, resize
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.errors import RecipeError
 from lib_merge.ranks.budget import allot
 from tests.factories import dense_of, relative, write_lora

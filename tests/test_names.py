@@ -11,8 +11,8 @@ import torch
 
 from lib_merge import open_lora
 from lib_merge.adapters.cloneofsimo import cloneofsimo_text_order, cloneofsimo_unet_order
-from lib_merge.adapters.source import guess_family
-from lib_merge.adapters.styles import parse_keys
+from lib_merge.adapters.file import guess_family
+from lib_merge.adapters.keys import parse_keys
 from lib_merge.errors import MergeError, ModuleError, RecipeError
 from lib_merge.families import FAMILIES, block_of, encoder_of, expand_block_list, family_of
 from lib_merge.families.unet import to_diffusers, to_sgm

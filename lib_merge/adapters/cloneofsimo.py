@@ -1,13 +1,10 @@
 """The oldest LoRA files: tensors numbered by position (`unet:12:up`, or a bare list up, down, up, down …).
 
 The number is the place of a linear layer in a walk over the UNet's classes: down blocks, up blocks, then the
-mid block;
-within a transformer block attn1 q, k, v, out, then the GEGLU projection, then attn2 q, k, v, out. In the
-text encoder
-every layer gives k, v, q, out: all 768 × 768 in SD1, so that a wrong order would pass unseen. Files that
-    trained only
-the attention leave the GEGLU out. The scale is 1; textual inversions may ride along (`<s1>` with metadata
-`<embed>`).
+mid block; within a transformer block attn1 q, k, v, out, then the GEGLU projection, then attn2 q, k, v, out.
+In the text encoder every layer gives k, v, q, out: all 768 × 768 in SD1, so that a wrong order would pass
+unseen. Files that trained only the attention leave the GEGLU out. The scale is 1; textual inversions may ride
+along (`<s1>` with metadata `<embed>`).
 """
 
 from __future__ import annotations
@@ -44,16 +41,16 @@ def unet_walk(*, geglu: bool) -> list[tuple[str, int, int]]:
         for block, width in enumerate(_WIDTHS[side])
         for layer in range(layers)
     ]
-    found = []
+    walk: list[tuple[str, int, int]] = []
     for name, width in [*blocks, ("mid_block_attentions_0", 1280)]:
         inner = f"{name}_transformer_blocks_0"
-        found.extend((f"{inner}_attn1_{projection}", width, width) for projection in _ATTENTION)
+        walk.extend((f"{inner}_attn1_{projection}", width, width) for projection in _ATTENTION)
         if geglu:
-            found.append((f"{inner}_ff_net_0_proj", width * 8, width))
+            walk.append((f"{inner}_ff_net_0_proj", width * 8, width))
         for projection in _ATTENTION:
             columns = 0 if projection in ("to_k", "to_v") else width
-            found.append((f"{inner}_attn2_{projection}", width, columns))
-    return found
+            walk.append((f"{inner}_attn2_{projection}", width, columns))
+    return walk
 
 
 def cloneofsimo_unet_order(*, geglu: bool = True) -> tuple[str, ...]:
@@ -94,9 +91,9 @@ def parse(tensors: Mapping[str, TensorInfo], metadata: Mapping[str, str], file: 
             unknown.append(key)
     modules = []
     for part, component in (("unet", "unet"), ("text_encoder", "te0")):
-        found = pairs[part]
-        if found:
-            ordered = [found.get(index, {}) for index in range(max(found) + 1)]
+        by_index = pairs[part]
+        if by_index:
+            ordered = [by_index.get(index, {}) for index in range(max(by_index) + 1)]
             modules.extend(_named(component, ordered, tensors, file))
     return Positional(tuple(modules), embeddings, tuple(unknown))
 
@@ -140,11 +137,7 @@ def _unet_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file:
             "the feed-forward layers."
         )
         raise ModuleError(message)
-    texts = {
-        down[1]
-        for (_, columns_known, columns), (_, down) in zip(walk, shapes)
-        if columns == 0 and columns_known
-    }
+    texts = {down[1] for (_, out, columns), (_, down) in zip(walk, shapes) if columns == 0 and out}
     for (path, out, columns), (up, down) in zip(walk, shapes):
         if up[0] != out or (columns and down[1] != columns) or len(texts) != 1:
             message = (

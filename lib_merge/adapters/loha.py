@@ -9,39 +9,78 @@ Source: FedPara (Hyeon-Woo et al. 2021), arXiv:2108.06098; LyCORIS, arXiv:2309.1
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
 
 import torch
 from torch import Tensor
 
-from lib_merge.adapters.layout import Layout, LayoutError, Shapes, at_least_2d, flat, need
-from lib_merge.adapters.lora import alpha_scale
+from lib_merge.adapters.kind import (
+    BaseWeight,
+    Ending,
+    Layout,
+    LayoutError,
+    MergeableKind,
+    Shapes,
+    alpha_scale,
+    at_least_2d,
+    flat,
+    need,
+    side,
+)
 from lib_merge.linalg import Delta, Dense, LowRank, Term
 
 FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
-ROLES = frozenset({*FACTORS, "hada_t1", "hada_t2"})
+ROLES = (*FACTORS, "hada_t1", "hada_t2")
+ENDINGS = {role: Ending(role, "LyCORIS") for role in ROLES}
 
 
-def matches(roles: Collection[str]) -> bool:
-    """Tell whether a module with these roles is of this kind."""
-    return not ROLES.isdisjoint(roles)
+class LoHa(MergeableKind):
+    """Two pairs of factors, each with a core in the Tucker form."""
 
+    name = "LoHa"
+    marks = frozenset(ROLES)
+    endings = ENDINGS
 
-def layout(shapes: Shapes) -> Layout:
-    """Read kind and size from shapes.
+    def sides(self, shapes: Shapes) -> tuple[int, int]:
+        """Return (rows, columns) of the first pair."""
+        return side(shapes, "hada_w1_a", 1 if "hada_t1" in shapes else 0), side(shapes, "hada_w1_b", 1)
 
-    Raises:
-        LayoutError: a factor is missing or the two halves differ in size.
-    """
-    need(shapes, *FACTORS)
-    at_least_2d(shapes, *FACTORS)
-    halves = [_half(shapes, number) for number in ("1", "2")]
-    if halves[0][:2] != halves[1][:2]:
-        message = f"its two halves make {list(halves[0][:2])} and {list(halves[1][:2])}"
-        raise LayoutError(message)
-    out, columns, first, kernel = halves[0]
-    rank = first * halves[1][2]
-    return Layout("LoHa", out, columns, kernel, rank if rank < min(out, columns) else 0)
+    def layout(self, shapes: Shapes) -> Layout:
+        """Read kind and size from shapes.
+
+        Raises:
+            LayoutError: a factor is missing or the two halves differ in size.
+        """
+        need(shapes, *FACTORS)
+        at_least_2d(shapes, *FACTORS)
+        halves = [_half(shapes, number) for number in ("1", "2")]
+        if halves[0][:2] != halves[1][:2]:
+            message = f"its two halves make {list(halves[0][:2])} and {list(halves[1][:2])}"
+            raise LayoutError(message)
+        out, columns, first, kernel = halves[0]
+        rank = first * halves[1][2]
+        return Layout("LoHa", out, columns, kernel, rank if rank < min(out, columns) else 0)
+
+    def load(self, tensors: Mapping[str, Tensor], scale: float | None, base: BaseWeight | None) -> Delta:
+        """Build ΔW; low-rank while r² stays below both sides, else the multiplied-out matrix.
+
+        Args:
+            tensors: hada_w1_a Float[out r], hada_w1_b Float[r in], the same for w2; with hada_t* the a
+                factors are Float[r out].
+            scale: overrides alpha/rank.
+            base: not needed.
+        """
+        del base
+        if scale is None:
+            scale = alpha_scale(tensors, tensors["hada_w1_b"].shape[0])
+        up1, down1 = _factors(tensors, "1")
+        up2, down2 = _factors(tensors, "2")
+        out, columns = up1.shape[0], down1.shape[1]
+        if up1.shape[1] * up2.shape[1] >= min(out, columns):
+            return Dense(scale, (up1 @ down1) * (up2 @ down2))
+        up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
+        down = (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
+        return LowRank(out, columns, (Term(scale, up, down),))
 
 
 def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
@@ -57,25 +96,6 @@ def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
         message = f"hada_t{number} {list(core)} does not fit {list(a)} and {list(b)}"
         raise LayoutError(message)
     return a[1], b[1] * flat(core[1:])[1], a[0], tuple(core[2:])
-
-
-def load(tensors: Mapping[str, Tensor], scale: float | None) -> Delta:
-    """Build ΔW; low-rank while r² stays below both sides, else the multiplied-out matrix.
-
-    Args:
-        tensors: hada_w1_a [out r], hada_w1_b [r in], the same for w2; with hada_t* the a factors are [r out].
-        scale: overrides alpha/rank.
-    """
-    if scale is None:
-        scale = alpha_scale(tensors, tensors["hada_w1_b"].shape[0])
-    up1, down1 = _factors(tensors, "1")
-    up2, down2 = _factors(tensors, "2")
-    out, columns = up1.shape[0], down1.shape[1]
-    if up1.shape[1] * up2.shape[1] >= min(out, columns):
-        return Dense(scale, (up1 @ down1) * (up2 @ down2))
-    up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
-    down = (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
-    return LowRank(out, columns, (Term(scale, up, down),))
 
 
 def _factors(tensors: Mapping[str, Tensor], number: str) -> tuple[Tensor, Tensor]:

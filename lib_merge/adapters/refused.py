@@ -1,28 +1,73 @@
-"""Kinds whose weight change is a function of the base weight, and what to tell the user about each.
+"""Kinds whose weight change is a function of the base weight and that nothing here can build yet.
 
 Without the checkpoint their ΔW is unknown, and adding their numbers as if they were a LoRA's gives another
-picture; so they are refused by name instead of merged wrongly.
+picture; so they are refused by name instead of merged wrongly. One that can be built gets a file of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-_RULES: tuple[tuple[str, frozenset[str]], ...] = (
-    ("DoRA", frozenset({"dora_scale"})),
-    ("BOFT or OFT", frozenset({"oft_blocks", "oft_diag", "boft_blocks"})),
-    ("IA3", frozenset({"ia3_weight", "on_input"})),
-    ("GLoRA", frozenset({"a1", "a2", "b1", "b2", "bm"})),
-    ("weight replacement", frozenset({"set_weight"})),
-    ("resized control LoRA", frozenset({"reshape_weight"})),
-    ("LyCORIS sparse bias", frozenset({"bias_indices", "bias_values", "bias_size"})),
-    ("scaled fp8", frozenset({"weight_scale"})),
+from lib_merge.adapters.kind import Ending, Kind
+
+
+@dataclass(frozen=True, eq=False)
+class Refused(Kind):
+    """A kind that is known by its tensors and cannot be merged; see `Kind`."""
+
+    name: str
+    endings: Mapping[str, Ending]
+    marks: frozenset[str]
+    only_beside: Mapping[str, str] = field(default_factory=dict)
+    needs_base: bool = True
+
+
+def _lycoris(*names: str, end: str = "") -> dict[str, Ending]:
+    return {f"{name}{end}": Ending(name, "LyCORIS") for name in names}
+
+
+REFUSED = (
+    Refused(
+        "DoRA",
+        {
+            "dora_scale": Ending("dora_scale"),
+            "lora_magnitude_vector": Ending("dora_scale", "PEFT"),
+            "lora_magnitude_vector.weight": Ending("dora_scale", "PEFT"),
+            "lora_magnitude_vector.default.weight": Ending("dora_scale", "PEFT"),
+        },
+        frozenset({"dora_scale"}),
+    ),
+    Refused(
+        "BOFT or OFT",
+        {**_lycoris("oft_blocks", "boft_blocks", "rescale"), "oft_diag": Ending("oft_diag", "kohya")},
+        frozenset({"oft_blocks", "oft_diag", "boft_blocks"}),
+    ),
+    Refused(
+        "IA3",
+        {**_lycoris("on_input"), "weight": Ending("ia3_weight", "LyCORIS")},
+        frozenset({"ia3_weight", "on_input"}),
+        only_beside={"ia3_weight": "on_input"},
+    ),
+    Refused(
+        "GLoRA",
+        _lycoris("a1", "a2", "b1", "b2", "bm", end=".weight"),
+        frozenset({"a1", "a2", "b1", "b2", "bm"}),
+    ),
+    Refused(
+        "weight replacement",
+        {"set_weight": Ending("set_weight"), "scale": Ending("set_weight")},
+        frozenset({"set_weight"}),
+    ),
+    Refused(
+        "resized control LoRA",
+        {"reshape_weight": Ending("reshape_weight")},
+        frozenset({"reshape_weight"}),
+    ),
+    Refused(
+        "LyCORIS sparse bias",
+        _lycoris("bias_indices", "bias_values", "bias_size"),
+        frozenset({"bias_indices", "bias_values", "bias_size"}),
+    ),
+    Refused("scaled fp8", {"weight_scale": Ending("weight_scale")}, frozenset({"weight_scale"})),
 )
-
-
-def refusal(roles: Collection[str]) -> str | None:
-    """Return the name of the kind that cannot be merged without its base model, or None."""
-    for kind, marks in _RULES:
-        if not marks.isdisjoint(roles):
-            return kind
-    return None

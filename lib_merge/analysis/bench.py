@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from lib_merge.adapters.source import LoraFile, ModulePart
+from lib_merge.adapters import LoraFile, ModulePart
 from lib_merge.analysis.measure import Measured, Task, measure
 from lib_merge.analysis.weights import Leaf
 from lib_merge.analysis.workers import side_by_side

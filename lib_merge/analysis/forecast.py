@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.adapters.source import LoraFile
+from lib_merge.adapters import LoraFile
 from lib_merge.analysis import AnalysisReport, analyze, analyze_steps
 from lib_merge.analysis.bench import Bench
 from lib_merge.analysis.core_forecast import Common, Seen, common, fits, hashed, look_in_core, named

@@ -9,8 +9,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from lib_merge.adapters.source import LoraFile, ModulePart
-from lib_merge.analysis.reading import PLAIN, Lines, TensorSums, read_part, tensor_sums
+from lib_merge.adapters import LoraFile, ModulePart
+from lib_merge.analysis.reading import Lines, TensorSums, read_part, tensor_sums
 from lib_merge.linalg.stack import Basis, Stack, block_sums, stack
 
 
@@ -141,7 +141,7 @@ def _shared(
 def _start(task: Task, stacked: Stack, pair: tuple[int, int]) -> float:
     """Return the cosine of the down projections as stored; NaN for other kinds, ranks or an all-zero one."""
     parts = [task.parts[index] for index in pair]
-    if any(part is None or part[1].module.layout.kind not in PLAIN for part in parts):
+    if any(part is None or not part[1].module.layout.own_factors for part in parts):
         return math.nan
     i, j = (stacked.parts[index] for index in pair)
     if i.stop - i.start != j.stop - j.start or i.stop == i.start:

@@ -8,12 +8,10 @@ from dataclasses import dataclass
 import numpy as np
 from torch import Tensor
 
-from lib_merge.adapters.source import LoraFile, ModulePart
+from lib_merge.adapters import LoraFile, ModulePart
 from lib_merge.linalg import LowRank
 from lib_merge.linalg.stack import Stack, low_rank
 
-# Kinds whose factors are the file's own tensors, so that the start of their training shows in them.
-PLAIN = ("LoRA", "LoCon")
 Lines = tuple[np.ndarray, np.ndarray]
 
 
@@ -48,7 +46,7 @@ def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
     if part is None:
         return Read()
     file, place = part
-    if place.module.layout.kind in PLAIN:
+    if place.module.layout.own_factors:
         return _read_plain(file, place)
     keys = [
         key

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.analysis import bench as benches
 from lib_merge.analysis.advice import advise
 from lib_merge.analysis.bench import Bench

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Union
 
-from lib_merge.adapters.source import LoraFile, ModulePart, open_lora, settle_family
+from lib_merge.adapters import LoraFile, ModulePart, open_lora, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FamilyError, RecipeError
 from lib_merge.families import blocks_present, family_of

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 import torch
 from torch import Tensor
 
-from lib_merge.adapters.source import LoraFile
+from lib_merge.adapters import LoraFile
 from lib_merge.files.dtypes import name_of
 from lib_merge.files.writer import StreamWriter, tensor_bytes
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.errors import OutputError
 from lib_merge.files.names import check_output_name
 from lib_merge.recipe import Recipe

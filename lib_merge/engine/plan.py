@@ -14,7 +14,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Union
 
-from lib_merge.adapters.source import LoraFile, ModulePart, settle_family
+from lib_merge.adapters import LoraFile, ModulePart, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import ModuleError, RecipeError
 from lib_merge.families import block_of, blocks_present, encoder_of, family_of

@@ -6,7 +6,7 @@ import math
 import time
 from pathlib import Path
 
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.engine.evaluate import module_policy
 from lib_merge.engine.plan import Planner, Target
 from lib_merge.engine.report import Report, peak_rss_mb

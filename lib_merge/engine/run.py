@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lib_merge import metadata
-from lib_merge.adapters.source import LoraFile
+from lib_merge.adapters import LoraFile
 from lib_merge.engine import embeddings
 from lib_merge.engine.core_merge import Memo
 from lib_merge.engine.encode import (

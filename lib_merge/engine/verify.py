@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.plan import Node, Target
 from lib_merge.engine.report import ModuleReport, Report

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import metadata
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.errors import MergeError
 from lib_merge.families import blocks_present, encoder_of
 

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import metadata
-from lib_merge.adapters.source import LoraFile, open_lora
+from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.families import block_of, blocks_present, encoder_of
 from lib_merge.linalg import norm
 

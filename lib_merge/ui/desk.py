@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import metadata
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.analysis import AnalysisReport
 from lib_merge.blocks import PresetStore
 from lib_merge.blocks.weights import resolve_blocks

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Any
 
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.analysis.bench import FileInfo
 from lib_merge.analysis.training import training
 from lib_merge.errors import MergeError

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 from lib_merge import metadata
-from lib_merge.adapters.source import LoraFile
+from lib_merge.adapters import LoraFile
 from lib_merge.analysis.bench import file_info
 from lib_merge.analysis.training import training
 from lib_merge.engine.fillers import fillers

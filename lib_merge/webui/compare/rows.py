@@ -7,7 +7,7 @@ import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from lib_merge.adapters.source import open_lora
+from lib_merge.adapters import open_lora
 from lib_merge.errors import RecipeError
 from lib_merge.metadata import trigger_words
 from lib_merge.recipe import Recipe, Source

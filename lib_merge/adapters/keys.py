@@ -1,8 +1,8 @@
 """Key names of every trainer → (component, module path, role).
 
-A key is cut at its end (the role: `lora_up`, `alpha`, …) and at its front (the component: UNet or
-transformer, a text encoder); what is left, dots turned to underscores, is the module's path. Nothing here
-knows the base family.
+A key is cut at its end (the role: `lora_up`, `alpha`, …; the adapter kinds say which ends there are) and at
+its front (the component: UNet or transformer, a text encoder); what is left, dots turned to underscores, is
+the module's path. Nothing here knows the base family.
 """
 
 from __future__ import annotations
@@ -13,55 +13,10 @@ from dataclasses import dataclass
 
 from lib_merge.adapters import cloneofsimo
 from lib_merge.adapters.peft_config import PeftConfig
+from lib_merge.adapters.registry import KeyEnds, key_ends
 from lib_merge.errors import ModuleError
 from lib_merge.files.header import TensorInfo
 
-# suffix -> (role, style it gives away); the longest match wins
-_SUFFIXES: dict[str, tuple[str, str]] = {
-    "lora_up.weight": ("lora_up", "kohya"),
-    "lora_down.weight": ("lora_down", "kohya"),
-    "lora_mid.weight": ("lora_mid", "kohya"),
-    "alpha": ("alpha", ""),
-    "lora_A.weight": ("lora_down", "PEFT"),
-    "lora_B.weight": ("lora_up", "PEFT"),
-    "lora_A.default.weight": ("lora_down", "PEFT"),
-    "lora_B.default.weight": ("lora_up", "PEFT"),
-    "lora_A.default_0.weight": ("lora_down", "PEFT"),
-    "lora_B.default_0.weight": ("lora_up", "PEFT"),
-    "lora_B.bias": ("lora_bias", "PEFT"),
-    "lora_magnitude_vector": ("dora_scale", "PEFT"),
-    "lora_magnitude_vector.weight": ("dora_scale", "PEFT"),
-    "lora_magnitude_vector.default.weight": ("dora_scale", "PEFT"),
-    "lora.down.weight": ("lora_down", "diffusers"),
-    "lora.up.weight": ("lora_up", "diffusers"),
-    "lora_linear_layer.down.weight": ("lora_down", "diffusers"),
-    "lora_linear_layer.up.weight": ("lora_up", "diffusers"),
-    "dora_scale": ("dora_scale", ""),
-    "weight_scale": ("weight_scale", ""),
-    "diff": ("diff", "kohya"),
-    "diff_b": ("diff_b", "kohya"),
-    "w_norm": ("w_norm", "LyCORIS"),
-    "b_norm": ("b_norm", "LyCORIS"),
-    "set_weight": ("set_weight", ""),
-    "scale": ("set_weight", ""),
-    "reshape_weight": ("reshape_weight", ""),
-    "oft_blocks": ("oft_blocks", "LyCORIS"),
-    "oft_diag": ("oft_diag", "kohya"),
-    "boft_blocks": ("boft_blocks", "LyCORIS"),
-    "rescale": ("rescale", "LyCORIS"),
-    "on_input": ("on_input", "LyCORIS"),
-    "weight": ("ia3_weight", "LyCORIS"),
-    "bm.weight": ("bm", "LyCORIS"),
-    **{f"{name}.weight": (name, "LyCORIS") for name in ("a1", "a2", "b1", "b2")},
-    **{name: (name, "LyCORIS") for name in ("bias_indices", "bias_values", "bias_size")},
-    **{
-        name: (name, "LyCORIS")
-        for name in (
-            *("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b", "hada_t1", "hada_t2"),
-            *("lokr_w1", "lokr_w1_a", "lokr_w1_b", "lokr_w2", "lokr_w2_a", "lokr_w2_b", "lokr_t2"),
-        )
-    },
-}
 _PROCESSOR = re.compile(
     r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$"
 )
@@ -161,17 +116,18 @@ def parse_keys(
     styles: dict[str, int] = {}
     embeddings: dict[str, list[str]] = {}
     unknown = []
+    ends = key_ends()
     for key in tensors:
         if key.startswith("bundle_emb."):
             embeddings.setdefault(key.split(".")[1], []).append(key)
             continue
         if key in _MARKERS:
             continue
-        found = _split(key)
-        if found is None:
+        parts = _split(key, ends)
+        if parts is None:
             unknown.append(key)
             continue
-        component, stem, role, style = found
+        component, stem, role, style = parts
         styles[style] = styles.get(style, 0) + 1
         place = (component, stem.replace(".", "_"))
         roles = groups.setdefault(place, {})
@@ -180,7 +136,7 @@ def parse_keys(
             raise ModuleError(message)
         roles[role] = key
         dotted.setdefault(place, stem)
-    groups = _without_plain_weights(groups, unknown)
+    groups = _without_strangers(groups, ends, unknown)
     modules = tuple(
         RawModule(component, path, roles, _scale(config, component, dotted[component, path], roles, tensors))
         for (component, path), roles in groups.items()
@@ -190,20 +146,21 @@ def parse_keys(
     return Parsed(style, modules, names, tuple(unknown))
 
 
-def _without_plain_weights(
-    groups: dict[tuple[str, str], dict[str, str]], unknown: list[str]
+def _without_strangers(
+    groups: dict[tuple[str, str], dict[str, str]], ends: KeyEnds, unknown: list[str]
 ) -> dict[tuple[str, str], dict[str, str]]:
-    """A bare `.weight` is IA3 only beside `.on_input`; elsewhere it is a tensor of some other model."""
+    """Take out what is a tensor of some other model: a bare `.weight` is IA3 only beside `.on_input`."""
     kept = {}
     for place, roles in groups.items():
-        if "ia3_weight" in roles and "on_input" not in roles:
-            unknown.append(roles.pop("ia3_weight"))
+        for role, other in ends.only_beside.items():
+            if role in roles and other not in roles:
+                unknown.append(roles.pop(role))
         if roles:
             kept[place] = roles
     return kept
 
 
-def _split(key: str) -> tuple[str, str, str, str] | None:
+def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
     """Return (component, stem with dots, role, style), or None for a key of no known form."""
     match = _XLABS.match(key)
     if match:
@@ -220,18 +177,18 @@ def _split(key: str) -> tuple[str, str, str, str] | None:
             "diffusers (attention processors)",
         )
     at = len(key)
-    best: tuple[str, str, str] | None = None
-    for _ in range(4):  # the longest known suffix spans at most four dotted parts
+    best = None
+    for _ in range(ends.parts):  # the longest that is known wins
         at = key.rfind(".", 0, at)
         if at < 0:
             break
-        known = _SUFFIXES.get(key[at + 1 :])
-        if known is not None:
-            best = (key[:at], *known)
+        end = ends.means.get(key[at + 1 :])
+        if end is not None:
+            best = (key[:at], end)
     if best is None or not best[0]:
         return None
     component, stem, front_style = _front(best[0])
-    return component, _attention(component, stem), best[1], front_style or best[2] or "kohya"
+    return component, _attention(component, stem), best[1].role, front_style or best[1].style or "kohya"
 
 
 def _front(stem: str) -> tuple[str, str, str]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from typing import Protocol
 
+import torch
 from torch import Tensor
 
-from lib_merge.adapters.module import Module, check_numbers, cut_rows, describe, needs_base
+from lib_merge.adapters.keys import Parsed, RawModule, parse_keys
+from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind
 from lib_merge.adapters.peft_config import PeftConfig, find_config
-from lib_merge.adapters.styles import Parsed, RawModule, parse_keys
+from lib_merge.adapters.registry import kind_of, sides
 from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
 from lib_merge.families import (
     FAMILIES,
@@ -22,9 +26,162 @@ from lib_merge.families import (
     family_of,
     tell_family,
 )
+from lib_merge.files.dtypes import FLOATS
 from lib_merge.files.header import TensorInfo
 from lib_merge.files.reader import TensorFile, open_tensors
-from lib_merge.linalg import Delta
+from lib_merge.linalg import Delta, Dense, LowRank, Term, rows_of
+
+# ---------------------------------------------------------------- one module
+
+
+class BaseWeights(Protocol):
+    """The unchanged weights of a base model, wherever they come from."""
+
+    def weight(self, name: str, rows: tuple[int, int] | None) -> Tensor:
+        """Read the weight of one module, Float[out in …].
+
+        Args:
+            name: canonical module name.
+            rows: (first, last + 1) where only these are meant.
+        """
+        ...
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Module:
+    """A module as one file has it.
+
+    name    canonical name, kohya's spelling
+    roles   role -> key in the file
+    layout  kind, size and rank of ΔW; kind "vectors" when only biases or norms are there
+    kind    builds ΔW; None when only vectors are there
+    scale   overrides alpha/rank, from a PEFT configuration
+    swap    the two halves of the out axis change places (Flux' last adaLN)
+    base    reads the unchanged weight in the file's own order of rows; for kinds that need it
+    """
+
+    name: str
+    roles: Mapping[str, str]
+    layout: Layout
+    kind: MergeableKind | None
+    scale: float | None = None
+    swap: bool = False
+    base: BaseWeight | None = None
+
+    @property
+    def vectors(self) -> tuple[str, ...]:
+        """Roles of the one-dimensional tensors that ride along."""
+        return tuple(role for role in self.roles if role in VECTORS)
+
+    def load(self, file: TensorFile) -> Delta:
+        """Read the tensors and build ΔW, Float[out in·kh·kw].
+
+        Raises:
+            FileFormatError: the file cannot be read any more.
+        """
+        if self.kind is None:
+            message = f"{self.name} has no matrix"
+            raise LayoutError(message)
+        keys = {role: key for role, key in self.roles.items() if role not in VECTORS}
+        read = file.read_many(list(keys.values()))
+        tensors = {role: _computable(read[key]) for role, key in keys.items()}
+        delta = self.kind.load(tensors, self.scale, self.base)
+        return swap_halves(delta) if self.swap else delta
+
+    def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
+        """Read the one-dimensional tensors as float32; a PEFT bias becomes `diff_b`, scaled like its LoRA."""
+        vectors = {}
+        for role in self.vectors:
+            value = file.read(self.roles[role]).float().flatten()
+            if role == "lora_bias" and self.scale is not None:
+                value = value * self.scale
+            vectors[_saved_as(role)] = torch.roll(value, value.numel() // 2) if self.swap else value
+        return vectors
+
+    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
+        """Return role -> numbers of what `load_vectors` reads."""
+        return {_saved_as(role): math.prod(file.tensors[self.roles[role]].shape) for role in self.vectors}
+
+
+def _saved_as(role: str) -> str:
+    return "diff_b" if role == "lora_bias" else role
+
+
+def _computable(value: Tensor) -> Tensor:
+    """Return 8-bit floats as fp16, which holds all of them exactly: torch can do next to nothing with the
+    former.
+    """
+    return value.half() if value.element_size() == 1 else value
+
+
+def swap_halves(delta: Delta) -> Delta:
+    """Exchange the upper and lower half of the out axis (diffusers orders adaLN as scale, shift; BFL as
+    shift, scale).
+    """
+    half = delta.out // 2
+    if isinstance(delta, Dense):
+        return Dense(delta.scale, torch.roll(delta.matrix, half, 0))
+    return LowRank(
+        delta.out, delta.columns, tuple(Term(t.scale, torch.roll(t.up, half, 0), t.down) for t in delta.terms)
+    )
+
+
+def describe(
+    name: str,
+    roles: Mapping[str, str],
+    kind: MergeableKind | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    where: str,
+) -> Layout:
+    """Return the layout of a module from the shapes of its roles.
+
+    Args:
+        name: the module, for messages.
+        roles: role -> key.
+        kind: of the module; None where its tensors are of none.
+        shapes: role -> shape.
+        where: the file's name, for messages.
+    Raises:
+        ModuleError: a half is missing or the shapes do not fit together.
+    """
+    matrix = [role for role in roles if role not in VECTORS and role != "alpha"]
+    if not matrix:
+        vectors = [role for role in roles if role in VECTORS]
+        if not vectors:
+            message = f"{where}: {name} has an alpha but no weights; the file is incomplete."
+            raise ModuleError(message)
+        return Layout("vectors", shapes[vectors[0]][0] if shapes[vectors[0]] else 1, 0, (), 0)
+    try:
+        if kind is None:
+            message = f"no adapter kind has the tensors {', '.join(sorted(matrix))}"
+            raise LayoutError(message)
+        return kind.layout(shapes)
+    except LayoutError as error:
+        message = f"{where}: {name} does not fit together: {error}."
+        raise ModuleError(message) from error
+
+
+def check_numbers(roles: Mapping[str, str], tensors: Mapping[str, TensorInfo], where: str) -> None:
+    """Refuse a module whose tensors are no weights: whole numbers, or an alpha that is not one number.
+
+    Args:
+        roles: role -> key.
+        tensors: the header's table.
+        where: the file's name, for messages.
+    Raises:
+        ModuleError: with the key, its type and its shape.
+    """
+    for role, key in roles.items():
+        info = tensors[key]
+        if role == "alpha":
+            if math.prod(info.shape) != 1:
+                message = f"{where}: {key} has shape {list(info.shape)}, and an alpha is one number."
+                raise ModuleError(message)
+        elif info.dtype not in FLOATS:
+            message = (
+                f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
+            )
+            raise ModuleError(message)
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,14 +214,21 @@ class ModulePart:
 
     def load(self, file: TensorFile) -> Delta:
         """Read ΔW, Float[out in·kh·kw]."""
-        return cut_rows(self.module.load(file), self.rows)
+        return self.module.load(file) if self.rows is None else rows_of(self.module.load(file), *self.rows)
 
     def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
         """Read biases and norm weights; those of a cut module are cut alike."""
-        found = self.module.load_vectors(file)
-        return (
-            found if self.rows is None else {role: value[slice(*self.rows)] for role, value in found.items()}
-        )
+        vectors = self.module.load_vectors(file)
+        if self.rows is None:
+            return vectors
+        return {role: value[slice(*self.rows)] for role, value in vectors.items()}
+
+    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
+        """Return role -> numbers of what `load_vectors` reads; no tensor is read for it."""
+        sizes = self.module.vector_sizes(file)
+        if self.rows is None:
+            return sizes
+        return {role: len(range(size)[slice(*self.rows)]) for role, size in sizes.items()}
 
 
 @dataclass(slots=True)
@@ -119,19 +283,25 @@ class LoraFile:
         """Names of fused modules that this file has in pieces."""
         return {fused for fused, _ in self.fused_in.values()}
 
-    def settled(self, family: str, *, drop_unsupported: bool = False) -> LoraFile:
+    def settled(
+        self, family: str, *, drop_unsupported: bool = False, base: BaseWeights | None = None
+    ) -> LoraFile:
         """Return the file with its modules placed for `family`.
 
+        Args:
+            family: the base family.
+            drop_unsupported: leave modules that cannot be merged out, instead of refusing the file.
+            base: the base model's weights, bound here to the modules whose kind needs them.
         Raises:
             ModuleError: two keys land on one module, shapes do not fit.
             UnsupportedKindError: a kind that needs base weights, unless `drop_unsupported`.
         """
-        if family == self.family and not self.left_out:
+        if family == self.family and not self.left_out and base is None:
             return self  # opened as this family already, and nothing is refused: nothing would change
         done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
-            _add_module(done, raw, family_of(family).place(raw.component, raw.path))
+            _add_module(done, raw, family_of(family).place(raw.component, raw.path), base)
         _refuse(done, drop_unsupported)
         if self.parsed.unknown:
             for key in self.parsed.unknown:
@@ -214,24 +384,13 @@ def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGue
         tensors: its header table.
     """
     return tell_family(
-        ModuleFacts(module.component, module.path, 0, _columns(module, tensors)) for module in parsed.modules
+        ModuleFacts(
+            module.component,
+            module.path,
+            *sides({role: tensors[key].shape for role, key in module.roles.items()}),
+        )
+        for module in parsed.modules
     )
-
-
-def _columns(module: RawModule, tensors: Mapping[str, TensorInfo]) -> int:
-    """Input width of a linear module from whichever factor shows it; 0 where none does."""
-    for role in ("lora_down", "hada_w1_b", "diff"):
-        if role in module.roles and len(tensors[module.roles[role]].shape) >= 2:
-            return tensors[module.roles[role]].shape[1]
-    width = 1
-    for half in ("1", "2"):
-        for role in (f"lokr_w{half}_b", f"lokr_w{half}"):
-            if role in module.roles and len(tensors[module.roles[role]].shape) >= 2:
-                width *= tensors[module.roles[role]].shape[1]
-                break
-        else:
-            return 0
-    return width
 
 
 def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
@@ -278,20 +437,40 @@ def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
     raise FamilyError(message)
 
 
-def _add_module(file: LoraFile, raw: RawModule, placed: Placement) -> None:
+def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:
     shapes = {role: tuple(file.file.tensors[key].shape) for role, key in raw.roles.items()}
-    refused = needs_base(raw.roles)
-    layout = describe(placed.name, raw.roles, shapes, file.name) if refused is None else None
+    kind = kind_of(raw.roles)
+    merged = kind if isinstance(kind, MergeableKind) else None
+    refused = kind is not None and (merged is None or (kind.needs_base and base is None))
+    layout = None if refused else describe(placed.name, raw.roles, merged, shapes, file.name)
     if placed.name in file.modules or placed.name in file.left_out:
         message = f"{file.name}: two groups of keys both mean {placed.name}; the file is ambiguous."
         raise ModuleError(message)
     if layout is None:
-        file.left_out[placed.name] = str(refused)
+        file.left_out[placed.name] = kind.name if kind is not None else ""
         return
     check_numbers(raw.roles, file.file.tensors, file.name)
-    file.modules[placed.name] = Module(placed.name, raw.roles, layout, raw.scale, placed.swap_halves)
+    file.modules[placed.name] = Module(
+        name=placed.name,
+        roles=raw.roles,
+        layout=layout,
+        kind=merged,
+        scale=raw.scale,
+        swap=placed.swap_halves,
+        base=_bound(base, placed) if base is not None and kind is not None and kind.needs_base else None,
+    )
     if placed.fused and placed.rows:
         file.fused_in[placed.name] = (placed.fused, placed.rows)
+
+
+def _bound(base: BaseWeights, placed: Placement) -> BaseWeight:
+    """Return what reads a module's base weight, its rows in the order in which the file has them."""
+
+    def weight() -> Tensor:
+        value = base.weight(placed.fused or placed.name, placed.rows)
+        return torch.roll(value, value.shape[0] // 2, 0) if placed.swap_halves else value
+
+    return weight
 
 
 def _refuse(file: LoraFile, drop: bool) -> None:
