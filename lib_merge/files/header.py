@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import re
 import struct
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -99,8 +100,8 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
     def unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
         found = dict(pairs)
         if len(found) != len(pairs):
-            seen: set[str] = set()
-            twice = next(key for key, _ in pairs if key in seen or seen.add(key))
+            times = Counter(key for key, _ in pairs)
+            twice = next(key for key, count in times.items() if count > 1)
             raise _damaged(name, f"its header has the key {_short(twice)} twice")
         return found
 

@@ -157,7 +157,7 @@ class Machine(pickle._Unpickler):
 
     def __init__(self, file: BinaryIO) -> None:
         """Read one program from where `file` stands."""
-        super().__init__(_Bounded(file), encoding="utf-8")  # type: ignore[call-arg]
+        super().__init__(_Bounded(file), encoding="utf-8")
         self.storages: dict[str, Storage] = {}
         self._work = 0
 
@@ -238,7 +238,7 @@ class Machine(pickle._Unpickler):
         message = "it uses an instruction that builds objects"
         raise ValueError(message)
 
-    dispatch = dict(pickle._Unpickler.dispatch)  # type: ignore[attr-defined]  # noqa: RUF012
+    dispatch: dict[int, Any] = dict(pickle._Unpickler.dispatch)  # noqa: RUF012
     for _names, _instruction in (
         ("INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 BYTEARRAY8 NEXT_BUFFER READONLY_BUFFER", _forbidden),
         ("EMPTY_SET ADDITEMS FROZENSET", _forbidden),
