@@ -93,3 +93,68 @@ def test_the_version_stands_in_one_place(capsys):
     assert capsys.readouterr().out.strip() == f"lora-merge {__version__}"
     newest = re.search(r"^## \[(\S+)\]", CHANGES.read_text(encoding="utf-8"), re.MULTILINE)[1]
     assert newest == "Unreleased" if "dev" in __version__ else newest == __version__
+
+
+@pytest.fixture(scope="module")
+def suites():
+    sys.path.insert(0, str(ROOT / ".ci"))
+    try:
+        import suites
+
+        yield suites
+    finally:
+        sys.path.remove(str(ROOT / ".ci"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "world", "first"),
+    [
+        (["tests/test_budget.py"], "engine", "tests/test_budget.py"),
+        (["tests/test_budget.py::test_x", "-x"], "engine", "tests/test_budget.py::test_x"),
+        (["tests/test_rest.py", "-k", "login"], "gradio4", "tests/test_rest.py"),
+        (["tests/browser/test_grid.py"], "gradio4", "tests/browser/test_grid.py"),
+        (["-k", "hook_installs_nothing"], "engine", "tests/test_install.py"),
+    ],
+)
+def test_a_test_runs_in_its_one_environment(suites, arguments, world, first):
+    [work] = suites.chosen(arguments, None)
+    assert (work.world.name, work.arguments[0]) == (world, first)
+    assert set(arguments) <= {*work.arguments}
+    [work] = suites.chosen(arguments, suites.GRADIO3)
+    assert work.world is suites.GRADIO3
+
+
+def test_a_folder_runs_where_its_files_do_and_a_slip_is_said(suites):
+    works = suites.chosen(["tests"], None)
+    assert {work.world.name for work in works} == {"engine", "gradio4"}
+    for slip in (["tests/test_budgt.py"], ["-k", "tset_hcus_on"[::-1] + "where"]):
+        with pytest.raises(suites.Failure):
+            suites.chosen(slip, None)
+
+
+def test_the_whole_suite_leaves_no_file_out(suites):
+    works = [work for work in suites.whole(browser=True) if work.module == "pytest"]
+    named = [argument for work in works for argument in work.arguments]
+    files = {path.relative_to(ROOT).as_posix() for path in (ROOT / "tests").glob("test_*.py")}
+    assert files <= set(named)
+    assert {work.world.name for work in works if "tests/browser" in work.arguments} == {"gradio3", "gradio4"}
+    engine = [work for work in works if work.world is suites.ENGINE]
+    assert sorted(
+        a for w in engine if "not slow" in w.arguments for a in w.arguments if a in files
+    ) == sorted(files - set(suites.WEBUI))
+
+
+@pytest.mark.parametrize(
+    ("output", "code", "counts"),
+    [
+        ("3 passed in 1.2s\n", 0, (3, 0, 0)),
+        ("1 failed, 2 passed, 1 skipped, 4 deselected in 1.2s\n", 1, (2, 1, 1)),
+        ("1 passed, 2 errors in 1.2s\n", 1, (1, 2, 0)),
+        ("no tests ran in 0.1s\n", 5, (0, 0, 0)),
+        ("Segmentation fault\n", -11, (0, 1, 0)),
+        ("3 passed in 1.2s\n", 3, (3, 1, 0)),
+    ],
+)
+def test_pytests_own_counts_are_read(suites, output, code, counts):
+    outcome = suites._counted(output, code)
+    assert (outcome.passed, outcome.failed, outcome.skipped) == counts
