@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+from types import MappingProxyType
+
 import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 
 from lib_merge import merge, open_lora
+from lib_merge.adapters import registry
+from lib_merge.adapters.kind import Ending, Layout, LayoutError, MergeableKind
 from lib_merge.errors import ModuleError, UnsupportedKindError
+from lib_merge.linalg import Dense
 from tests.factories import CONV, NAMES, dense_of, lora_tensors, relative, write
 from tests.reference import kinds
 
@@ -200,3 +205,125 @@ def test_biases_norms_and_embeddings_ride_along(tmp_path):
     assert torch.allclose(saved["lora_unet_conv_norm_out.w_norm"], torch.full((320,), 0.5))
     assert torch.equal(saved["bundle_emb.sks.string_to_param.*"], torch.ones(2, 768))
     assert report.copied == ["bundle_emb.sks.string_to_param.*"]
+
+
+# ---------------------------------------------------------------- a kind of one's own
+
+
+class _Gate(MergeableKind):
+    """ΔW = g · W: a gate for every row of the unchanged weight."""
+
+    name = "Gate"
+    marks = frozenset({"gate"})
+    endings = MappingProxyType({"gate": Ending("gate", "toys")})
+    needs_base = True
+
+    def sides(self, shapes):
+        return shapes["gate"][0], 0
+
+    def layout(self, shapes):
+        if len(shapes["gate"]) != 2:
+            message = f"gate has shape {list(shapes['gate'])}"
+            raise LayoutError(message)
+        return Layout("Gate", shapes["gate"][0], 18, (), 0)
+
+    def load(self, tensors, scale, base):
+        return Dense(1.0 if scale is None else scale, tensors["gate"].float() * base().flatten(1))
+
+
+class _Base:
+    """Reads base weights, and remembers which."""
+
+    def __init__(self, weights):
+        self.weights, self.read = weights, []
+
+    def weight(self, name, rows):
+        self.read.append((name, rows))
+        whole = self.weights[name]
+        return whole if rows is None else whole[slice(*rows)]
+
+
+@pytest.fixture
+def gates():
+    kind = _Gate()
+    registry.register(kind)
+    yield kind
+    registry.unregister(kind)
+
+
+def _gated(tmp_path, module=LIN, rows=18):
+    gate = _r(rows, 1, seed=5)
+    return gate, write(
+        tmp_path / "g.safetensors", lora_tensors(names=NAMES[1:2], conv=False) | {f"{module}.gate": gate}
+    )
+
+
+def test_a_kind_that_needs_the_base_gets_it_when_the_file_is_settled(gates, tmp_path):
+    gate, path = _gated(tmp_path)
+    weight = _r(18, 18, seed=6)
+    base = _Base({LIN: weight})
+    with open_lora(path) as file:
+        assert file.left_out == {LIN: "Gate"}  # opened without a base model
+        with pytest.raises(UnsupportedKindError, match="1 Gate modules: this kind depends on the base model"):
+            file.settled("SD1")
+        settled = file.settled("SD1", base=base)
+        assert settled.left_out == {}
+        assert base.read == []  # bound, and not read yet
+        assert settled.modules[NAMES[1]].base is None  # what needs no base holds none
+        # the call of everybody who wants a ΔW, for whatever kind
+        found = settled.parts()[LIN].load(settled.file).dense()
+        assert torch.allclose(found.float(), gate * weight)
+        assert base.read == [(LIN, None)]
+
+
+def test_the_base_of_a_piece_is_its_rows_and_of_a_swapped_module_in_its_files_order(gates, tmp_path):
+    piece, swapped = "transformer.transformer_blocks.0.attn.to_k", "transformer.norm_out.linear"
+    gate, halves = _r(3072, 1), _r(8, 1, seed=1)
+    path = write(tmp_path / "f.safetensors", {f"{piece}.gate": gate, f"{swapped}.gate": halves})
+    fused, norm = "lora_unet_double_blocks_0_img_attn_qkv", "lora_unet_final_layer_adaLN_modulation_1"
+    weights = {fused: _r(9216, 18), norm: _r(8, 18, seed=2)}
+    base = _Base(weights)
+    with open_lora(path) as file:
+        parts = file.settled("Flux", base=base).parts()
+        key = "lora_transformer_transformer_blocks_0_attn_to_k"
+        assert torch.allclose(parts[key].load(file.file).dense().float(), gate * weights[fused][3072:6144])
+        assert (fused, (3072, 6144)) in base.read
+        # the file's gates are in diffusers' order of halves, the saved ΔW in the loaders'
+        expected = torch.cat([halves[4:], halves[:4]]) * weights[norm]
+        assert torch.allclose(parts[norm].load(file.file).dense().float(), expected)
+
+
+def test_keys_of_an_unregistered_kind_mean_nothing(tmp_path):
+    _, path = _gated(tmp_path)
+    with open_lora(path) as file:
+        assert file.left_out == {f"{LIN}.gate": "no known meaning"}
+
+
+def test_two_kinds_may_not_read_one_key_ending_differently():
+    class Thief(_Gate):
+        name = "Thief"
+        endings = MappingProxyType({"alpha": Ending("stolen")})
+
+    with pytest.raises(ValueError, match="Thief: keys that end in alpha are alpha already"):
+        registry.register(Thief())
+    assert all(kind.name != "Thief" for kind in registry.KINDS)
+
+
+@pytest.mark.parametrize("kind", registry.KINDS, ids=lambda kind: kind.name)
+def test_every_kind_is_told_by_the_keys_it_brings(kind):
+    roles = {ending.role for ending in kind.endings.values()}
+    assert kind.marks <= roles
+    for role in kind.marks - set(kind.only_beside):
+        assert registry.kind_of({role, "alpha"}) is kind
+    assert isinstance(kind, MergeableKind) or kind.needs_base
+    for role, other in kind.only_beside.items():
+        assert {role, other} <= roles
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_sides_that_single_tensors_show_are_those_of_the_whole(kind):
+    name, tensors, wanted = _kind_tensors(kind)
+    if name == CONV:
+        return
+    shapes = {role.removesuffix(".weight"): tuple(value.shape) for role, value in tensors.items()}
+    assert registry.sides(shapes) == wanted.shape

@@ -126,10 +126,9 @@
         }
 
         encoders(row, item, letter) {
-            const two = item && item.family === "SDXL";
-            const names = two ? ["TE1", "TE2"] : ["text encoder"];
-            /* one number, as a tag or a recipe has it, is for both */
-            if (two && row.te && row.te.length === 1) row.te = [row.te[0], row.te[0]];
+            const names = ((item && this.app.known.families[item.family]) || {}).te_ratios || ["text encoder"];
+            /* one number, as a tag or a recipe has it, is for all */
+            if (names.length > 1 && row.te && row.te.length === 1) row.te = names.map(() => row.te[0]);
             const box = el("div", { class: "lm-line lm-fold", hidden: !row.te });
             box.append(
                 ...names.map((name, index) => {

@@ -148,7 +148,7 @@
         /* ------------------------------------------------------------ presets */
 
         drawPresets() {
-            const family = this.app.family() || "SD1";
+            const family = this.app.family() || this.app.known.usual_family;
             const rows = this.app.grid.rows();
             const name = el("input", { type: "text", placeholder: "Name", maxlength: 80, "aria-label": "Name of the preset", onkeydown: (event) => event.key === "Enter" && save() });
             const which = space.select(rows.map((row) => [String(row.id), `row ${space.letter(this.app.state.data.sources.indexOf(row))}`]), rows[0] ? String(rows[0].id) : "", () => {}, { "aria-label": "Row to save" });

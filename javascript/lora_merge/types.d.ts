@@ -163,8 +163,6 @@ export interface FamilyInfo {
     list: string[];
     /** what the ratios of the text encoders are called. */
     te_ratios: string[];
-    /** block of a text encoder -> which of these ratios is its. */
-    te_blocks: Record<string, number>;
 }
 
 /** How the sources of a group are merged before they enter the merge as one. */
@@ -211,6 +209,8 @@ export interface ImportLine {
 export interface InitReply {
     methods: MethodInfo[];
     families: Record<string, FamilyInfo>;
+    /** the one that is meant where none is said or told. */
+    usual_family: string;
     hints: Record<string, string>;
     /** by family. */
     presets: Record<string, PresetInfo[]>;

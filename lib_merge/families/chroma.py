@@ -30,7 +30,6 @@ FAMILY = Family(
     counting=LAYERS.counting(),
     parts=double_stream.PARTS,
     presets=double_stream.PRESETS,
-    encoder_blocks=double_stream.ENCODER_BLOCKS,
     denoiser=LAYERS.place,
     split=LAYERS.split,
     base_version="chroma",

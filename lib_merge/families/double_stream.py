@@ -173,7 +173,6 @@ PARTS: Mapping[str, Hint] = {
     "D": Hint("double-stream block: image and text together", PRACTICE),
     "S": Hint("single-stream block: details and rendering", PRACTICE),
 }
-ENCODER_BLOCKS = {"CLIP": 0, "T5": 1}
 PRESETS: Mapping[str, ShippedPreset] = {
     **EVEN,
     "FLUXALL": ShippedPreset("Every block at full strength."),

@@ -32,7 +32,6 @@ FAMILY = Family(
     parts=double_stream.PARTS,
     presets=double_stream.PRESETS,
     encoders={"te": "te1", "te2": "te3"},
-    encoder_blocks=double_stream.ENCODER_BLOCKS,
     denoiser=LAYERS.place,
     split=LAYERS.split,
     base_version="flux1",

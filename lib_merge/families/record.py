@@ -319,7 +319,6 @@ class Family:
     Names:
         encoders       component of a key style -> te, te1, te2, te3 as canonical names have it
         encoder_ratios what the tab calls the ratios of the text encoders
-        encoder_blocks blocks that text encoders have -> which of these ratios is theirs
         denoiser       path of a denoiser's module -> its canonical name, and of what it is a piece
         split          canonical name of a fused module -> its pieces with their rows, or None
         convolutions   pattern of canonical names of 3×3 convolutions, for kinds that store flat matrices
@@ -349,7 +348,6 @@ class Family:
     presets: Mapping[str, ShippedPreset] = field(default_factory=lambda: {**EVEN, **NO_TEXT_ENCODER})
     encoders: Mapping[str, str] = field(default_factory=dict)
     encoder_ratios: tuple[str, ...] = ("text encoder",)
-    encoder_blocks: Mapping[str, int] = field(default_factory=lambda: {"BASE": 0})
     denoiser: Callable[[str], Placement] = as_spelt
     split: Callable[[str], Pieces | None] = in_one_piece
     convolutions: re.Pattern[str] = CONVOLUTIONS

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Annotated, Union
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
-from lib_merge.families import FAMILIES, Family, family_of, with_blocks
+from lib_merge.families import FAMILIES, USUAL, Family, family_of, with_blocks
 from lib_merge.methods import METHODS, Space
 from lib_merge.methods.registry import Knob, KnobKind, Scope
 from lib_merge.ui.desk import Desk, operation
@@ -63,7 +63,6 @@ class FamilyInfo:
     hints: Annotated[dict[str, str], About("what each block is known to carry")]
     list: Annotated[BlockNames, About("the blocks of the usual list of weights, in its order")]
     te_ratios: Annotated[BlockNames, About("what the ratios of the text encoders are called")]
-    te_blocks: Annotated[dict[str, int], About("block of a text encoder -> which of these ratios is its")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,6 +94,7 @@ class InitReply:
 
     methods: list[MethodInfo]
     families: dict[str, FamilyInfo]
+    usual_family: Annotated[str, About("the one that is meant where none is said or told")]
     hints: dict[str, str]
     presets: Annotated[Presets, About("by family")]
     host: str
@@ -125,6 +125,7 @@ def init(desk: Desk) -> InitReply:
     return InitReply(
         methods=methods(),
         families=families(),
+        usual_family=USUAL,
         hints=hints(),
         presets=presets(desk.presets),
         host=desk.host.name,
@@ -193,7 +194,6 @@ def families() -> dict[str, FamilyInfo]:
             hints={block: _hint(family, block) for block in family.blocks},
             list=list(family.lists[0].blocks) if family.lists else [],
             te_ratios=list(family.encoder_ratios),
-            te_blocks=dict(family.encoder_blocks),
         )
         for family in with_blocks()
     }
