@@ -9,9 +9,10 @@ from typing import Any, Union
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
-from lib_merge.engine import levels, recheck
-from lib_merge.engine.report import Report
-from lib_merge.engine.run import Job, run
+from lib_merge.engine import prove
+from lib_merge.engine.job import Job
+from lib_merge.engine.merge import run, save_groups
+from lib_merge.engine.report import MergeReport
 from lib_merge.errors import RecipeError
 from lib_merge.library.locate import finder
 from lib_merge.methods import DEFAULT_METHOD
@@ -38,7 +39,7 @@ def merge(
     family: str | None = None,
     job: Job | None = None,
     keep_levels: PathLike | None = None,
-) -> Report:
+) -> MergeReport:
     """Merge LoRAs into one file.
 
     ΔW = Σ ratioᵢ · block_weightᵢ · ΔWᵢ for the default method; see `METHODS` for the others.
@@ -96,16 +97,22 @@ def _spread(sources: list[Source], field: str, values: Sequence[Any] | None) -> 
 
 def run_recipe(
     recipe: Recipe, save_to: PathLike, *, job: Job | None = None, keep_levels: PathLike | None = None
-) -> Report:
+) -> MergeReport:
     """Run a recipe whose sources have paths; see `merge`."""
     job = job or Job()
     report = run(recipe, Path(save_to), job)
     if keep_levels is not None:
-        report.warnings.extend(levels.save(recipe, Path(keep_levels), job))
+        report.warnings.extend(save_groups(recipe, Path(keep_levels), job))
     return report
 
 
-def resize(model: PathLike, *, rank: str | int | RankPolicy, save_to: PathLike, **options: Any) -> Report:  # noqa: ANN401
+def resize(
+    model: PathLike,
+    *,
+    rank: str | int | RankPolicy,
+    save_to: PathLike,
+    **options: Any,  # noqa: ANN401
+) -> MergeReport:
     """Save one LoRA at another rank: the best approximation there is (Eckart-Young), with its error.
 
     Args:
@@ -145,7 +152,7 @@ def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     return with_paths(recipe, finder([path.parent, *map(Path, folders)], exclude=path))
 
 
-def verify(merged: PathLike, folders: Sequence[PathLike] = (), *, job: Job | None = None) -> Report:
+def verify(merged: PathLike, folders: Sequence[PathLike] = (), *, job: Job | None = None) -> MergeReport:
     """Hold a merged file against its recipe, with freshly read sources.
 
     Returns:
@@ -154,4 +161,4 @@ def verify(merged: PathLike, folders: Sequence[PathLike] = (), *, job: Job | Non
         VerifyError: the file differs from its recipe.
         RecipeError: no recipe in it, or a source is not found.
     """
-    return recheck.verify(Path(merged), load_recipe(merged, folders), job or Job())
+    return prove.verify(Path(merged), load_recipe(merged, folders), job or Job())

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 import torch
 
-import lib_merge.engine.core_merge as core_merge
-import lib_merge.engine.run as engine_run
+import lib_merge.engine.evaluate as evaluate
+import lib_merge.engine.merge as engine_merge
 from lib_merge import Job, Source, merge
 from lib_merge.errors import NumericsError, VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, zero
@@ -180,8 +180,8 @@ def test_what_is_kept_for_the_proof_changes_nothing(method, tmp_path, monkeypatc
     out = tmp_path / "m.safetensors"
     job = Job(overwrite=True, side_car=False)
     reports, bytes_ = [], []
-    for most in (core_merge.MOST, 0):
-        monkeypatch.setattr(core_merge, "MOST", most)
+    for most in (evaluate.MEMO_BYTES, 0):
+        monkeypatch.setattr(evaluate, "MEMO_BYTES", most)
         reports.append(merge(sources, save_to=out, method=method, rank=3, job=job))
         bytes_.append(out.read_bytes())
     assert bytes_[0] == bytes_[1]
@@ -195,7 +195,7 @@ def test_the_proof_reads_the_sources_again(method, times, tmp_path, monkeypatch)
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
     sources = [Source(path=path, name=path.name, ratio=0.6) for path in paths]
     options = {"method": method, "rank": 8 if method == "ties" else None}
-    prove, changes = engine_run.prove, iter(range(times))
+    prove, changes = engine_merge.prove, iter(range(times))
 
     def meddle(*given):
         number = next(changes, None)
@@ -207,7 +207,7 @@ def test_the_proof_reads_the_sources_again(method, times, tmp_path, monkeypatch)
                 file.write(content)
         return prove(*given)
 
-    monkeypatch.setattr(engine_run, "prove", meddle)
+    monkeypatch.setattr(engine_merge, "prove", meddle)
     out, job = tmp_path / "m.safetensors", Job(side_car=False, overwrite=True)
     if times == 2:
         with pytest.raises(VerifyError):
@@ -215,7 +215,7 @@ def test_the_proof_reads_the_sources_again(method, times, tmp_path, monkeypatch)
         assert not out.exists()
         return
     assert merge(sources, save_to=out, job=job, **options).tensor_hash
-    monkeypatch.setattr(engine_run, "prove", prove)
+    monkeypatch.setattr(engine_merge, "prove", prove)
     again = tmp_path / "again.safetensors"
     merge(sources, save_to=again, job=job, **options)
     assert relative(dense_of(out), dense_of(again)) <= 1e-3

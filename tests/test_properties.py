@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lib_merge import METHODS, Job, Source, merge
-from lib_merge.engine.plan import Leaf
+from lib_merge.engine.tree import Leaf
 from lib_merge.recipe import Recipe
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
 from tests.reference import merge as reference

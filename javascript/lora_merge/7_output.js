@@ -108,16 +108,23 @@
             if (turn === this.turn) this.show(reply.plan);
         }
 
+        /** What is cut, in words; `rank` is what will be saved, or the most that can be. */
+        cut(plan, rank) {
+            if (!plan.cut) return `exact: nothing is cut · ${rank}`;
+            if (plan.policy === "lossless") return `${rank}: some is cut; the report says what that costs`;
+            return /^[0-9]+$/.test(plan.policy) ? `cut to ${rank}; the report says what that costs` : `${rank}, cut to ${plan.policy}`;
+        }
+
         show(plan) {
             const method = this.app.method();
             const rank = plan.rank[0] === plan.rank[1] ? `rank ${plan.rank[1]}` : `rank ${plan.rank[0]} to ${plan.rank[1]}`;
-            const exact = plan.policy === "lossless";
+            const most = plan.exact ? "" : " at most";
             const { encoders } = plan;
             const count = this.app.state.used().length;
             const facts = [
                 this.fact("good", `${plan.family} · ${count} ${count === 1 ? "LoRA" : "LoRAs"} · ${plan.modules} modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} · ${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`),
-                this.fact(exact ? "good" : "info", exact ? `exact: nothing is cut · ${rank}` : plan.estimate ? `${rank} at most, cut to ${plan.policy}` : `cut to ${rank}; the report says what that costs`),
-                this.fact("info", plan.estimate ? "at most " : "about ", el("b", {}, space.megabytes(plan.bytes)), ` as ${this.data.precision === "float" ? "float32" : this.data.precision}`),
+                this.fact(plan.cut ? "info" : "good", this.cut(plan, rank + most)),
+                this.fact("info", plan.exact ? "" : "at most ", el("b", {}, space.megabytes(plan.bytes)), ` as ${this.data.precision === "float" ? "float32" : this.data.precision}`),
                 this.strength,
             ];
             this.weigh();

@@ -14,10 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.engine.core_merge import core_result
-from lib_merge.engine.evaluate import MaskSeed, module_policy
-from lib_merge.engine.plan import Leaf, Node, Target
-from lib_merge.engine.run import replace_sum
+from lib_merge.engine.evaluate import MaskSeed, core_result
+from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.linalg import Delta, scaled, tolerances
 from lib_merge.linalg.core import Bases, CoreSpace, Merged, core_space
 from lib_merge.linalg.svd import row_values
@@ -140,7 +138,7 @@ def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], li
 
 
 def _kept(node: Node, target: Target, singular: np.ndarray) -> float:
-    policy = replace_sum(module_policy(node, target), target)
+    policy = node.policy_at(target)
     total = float(np.square(singular).sum())
     if policy.exact or not total > 0:
         return 1.0

@@ -7,7 +7,7 @@ evaluate them; what comes out is measured against the sources in float64 and han
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from types import TracebackType
@@ -24,12 +24,11 @@ from lib_merge.analysis.core_forecast import Common, Seen, common, fits, hashed,
 from lib_merge.analysis.outcome import Outcomes, Weighing, growth
 from lib_merge.analysis.prospect import Foreseen
 from lib_merge.analysis.weights import Given
-from lib_merge.engine.evaluate import Evaluator, module_policy
+from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.job import Job, pick_device
-from lib_merge.engine.plan import Node, Planner, Target
-from lib_merge.engine.run import replace_sum
-from lib_merge.engine.survey import survey
-from lib_merge.engine.threads import Clock, exact_numerics, in_order
+from lib_merge.engine.survey import measure_whole
+from lib_merge.engine.threads import exact_numerics, in_order
+from lib_merge.engine.tree import Node, Target, open_tree
 from lib_merge.linalg import Delta, LowRank, Spanned, inner
 from lib_merge.linalg.core import Bases
 from lib_merge.linalg.stack import low_rank, stack
@@ -65,12 +64,9 @@ class Forecaster:
         """
         device = pick_device(self._job.device)
         node = self._plan(recipe)
-        evaluator = Evaluator(device, Clock())
+        evaluator = Evaluator(device)
+        quiet = replace(self._job, progress=None)
         line = len(modules) <= SHARED and len(modules) < len(bench.modules)
-
-        def each(work: Callable[[Target], None], items: Sequence[Target]) -> None:
-            for _ in in_order(work, items, device, self._job.cancelled):
-                pass
 
         def look(place: int) -> Seen:
             asked = weighing.asked[place]
@@ -89,7 +85,7 @@ class Forecaster:
             return look_in_core(node, target, found, asked, lambda: named(node) if line else hashed(node))
 
         with exact_numerics(device):
-            survey(node, evaluator, each)
+            measure_whole(node, evaluator, quiet)
             seen = list(in_order(look, list(modules), device, self._job.cancelled))
         return _foreseen(bench, weighing, list(modules), seen)
 
@@ -97,7 +93,7 @@ class Forecaster:
         """Return the tree of a recipe; another method over the same sources needs no new one."""
         recipe.check()
         if self._planned is None or self._planned[0] != recipe.sources:
-            node = Planner(self.open_file, drop_unsupported=True).build(recipe)
+            node = open_tree(recipe, self.open_file, drop_unsupported=True).root
             self._planned, self._common = (recipe.sources, node), {}
             return node
         node, method = self._planned[1], recipe.declared()
@@ -178,9 +174,9 @@ def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -
     for index, source in enumerate(sources):
         if source.terms:
             talk[index] = _talk(merged, source, float(asked[index]))
-    policy = module_policy(node, target)
+    policy = node.policy_at(target)
     exact = policy.exact and isinstance(merged, LowRank)
-    done = compress(merged, replace_sum(policy, target), evaluator.device)
+    done = compress(merged, policy, evaluator.device)
     kept = 1.0 if exact or not done.size > 0 else max(0.0, 1.0 - (done.cut / done.size) ** 2)
     top = float(done.singular[0]) if len(done.singular) else 0.0
     known = done.singular if isinstance(merged, LowRank) else np.zeros(0)

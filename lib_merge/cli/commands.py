@@ -16,8 +16,8 @@ from lib_merge.cli import analyze as cli_analyze
 from lib_merge.cli.arguments import recipe_of
 from lib_merge.cli.console import ProgressLine
 from lib_merge.cli.text import inspect_text, method_rows, methods_text, report_text
-from lib_merge.engine.report import Report
-from lib_merge.engine.run import Job
+from lib_merge.engine.job import Job
+from lib_merge.engine.report import MergeReport
 from lib_merge.errors import Cancelled, MergeError, OutputError
 from lib_merge.library.inspect import inspect_file
 from lib_merge.methods import DEFAULT_METHOD
@@ -81,7 +81,7 @@ def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
     )
 
 
-def _show(report: Report, *, as_json: bool) -> None:
+def _show(report: MergeReport, *, as_json: bool) -> None:
     _out(json.dumps(report.to_json(), allow_nan=False) if as_json else report_text(report))
 
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from lib_merge.engine.report import Report
+from lib_merge.engine.report import MergeReport
 from lib_merge.methods import METHODS
 
 
-def report_text(report: Report) -> str:
+def report_text(report: MergeReport) -> str:
     """Return a finished merge in a few lines."""
     ranks = report.ranks()
     worst = report.worst()

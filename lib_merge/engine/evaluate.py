@@ -1,24 +1,67 @@
-"""ΔW of one module of the result: the children's deltas, the method, and for inner groups the rank policy."""
+"""ΔW of one module of the result: the children's deltas, the method, and for inner groups the rank policy.
+
+What a core method finds is a matter of R × R: 64 KB at R = 64, and is kept for the proof. The proof reads
+the sources again and holds the saved file against *their* factors around the same core, so a source that
+changed, a cut, a rounding or a wrong byte shows, and nothing is computed twice. On a file saved long ago the
+cores are found anew.
+"""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.engine.core_merge import Memo, merge_core
-from lib_merge.engine.plan import Child, Leaf, Node, Target
-from lib_merge.engine.threads import Clock
+from lib_merge.engine.job import Job
+from lib_merge.engine.threads import MAX_WORKERS, Clock, Result, in_order
 from lib_merge.engine.tiles import DenseModule, combine_tiles
+from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.errors import NumericsError
-from lib_merge.linalg import Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
+from lib_merge.linalg import Columns, Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
+from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space, pair_of, side_of
 from lib_merge.linalg.truncate import compress
-from lib_merge.methods import Reads, ScalarInput, Space
-from lib_merge.ranks.policy import PolicyKind, RankPolicy
+from lib_merge.methods import ColumnInput, CoreInput, Gives, Reads, RowInput, Space
+
+Random = Callable[[int, int, torch.dtype], Tensor]  # (source, count, type) -> Float[count], uniform in [0, 1)
+Core = Union[Spanned, CoreSpace]
+# What one merge keeps of its cores at most; beyond it the proof finds them anew.
+MEMO_BYTES = 256 << 20
+
+
+@dataclass(slots=True)
+class Memo:
+    """Per node and module, what the merge found in its core, without anything of the sources' size.
+
+    proving  id of the node whose results are now only held against a file, so that nobody will cut them
+    """
+
+    cores: dict[tuple[int, str], Core] = field(default_factory=dict)
+    bytes: int = 0
+    proving: int | None = None
+
+    def keep(self, key: tuple[int, str], core: Core) -> None:
+        """Keep a core without the sources' factors, while there is room."""
+        nothing = Columns(())
+        if isinstance(core, Spanned):
+            bare: Core = replace(core, up=nothing, down=nothing)
+            numbers = [core.left, core.right]
+        else:
+            bare = replace(core, sources=(), up=nothing, down=nothing)
+            numbers = [core.to_left, *(first for first, _ in core.thin)]
+        size = sum(number.numel() * number.element_size() for number in numbers)
+        if self.bytes + size <= MEMO_BYTES:
+            self.bytes += size
+            self.cores[key] = bare
+
+    def forget(self) -> None:
+        """Drop everything."""
+        self.cores.clear()
+        self.bytes = 0
 
 
 @dataclass(slots=True)
@@ -34,11 +77,21 @@ class Evaluator:
     """
 
     device: torch.device
-    clock: Clock
+    clock: Clock = field(default_factory=Clock)
     grams: dict[int, np.ndarray] = field(default_factory=dict)
     bounds: dict[int, list[float]] = field(default_factory=dict)
     memo: Memo | None = None
     statistics: dict[tuple[int, str], dict[tuple[str, int, float], float]] = field(default_factory=dict)
+
+    def proving(self, node: Node) -> Evaluator:
+        """Return one with a clock of its own that holds `node` against a file with what is known of it."""
+        return replace(self, clock=Clock(), memo=self.memo and replace(self.memo, proving=id(node)))
+
+    def forget(self) -> None:
+        """Drop what was kept of single modules for the proof."""
+        self.statistics.clear()
+        if self.memo is not None:
+            self.memo.forget()
 
     def asked(self, node: Node, target: Target) -> Delta | Spanned:
         """Return what the recipe asks for at `target`, before the node's own rank policy."""
@@ -51,18 +104,12 @@ class Evaluator:
             seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
             if node.method.space is Space.CORE:
                 weighted = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
-                return merge_core(node, target, weighted, seed.uniform, self.memo)
+                return _merge_core(node, target, weighted, seed.uniform, self.memo)
             known = self.statistics.setdefault((id(node), target.name), {})
             module = DenseModule(weights, deltas, self.device, known)
             bounds = self.bounds.get(id(node))
             merged = combine_tiles(module, node.method, node.settings, seed.generator, bounds)
             return Dense(1.0, merged, _hint([scaled(d, w) for d, w in zip(deltas, weights)]))
-
-    def forget(self) -> None:
-        """Drop what was kept of single modules for the proof."""
-        self.statistics.clear()
-        if self.memo is not None:
-            self.memo.forget()
 
     def children(self, node: Node, target: Target) -> list[Delta]:
         """Return every child's ΔW at `target`, without its weight."""
@@ -73,21 +120,18 @@ class Evaluator:
         ones).
         """
         weights: Sequence[float] = node.weights(target)
-        if node.method.space is Space.SCALAR and node.method.reads is Reads.NOTHING:
-            given = ScalarInput(tuple(weights), _ratios(node), _no_gram)
-            weights = node.method.coefficients(given, node.settings)
+        weights = node.fixed_coefficients(weights) or weights
         total: dict[str, Tensor] = {}
         for child, weight in zip(node.children, weights):
-            if isinstance(child, Leaf):
-                part = child.parts.get(target.name)
-                found = part.load_vectors(child.file.file) if part is not None else {}
-            else:
-                found = (
-                    self.vectors(child, child.targets[target.name]) if target.name in child.targets else {}
-                )
-            for role, value in found.items():
+            for role, value in self._child_vectors(child, target.name).items():
                 total[role] = total[role] + weight * value if role in total else weight * value
         return total
+
+    def _child_vectors(self, child: Child, name: str) -> dict[str, Tensor]:
+        if isinstance(child, Leaf):
+            part = child.parts.get(name)
+            return part.load_vectors(child.file.file) if part is not None else {}
+        return self.vectors(child, child.targets[name]) if name in child.targets else {}
 
     def coefficients(self, node: Node, weights: tuple[float, ...], deltas: Sequence[Delta]) -> list[float]:
         """Return the scalar method's coefficients at one module."""
@@ -95,7 +139,7 @@ class Evaluator:
         def gram() -> np.ndarray:
             return self.grams[id(node)] if node.method.reads is Reads.RECIPE else gram_matrix(deltas, weights)
 
-        return node.method.coefficients(ScalarInput(weights, _ratios(node), gram), node.settings)
+        return node.coefficients(weights, gram)
 
     def _child(self, child: Child, target: Target) -> Delta:
         if isinstance(child, Leaf):
@@ -108,16 +152,12 @@ class Evaluator:
         if own is None or own.columns == 0:
             return zero(target.out, target.columns)
         delta = self.asked(child, own)
-        policy = module_policy(child, own)
+        policy = child.policy_at(own)
         if policy.exact:
             return delta.low_rank() if isinstance(delta, Spanned) else delta
         with self.clock.time("compress"):
             done = compress(delta, policy, self.device)
         return LowRank(target.out, target.columns, (Term(1.0, done.up, done.down),))
-
-
-def _ratios(node: Node) -> tuple[float, ...]:
-    return tuple(source.ratio for source in node.recipe.sources)
 
 
 def _hint(deltas: Sequence[Delta]) -> LowRank | None:
@@ -147,13 +187,6 @@ def gram_matrix(
     return gram
 
 
-def module_policy(node: Node, target: Target) -> RankPolicy:
-    """Return the rank policy at one module: `conv_rank` replaces it for k×k kernels."""
-    if target.convolution and node.recipe.conv_rank is not None:
-        return RankPolicy(PolicyKind.RANK, node.recipe.conv_rank)
-    return node.policy
-
-
 @dataclass(frozen=True, slots=True)
 class MaskSeed:
     """Random numbers keyed by (seed, source, occurrence, module), drawn on the CPU: same on every device."""
@@ -173,5 +206,137 @@ class MaskSeed:
         return torch.rand(count, generator=self.generator(source), dtype=dtype)
 
 
-def _no_gram() -> np.ndarray:
-    return np.zeros((0, 0))
+# ---------------------------------------------------------------- core methods
+
+
+def _merge_core(
+    node: Node, target: Target, deltas: Sequence[Delta], random: Random, memo: Memo | None
+) -> Delta | Spanned:
+    """Apply a core method to deltas that already carry their weights.
+
+    Args:
+        node: of a core method.
+        target: the module.
+        deltas: τᵢ, each out × in.
+        random: the masks' numbers.
+        memo: where the result was or will be kept.
+    """
+    if not any(isinstance(delta, (Dense, Spanned)) or delta.terms for delta in deltas):
+        return zero(target.out, target.columns)
+    if node.method.gives is Gives.COLUMNS:
+        return _weigh_columns(node, target, deltas)
+    key = (id(node), target.name)
+    known = memo.cores.get(key) if memo else None
+    space = core_space(deltas, node.method.bases) if known is None else _refilled(known, deltas)
+    if space is None:
+        return zero(target.out, target.columns)
+    if isinstance(space, Spanned):
+        return space
+    result = core_result(node, target, space, random)
+    if node.method.gives is Gives.ROWS and isinstance(result, Tensor):
+        spanned = space.spanned_rows(result, ordered=not (memo and memo.proving == id(node)))
+    else:
+        spanned = space.spanned(result)
+    if memo and known is None and not space.rewritten:
+        memo.keep(key, space if node.method.gives is Gives.ROWS else spanned)
+    return spanned
+
+
+def _refilled(core: Core, deltas: Sequence[Delta]) -> Core:
+    """Return a kept core around the factors as they are read now."""
+    pairs = [pair_of(delta) for delta in deltas]
+    up, down = side_of(pairs, 0), side_of(pairs, 1)
+    if isinstance(core, Spanned):
+        return replace(core, up=up, down=down)
+    return replace(core, sources=tuple(pairs), up=up, down=down)
+
+
+def core_result(node: Node, target: Target, space: CoreSpace, random: Random) -> Merged:
+    """Return what a core method makes of a module's space: a core, its SVD, rows, or factors of columns."""
+    method, settings, weights = node.method, node.settings, node.weights(target)
+    if method.gives is Gives.COLUMNS:
+        return method.columns(ColumnInput(weights, space.columns()), settings)
+    if method.gives is Gives.ROWS:
+        rows = RowInput(
+            weights, space.rows, space.bound, lambda source, count: random(source, count, torch.float32)
+        )
+        return method.rows(rows, settings)
+    roles = tuple(source.role for source in node.recipe.sources)
+    given = CoreInput(
+        weights, space.cores, space.svd, roles, lambda source, count: random(source, count, torch.float64)
+    )
+    return method.core(given, settings)
+
+
+def _weigh_columns(node: Node, target: Target, deltas: Sequence[Delta]) -> Delta:
+    """Σ τᵢ·diag(m): a factor for each input, so every source keeps its own rank."""
+    given = ColumnInput(node.weights(target), column_products(deltas))
+    factors = node.method.columns(given, node.settings).float()
+    return add([_columns(delta, factors) for delta in deltas])
+
+
+def _columns(delta: Delta, factors: Tensor) -> Delta:
+    if isinstance(delta, Dense):
+        return Dense(delta.scale, delta.matrix.float() * factors)
+    terms = tuple(Term(term.scale, term.up, term.down * factors) for term in delta.terms)
+    return LowRank(delta.out, delta.columns, terms)
+
+
+# ---------------------------------------------------------------- many modules
+
+
+def over_modules(
+    work: Callable[[Target], Result],
+    modules: Sequence[Target],
+    node: Node,
+    device: torch.device,
+    job: Job,
+    *,
+    stage: str = "",
+    most: int = MAX_WORKERS,
+) -> Iterator[Result]:
+    """Run `work` on modules side by side and yield the results in their order.
+
+    Args:
+        work: called once per module, in a worker.
+        modules: of the node's result.
+        node: its sources are blamed for broken numbers.
+        device: workers are set up for it.
+        job: cancel, and progress under the name of `stage`, if it has one.
+        stage: what is told of progress.
+        most: at most this many workers; see `in_order`.
+    Raises:
+        NumericsError: names the source whose numbers are broken.
+        Cancelled: the job was.
+    """
+
+    def blaming(item: Target) -> Result:
+        try:
+            return work(item)
+        except NumericsError as error:
+            raise blame(node, item) from error
+
+    for done, result in enumerate(in_order(blaming, modules, device, job.cancelled, most), 1):
+        yield result
+        if stage:
+            job.tell(stage, done, len(modules))
+
+
+def blame(node: Node, target: Target) -> NumericsError:
+    """Return the error that names the source whose tensors are broken, or says that the precision is too
+    small.
+    """
+    for leaf in node.leaves():
+        part = leaf.parts.get(target.name)
+        if part is None:
+            continue
+        for key in part.module.roles.values():
+            value = leaf.file.file.read(key)
+            if value.is_floating_point() and not bool(torch.isfinite(value.float()).all()):
+                message = f"{leaf.file.name} is broken: {key} holds NaN or infinity."
+                return NumericsError(message)
+    message = (
+        f"{target.name} grows beyond what {node.recipe.precision} can hold: lower the "
+        "ratios or save as float."
+    )
+    return NumericsError(message)

@@ -40,7 +40,7 @@ class StreamWriter:
         """
         check_output_name(target)
         self.target = target
-        self.data_start = (8 + reserve + 7) // 8 * 8
+        self.data_start = first_byte(reserve)
         self.entries: dict[str, TensorInfo] = {}
         self._at = self.data_start
         sweep(target.parent)
@@ -160,6 +160,11 @@ class StreamWriter:
     ) -> None:
         """Discard what was not published."""
         self.discard()
+
+
+def first_byte(reserve: int) -> int:
+    """Return where the data begins behind a header that `reserve` bytes are kept for."""
+    return (8 + reserve + 7) // 8 * 8
 
 
 def header_room(entries: Iterable[Entry], metadata_bytes: int) -> int:

@@ -10,7 +10,7 @@ from typing import Annotated, Any
 
 from lib_merge import api, metadata
 from lib_merge.engine.job import Job
-from lib_merge.engine.report import Report
+from lib_merge.engine.report import MergeReport
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.names import check_output_name
 from lib_merge.kept.history import Entry
@@ -143,7 +143,7 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
         message = f"the folder {target.parent.name} cannot be made: {error.strerror or error}."
         raise OutputError(message) from error
 
-    def work(job: Job) -> Report:
+    def work(job: Job) -> MergeReport:
         made = api.run_recipe(recipe, target, job=job)
         # still in our turn: the next generation must not start with what the WebUI remembers of an
         # overwritten file

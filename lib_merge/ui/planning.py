@@ -13,13 +13,11 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.bench import file_info
 from lib_merge.analysis.training import training
-from lib_merge.engine.fillers import fillers
-from lib_merge.engine.job import Job
-from lib_merge.engine.plan import Child, Leaf, Node, Planner
+from lib_merge.engine.foresee import foresee
+from lib_merge.engine.tree import Leaf, Tree, open_tree
 from lib_merge.errors import RecipeError
 from lib_merge.families import encoder_of
 from lib_merge.kept.history import differences
-from lib_merge.ranks.policy import PolicyKind
 from lib_merge.recipe import Recipe
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
@@ -27,7 +25,6 @@ from lib_merge.ui.naming import fill_template, output_path, sub_folder
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, TabState, to_recipe
 
-WIDTH = {"fp16": 2, "bf16": 2, "float": 4}
 EDGE = 1 << 16
 # a ratio between two sources from which a merge gets hard to predict
 APART: Mapping[str, float] = {
@@ -54,8 +51,9 @@ class Outlook:
     modules: int
     emptied: Annotated[int, About("modules that weigh 0 in every source and stay out")]
     rank: Annotated[list[int], About("least and most of any module")]
-    bytes: Annotated[int, About("of the tensors")]
-    estimate: Annotated[bool, About("ranks and bytes are at most these")]
+    bytes: Annotated[int, About("of the file")]
+    exact: Annotated[bool, About("ranks and bytes will be these; otherwise they are at most these")]
+    cut: Annotated[bool, About("a rank policy, pruning or a budget may take something away")]
     policy: Annotated[str, About("the rank policy in force", example="lossless")]
     name: Annotated[str, About("of the file", example="ink and mira.safetensors")]
     folder: Annotated[str, About("below the first LoRA folder")]
@@ -87,28 +85,25 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
     """
     recipe = to_recipe(state, desk.library.resolve)
     target = target_of(desk, state.output, recipe)
-    planner = Planner(Job().open_file, drop_unsupported=True)
-    try:
-        node = planner.build(recipe)
+    with open_tree(recipe, drop_unsupported=True) as tree:
+        node = tree.root
         sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
         told = [
             note for note in node.notes if "more than once" not in note
         ]  # the cautions say it with letters
-        notes = [*_missing(state), *cautions(sources), *told, *_left_out(planner)]
+        notes = [*_missing(state), *cautions(sources), *told, *_left_out(tree)]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
-        sizes = _sizes(node)
-    finally:
-        for file in planner.files:
-            file.close()
+        size = foresee(tree)
     return Outlook(
         family=node.family,
         encoders=encoders,
-        modules=sizes.modules,
-        emptied=sizes.emptied,
-        rank=sizes.rank,
-        bytes=sizes.bytes,
-        estimate=node.policy.kind in (PolicyKind.ENERGY, PolicyKind.ERROR, PolicyKind.BUDGET),
+        modules=len(size.modules),
+        emptied=size.emptied,
+        rank=list(size.rank),
+        bytes=size.bytes,
+        exact=size.exact,
+        cut=size.cut,
         policy=node.policy.text,
         name=target.name,
         folder=_shown_folder(desk, target.parent),
@@ -130,43 +125,6 @@ def _changes(desk: Desk, entry: str, recipe: Recipe) -> list[str]:
         return []
 
 
-@dataclass(frozen=True, slots=True)
-class _Sizes:
-    modules: int
-    emptied: int
-    rank: list[int]
-    bytes: int
-
-
-def _sizes(node: Node) -> _Sizes:
-    """Return modules, ranks and bytes of the result; what weighs 0 in every source is counted as emptied."""
-    ranks, numbers, emptied = [], 0, 0
-    for item in [*node.targets.values(), *fillers(node)]:
-        stacked = item.stacked
-        if item.name in node.targets:
-            weights = node.weights(item)
-            if not any(weights):
-                emptied += 1
-                continue
-            stacked = sum(
-                _rank_at(child, item.name) for child, weight in zip(node.children, weights) if weight
-            )
-            if not stacked and item.stacked:  # only sources that weigh nothing here have the module
-                emptied += 1
-                continue
-        if not item.columns:
-            continue
-        rank = min(max(1, stacked), item.out, item.columns)
-        if node.policy.kind is PolicyKind.RANK:
-            rank = min(rank, int(node.policy.value))
-        ranks.append(rank)
-        numbers += rank * (item.out + item.columns)
-    size = numbers * WIDTH[node.recipe.precision]
-    if node.policy.kind is PolicyKind.BUDGET:
-        size = min(size, int(node.policy.value))
-    return _Sizes(len(ranks), emptied, [min(ranks, default=0), max(ranks, default=0)], size)
-
-
 def _missing(state: TabState) -> list[str]:
     """Return a sentence for every row that is on and whose LoRA is gone: nobody may overlook that."""
     return [
@@ -176,17 +134,8 @@ def _missing(state: TabState) -> list[str]:
     ]
 
 
-def _rank_at(child: Child, name: str) -> int:
-    """Return the ranks that a source, or a group, brings to one module."""
-    if isinstance(child, Node):
-        target = child.targets.get(name)
-        return target.stacked if target is not None else 0
-    part = child.parts.get(name)
-    return part.rank if part is not None else 0
-
-
-def _left_out(planner: Planner) -> list[str]:
-    left = {file.name: len(file.left_out) for file in planner.files if file.left_out}
+def _left_out(tree: Tree) -> list[str]:
+    left = {file.name: len(file.left_out) for file in tree.files if file.left_out}
     return [
         f"{count} modules of {name} cannot be merged and will be left out" for name, count in left.items()
     ]

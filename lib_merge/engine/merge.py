@@ -1,0 +1,242 @@
+"""One merge, from a recipe to a published, proven file."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+from lib_merge import metadata
+from lib_merge.engine.encode import (
+    DTYPES,
+    Encoded,
+    copy_embeddings,
+    encode_factors,
+    encode_matrix,
+    encode_terms,
+    encode_vectors,
+)
+from lib_merge.engine.evaluate import over_modules
+from lib_merge.engine.job import Job, check_target, pick_device
+from lib_merge.engine.prove import check_proof, off_target, prove
+from lib_merge.engine.report import MergeReport, peak_rss_mb, remarks
+from lib_merge.engine.survey import Plan, survey
+from lib_merge.engine.threads import MAX_WORKERS, exact_numerics
+from lib_merge.engine.tree import Target, Tree, open_tree, written
+from lib_merge.errors import OutputError, VerifyError
+from lib_merge.files.hashes import data_hash, legacy_hash
+from lib_merge.files.writer import StreamWriter
+from lib_merge.linalg import Dense, LowRank, Spanned
+from lib_merge.linalg.truncate import compress
+from lib_merge.methods import Space
+from lib_merge.ranks.policy import RankPolicy
+from lib_merge.recipe import Recipe
+
+
+def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
+    """Merge `recipe` into `target`.
+
+    Args:
+        recipe: with paths filled in.
+        target: the output, .safetensors.
+        job: device, overwrite, progress, cancel.
+    Returns:
+        What came out, measured from the saved file before it got its name.
+    Raises:
+        MergeError: one of its family; sources and an existing output are then untouched.
+    """
+    start = time.perf_counter()
+    check_target(target, recipe, overwrite=job.overwrite)
+    device = pick_device(job.device)
+    with open_tree(recipe, job.open_file, drop_unsupported=job.drop_unsupported) as tree:
+        report = MergeReport.of(tree.root, target)
+        with exact_numerics(device):
+            plan = survey(tree, device, job)
+            final = _attempt(tree, plan, report, target, job)
+            if final is None:
+                # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew
+                # instead. Or a source changed meanwhile, and what was found in it holds no longer
+                plan.evaluator.forget()
+                final = _attempt(tree, plan, report, target, job)
+            if final is None:
+                message = (
+                    f"{min(plan.anew)} could not be saved as it was asked for in "
+                    f"{report.precision}; try float."
+                )
+                raise VerifyError(message)
+            _finish(tree, plan, report, final, job)
+    report.seconds["total"] = time.perf_counter() - start
+    report.peak_rss_mb = peak_rss_mb()
+    return report
+
+
+def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job) -> Path | None:
+    """Write, prove and publish; None when modules were off target that can still be factored anew."""
+    with StreamWriter(target, plan.size.room) as writer:
+        _write(tree, plan, report, writer, job)
+        _seal(tree, plan, report, writer, job)
+        if job.proof:
+            # the disk takes its time while the proof reads from memory
+            with _beside(writer.sync):
+                report.modules = prove(writer.temp, tree, plan, job)
+            again = {module.name for module in off_target(report.modules, tree.root)} - plan.anew
+            if again:
+                plan.anew |= again
+                return None
+            check_proof(report.modules, tree.root)
+            job.tell("save", 1, 1)
+        return writer.publish(overwrite=job.overwrite)
+
+
+@contextlib.contextmanager
+def _beside(work: Callable[[], None]) -> Iterator[None]:
+    """Do `work` in a thread of its own meanwhile."""
+    thread = threading.Thread(target=work, name="lora-merge-sync")
+    thread.start()
+    try:
+        yield
+    finally:
+        thread.join()
+
+
+def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job: Job) -> None:
+    """Stream every module of the result into the file; note what was left out and what was cut."""
+    node, evaluator = tree.root, plan.evaluator
+    report.copied = copy_embeddings(tree.files, DTYPES[report.precision], writer, report.warnings)
+    copying = node.method.space is Space.SCALAR and node.policy.exact
+    finished = over_modules(
+        lambda item: (item.name, _encoded(tree, plan, item)),
+        written(node),
+        node,
+        evaluator.device,
+        job,
+        stage="merge",
+        most=1 if copying else MAX_WORKERS,
+    )
+    for name, encoded in finished:
+        if encoded.dropped:
+            report.left_out[name] = encoded.dropped
+        plan.cuts[name] = encoded.cut
+        with evaluator.clock.time("write"):
+            for entry in encoded.entries:
+                writer.add(*entry)
+    if not writer.entries:
+        message = "every module of the result is zero: nothing would be left to save."
+        raise OutputError(message)
+
+
+def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
+    node, dtype = tree.root, DTYPES[tree.root.recipe.precision]
+    if item.name not in node.targets:  # a filler: the loader wants the module, the merge has nothing in it
+        return encode_factors(item, compress(LowRank(item.out, item.columns), RankPolicy(), "cpu"), dtype)
+    if not any(node.weights(item)):
+        return Encoded(dropped="weight 0 in every source")
+    if item.name in plan.kept.dropped:
+        return Encoded(dropped=plan.kept.dropped[item.name], cut=plan.kept.norms[item.name])
+    encoded = _matrix(tree, plan, item) if item.columns else Encoded()
+    vectors = plan.evaluator.vectors(node, item)
+    if vectors:
+        encode_vectors(encoded, item, vectors, dtype)
+    return encoded
+
+
+def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
+    evaluator, dtype = plan.evaluator, DTYPES[tree.root.recipe.precision]
+    delta = evaluator.asked(tree.root, item)
+    policy = plan.kept.policy_at(tree.root, item)
+    if isinstance(delta, LowRank) and not delta.terms:
+        return Encoded(dropped="weight 0 in every source that has it")
+    if policy.exact and item.name not in plan.anew:
+        if isinstance(delta, Spanned):
+            delta = delta.low_rank()
+        if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
+            with evaluator.clock.time("combine"):
+                return encode_terms(item, delta, dtype)
+        if isinstance(delta, Dense):
+            return encode_matrix(item, delta, dtype)
+    with evaluator.clock.time("compress"):
+        done = compress(delta, policy, evaluator.device)
+        plan.spectra[item.name] = done.singular
+        return encode_factors(item, done, dtype)
+
+
+def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job: Job) -> None:
+    """Write the header: metadata, then the hashes over the bytes as they lie there."""
+    with plan.evaluator.clock.time("hash"):
+        node = tree.root
+        leaves = [(leaf.source, leaf.file.metadata) for leaf in node.leaves()]
+        ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
+        table = metadata.build(node.stamped(), node.family, writer.target.stem, leaves, ranks)
+        if job.proof:
+            digest = data_hash(writer.temp, writer.data_start)
+            table["sshs_model_hash"] = digest
+            table["sshs_legacy_hash"] = legacy_hash(writer.temp, writer.entries, writer.data_start, table)
+            report.tensor_hash = digest
+        writer.finish(table)
+        report.bytes = writer.size
+
+
+def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) -> None:
+    """Fill in the rest of the report, and write the notes beside the file."""
+    node = tree.root
+    target = Path(report.output)
+    if final != target:
+        report.warnings.append(
+            f"{target.name} is in use by another program, so the merge was saved as {final.name}"
+        )
+    report.output = str(final)
+    report.seconds = {
+        **dict.fromkeys(("read", "combine", "compress", "write", "hash", "verify"), 0.0),
+        **plan.evaluator.clock.seconds,
+    }
+    report.pruned = plan.kept.summary() if plan.kept.pruned else {}
+    report.warnings.extend(tree.notes)
+    if job.proof:
+        report.warnings.extend(remarks(node, plan.evaluator, report, plan.spectra))
+    for file in tree.files:
+        for name, why in file.left_out.items():
+            report.left_out[f"{file.name}: {name}"] = why
+    if job.side_car:
+        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
+        recipe = node.stamped()
+        notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
+        try:
+            note = metadata.write_side_car(final, recipe, node.family, words, notes)
+        except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
+            note = str(error)
+        report.warnings.extend([note] if note else [])
+
+
+def save_groups(recipe: Recipe, folder: Path, job: Job) -> list[str]:
+    """Merge every group into `folder`, innermost first, so that a step can be judged and rolled back to.
+
+    Returns:
+        A sentence for each.
+    Raises:
+        OutputError: the folder cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        message = f"the folder {folder.name} for the levels cannot be made: {error.strerror or error}."
+        raise OutputError(message) from error
+    return list(_groups(recipe, folder, job, ""))
+
+
+def _groups(recipe: Recipe, folder: Path, job: Job, prefix: str) -> Iterator[str]:
+    for number, source in enumerate(recipe.sources, 1):
+        if source.recipe is None:
+            continue
+        name = f"{prefix}level-{number}"
+        if source.name:
+            name += "-" + re.sub(r"[^\w.-]+", "_", Path(source.name).stem)[:60]
+        yield from _groups(source.recipe, folder, job, f"{name}-")
+        inner = replace(
+            source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision
+        )
+        report = run(inner, folder / f"{name}.safetensors", replace(job, overwrite=True))
+        yield f"level {number} was saved as {Path(report.output).name}"

@@ -1,0 +1,427 @@
+"""From a recipe to a tree that can be asked for the ΔW of any module.
+
+A leaf is a file with its ratio; a node is a recipe: it asks its children and applies its method. A module
+that a child does not have is a zero delta. Everything here comes from headers; tensors are read when a module
+is evaluated.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Union
+
+import numpy as np
+
+from lib_merge.adapters import LoraFile, ModulePart, open_lora, settle_family
+from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
+from lib_merge.errors import ModuleError, RecipeError
+from lib_merge.families import block_of, blocks_present, encoder_of, family_of
+from lib_merge.methods import Method, Reads, ScalarInput, Space
+from lib_merge.ranks.policy import PolicyKind, RankPolicy
+from lib_merge.recipe import Recipe, Source
+
+OpenFile = Callable[[Path], LoraFile]
+_ATTENTION = re.compile(
+    r"^(?P<stem>lora_te2?_text_model_encoder_layers_\d+_self_attn_)(?P<which>[qkv]|out)_proj$"
+)
+_ENCODERS = {"SDXL": "lora_te2_", "SD2": "lora_te_"}
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """One module of the result.
+
+    out, columns, kernel   its size; columns 0 when only vectors exist
+    stacked                Σ of the sources' ranks
+    """
+
+    name: str
+    block: str
+    out: int
+    columns: int
+    kernel: tuple[int, ...]
+    stacked: int
+
+    @property
+    def convolution(self) -> bool:
+        """True for a kernel larger than 1×1."""
+        return any(size > 1 for size in self.kernel)
+
+
+@dataclass(slots=True)
+class Leaf:
+    """A file in the tree, its settings resolved to numbers.
+
+    occurrence   0 for the first use of this file in the whole tree, 1 for the second, …
+    parts        module name -> where it comes from in the file
+    """
+
+    source: Source
+    file: LoraFile
+    occurrence: int
+    parts: Mapping[str, ModulePart]
+    block_weights: Mapping[str, float]
+    elements: ElementMatcher
+
+    @property
+    def identity(self) -> str:
+        """Names this use of this file: part of the key of its random masks."""
+        return f"{self.file.sha256}#{self.occurrence}"
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+        return self.source.label
+
+    def weight(self, name: str, block: str, encoder: int) -> float:
+        """Return ratio × block weight (or element rule) at one module."""
+        return _ratio(self.source, encoder) * _block_factor(self, name, block)
+
+
+@dataclass(slots=True)
+class Node:
+    """A recipe in the tree.
+
+    source   its settings as a group in another recipe; None for the whole merge
+    targets  module name -> module of its result, in the order of names
+    """
+
+    recipe: Recipe
+    method: Method
+    settings: Mapping[str, object]
+    policy: RankPolicy
+    children: list[Leaf | Node]
+    family: str
+    source: Source | None = None
+    targets: dict[str, Target] = field(default_factory=dict)
+    block_weights: Mapping[str, float] = field(default_factory=dict)
+    elements: ElementMatcher | None = None
+    notes: list[str] = field(default_factory=list)
+
+    @property
+    def identity(self) -> str:
+        """Names this group: what it merges and how."""
+        parts = [
+            self.method.name,
+            str(sorted(self.settings.items())),
+            *(child.identity for child in self.children),
+        ]
+        return hashlib.sha256("|".join(parts).encode()).hexdigest()
+
+    @property
+    def label(self) -> str:
+        """Name for messages."""
+        return self.source.label if self.source is not None else "the merge"
+
+    def weight(self, name: str, block: str, encoder: int) -> float:
+        """Return the group's outer ratio × its block weight at one module."""
+        if self.source is None:
+            return 1.0
+        return _ratio(self.source, encoder) * _block_factor(self, name, block)
+
+    def leaves(self) -> list[Leaf]:
+        """Return every file below, left to right."""
+        files: list[Leaf] = []
+        for child in self.children:
+            files.extend([child] if isinstance(child, Leaf) else child.leaves())
+        return files
+
+    def weights(self, target: Target) -> tuple[float, ...]:
+        """Return every child's weight at one module."""
+        encoder = encoder_of(target.name)
+        return tuple(child.weight(target.name, target.block, encoder) for child in self.children)
+
+    def coefficients(self, weights: Sequence[float], gram: Callable[[], np.ndarray]) -> list[float]:
+        """Return a scalar method's cᵢ at one module, τ = Σ cᵢ·ΔWᵢ.
+
+        Args:
+            weights: wᵢ, per child.
+            gram: () -> Float64[child child], ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩ over what the method reads.
+        """
+        ratios = tuple(source.ratio for source in self.recipe.sources)
+        return self.method.coefficients(ScalarInput(tuple(weights), ratios, gram), self.settings)
+
+    def fixed_coefficients(self, weights: Sequence[float]) -> list[float] | None:
+        """Return a scalar method's cᵢ where they follow from the weights alone; else None."""
+        if self.method.space is not Space.SCALAR or self.method.reads is not Reads.NOTHING:
+            return None
+        return self.coefficients(weights, lambda: np.zeros((0, 0)))
+
+    def policy_at(self, target: Target) -> RankPolicy:
+        """Return the rank policy at one module.
+
+        `conv_rank` replaces the recipe's for k×k kernels, and "Σ of the sources' ranks" becomes that number.
+        """
+        if target.convolution and self.recipe.conv_rank is not None:
+            return RankPolicy(PolicyKind.RANK, self.recipe.conv_rank)
+        if self.policy.kind is PolicyKind.SUM:
+            return RankPolicy(PolicyKind.RANK, max(1, target.stacked))
+        return self.policy
+
+    def stamped(self) -> Recipe:
+        """Return the recipe with every file's sha256 filled in, as it goes into the result's metadata."""
+        sources = []
+        for child in self.children:
+            if isinstance(child, Leaf):
+                sources.append(replace(child.source, sha256=child.file.sha256))
+            elif child.source is not None:
+                sources.append(replace(child.source, recipe=child.stamped()))
+        return replace(self.recipe, sources=tuple(sources))
+
+
+Child = Union[Leaf, Node]
+
+
+@dataclass(slots=True)
+class Tree:
+    """A planned recipe and the files it reads, each opened once.
+
+    root   the recipe itself
+    files  in the order in which the recipe names them
+    """
+
+    root: Node
+    files: list[LoraFile]
+
+    @property
+    def notes(self) -> list[str]:
+        """Everything the plan has to tell the user."""
+        return [*self.root.notes, *(note for file in self.files for note in file.notes)]
+
+    def close(self) -> None:
+        """Close every file."""
+        for file in self.files:
+            file.close()
+
+    def __enter__(self) -> Tree:
+        """Return the tree."""
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        """Close every file."""
+        self.close()
+
+
+def open_tree(recipe: Recipe, open_file: OpenFile = open_lora, *, drop_unsupported: bool = False) -> Tree:
+    """Open a recipe's files, settle their family and resolve every setting.
+
+    Args:
+        recipe: with paths.
+        open_file: opens one file.
+        drop_unsupported: leave kinds out that need base weights, instead of refusing them.
+    Raises:
+        FamilyError: families differ or cannot be told.
+        ModuleError: a module has two shapes, or none is left.
+        UnsupportedKindError: a kind that needs base weights, without `drop_unsupported`.
+        RecipeError: anything wrong with the recipe itself.
+        FileFormatError: a file is missing or damaged.
+    """
+    recipe.check()
+    files: dict[Path, LoraFile] = {}
+    try:
+        for path in _paths(recipe):
+            if path not in files:
+                files[path] = open_file(path)
+        family = settle_family(list(files.values()), recipe.family)
+        for path, file in files.items():
+            files[path] = file.settled(family, drop_unsupported=drop_unsupported)
+        root = _Builder(files, family).node(replace(recipe, family=family), None)
+        if not root.targets:
+            message = "none of the sources has a module that can be merged."
+            raise ModuleError(message)
+    except BaseException:
+        for file in files.values():
+            file.close()
+        raise
+    return Tree(root, list(files.values()))
+
+
+class _Builder:
+    """Makes nodes and leaves of opened files."""
+
+    def __init__(self, files: Mapping[Path, LoraFile], family: str) -> None:
+        self._files = files
+        self._family = family
+        self._split = {name for file in files.values() for name in file.split_modules}
+        self._uses: dict[Path, int] = {}
+
+    def node(self, recipe: Recipe, source: Source | None) -> Node:
+        draw = random.Random(f"blocks {recipe.seed}")
+        method = recipe.declared()
+        node = Node(
+            recipe=recipe,
+            method=method,
+            settings=method.settings(recipe.knobs, len(recipe.sources)),
+            policy=recipe.policy(),
+            children=[],
+            family=self._family,
+            source=source,
+        )
+        for item in recipe.sources:
+            # a group's own random weights are drawn before those that its outer source puts on it
+            node.children.append(
+                self._leaf(item, draw, node.notes)
+                if item.recipe is None
+                else self._group(item, item.recipe, draw, node.notes)
+            )
+        resolved = [child.source for child in node.children]
+        node.recipe = replace(recipe, sources=tuple(one for one in resolved if one is not None))
+        node.targets = _targets(node)
+        return node
+
+    def _group(self, item: Source, recipe: Recipe, draw: random.Random, notes: list[str]) -> Node:
+        group = self.node(replace(recipe, family=self._family), item)
+        group.block_weights, group.elements = self._weights(item, group.targets, draw, notes)
+        group.source = replace(item, recipe=group.recipe, blocks=group.block_weights or None)
+        notes.extend(group.notes)
+        return group
+
+    def _leaf(self, item: Source, draw: random.Random, notes: list[str]) -> Leaf:
+        path = _path_of(item)
+        file = self._files[path]
+        parts = file.parts(self._split)
+        weights, elements = self._weights(item, parts, draw, notes)
+        occurrence = self._uses.get(path, 0)
+        self._uses[path] = occurrence + 1
+        if occurrence == 1:
+            notes.append(f"{item.label} is in the recipe more than once; its deltas add up")
+        return Leaf(
+            source=replace(item, name=path.name, size=file.size, blocks=weights or None),
+            file=file,
+            occurrence=occurrence,
+            parts=parts,
+            block_weights=weights,
+            elements=elements,
+        )
+
+    def _weights(
+        self, item: Source, modules: Mapping[str, object], draw: random.Random, notes: list[str]
+    ) -> tuple[dict[str, float], ElementMatcher]:
+        """Return a source's weight per block, and its element rules."""
+        present = blocks_present(modules, self._family)
+        weights, told = resolve_blocks(item.blocks, self._family, present, draw, item.label)
+        notes.extend(told)
+        return weights, ElementMatcher(item.elements, family_of(self._family).blocks or present, item.label)
+
+
+def _block_factor(child: Child, name: str, block: str) -> float:
+    """Return the block weight, or the element rule that replaces it."""
+    replaced = child.elements.weight(name, block) if child.elements is not None else None
+    return child.block_weights.get(block, 1.0) if replaced is None else replaced
+
+
+def _ratio(source: Source, encoder: int) -> float:
+    if not encoder or source.te_ratio is None:
+        return source.ratio
+    if isinstance(source.te_ratio, tuple):
+        return source.te_ratio[min(encoder, len(source.te_ratio)) - 1]
+    return source.te_ratio
+
+
+def _paths(recipe: Recipe) -> Iterator[Path]:
+    for source in recipe.sources:
+        if source.recipe is not None:
+            yield from _paths(source.recipe)
+        else:
+            yield _path_of(source)
+
+
+def _path_of(source: Source) -> Path:
+    if source.path is None:
+        message = f"{source.name or 'a source'} is named in the recipe but its file was not found."
+        raise RecipeError(message)
+    return source.path
+
+
+def _targets(node: Node) -> dict[str, Target]:
+    """Return the union of the children's modules, sizes checked against each other."""
+    targets: dict[str, Target] = {}
+    owner: dict[str, str] = {}
+    for child in node.children:
+        for name, (out, columns, kernel, rank) in _sizes(child):
+            before = targets.get(name)
+            if before is None:
+                targets[name] = Target(
+                    name=name,
+                    block=block_of(name, node.family),
+                    out=out,
+                    columns=columns,
+                    kernel=kernel,
+                    stacked=rank,
+                )
+                owner[name] = child.label
+                continue
+            _same_size(before, (out, columns), owner[name], child.label)
+            targets[name] = replace(
+                before,
+                out=before.out if before.columns else out,
+                columns=before.columns or columns,
+                kernel=before.kernel or kernel,
+                stacked=before.stacked + rank,
+            )
+    return dict(sorted(targets.items()))
+
+
+def _sizes(child: Child) -> Iterator[tuple[str, tuple[int, int, tuple[int, ...], int]]]:
+    if isinstance(child, Leaf):
+        for name, part in child.parts.items():
+            yield name, (part.out, part.columns, part.kernel, part.rank)
+    else:
+        for target in child.targets.values():
+            yield target.name, (target.out, target.columns, target.kernel, target.stacked)
+
+
+def _same_size(before: Target, size: tuple[int, int], owner: str, other: str) -> None:
+    if before.columns and size[1] and (before.out, before.columns) != size:
+        message = (
+            f"{before.name} is {before.out} × {before.columns} in {owner} and {size[0]} × {size[1]} "
+            f"in {other}: "
+            "they were not trained for the same base model."
+        )
+        raise ModuleError(message)
+
+
+def written(node: Node) -> list[Target]:
+    """Return the modules of the result and what loaders demand beside them, in the order they are written."""
+    return sorted([*node.targets.values(), *fillers(node)], key=lambda target: target.name)
+
+
+# ---------------------------------------------------------------- modules that a loader wants together
+#
+# A1111 applies a LoRA to the attention of an OpenCLIP text encoder (SDXL's second, SD2's) only when q, k, v
+# and out are all there; a file with some of them is ignored there without a word.
+
+
+def fillers(node: Node) -> list[Target]:
+    """Return the modules that a loader demands although the merge has nothing in them.
+
+    They are shaped like their present neighbours, and saved as rank 1 of zeros.
+    """
+    prefix = _ENCODERS.get(node.family)
+    if prefix is None:
+        return []
+    attentions: dict[str, dict[str, Target]] = {}
+    for name, target in node.targets.items():
+        match = _ATTENTION.match(name)
+        if match and name.startswith(prefix) and target.columns and any(node.weights(target)):
+            attentions.setdefault(match["stem"], {})[match["which"]] = target
+    extra = []
+    for stem, present in attentions.items():
+        shape = next(iter(present.values()))
+        for which in ("q", "k", "v", "out"):
+            if which not in present:
+                extra.append(replace(shape, name=f"{stem}{which}_proj", kernel=(), stacked=1))
+    return [target for target in extra if target.name not in node.targets]
+
+
+def wanted_together(node: Node) -> set[str]:
+    """Return the modules that a loader looks for where their neighbour is: none of them may be left out."""
+    prefix = _ENCODERS.get(node.family)
+    if prefix is None:
+        return set()
+    return {name for name in node.targets if name.startswith(prefix) and _ATTENTION.match(name)}

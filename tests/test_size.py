@@ -1,0 +1,201 @@
+"""What is foreseen from headers is what is saved, or a bound that says so: over random recipes, kind by kind."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors import safe_open
+
+from lib_merge import METHODS, Job, Recipe, Source, parse_policy, run_recipe
+from lib_merge.engine.foresee import foresee
+from lib_merge.engine.tree import open_tree
+from lib_merge.errors import OutputError, RecipeError, VerifyError
+from lib_merge.recipe import ElementRule
+from tests.factories import NAMES, lora_tensors, write
+from tests.test_kinds import KINDS, _kind_tensors
+
+
+def _vectors():
+    tensors = lora_tensors(7, rank=3)
+    tensors[f"{NAMES[0]}.diff_b"] = torch.ones(24)
+    tensors["lora_unet_mid_block_attentions_0_norm.w_norm"] = torch.ones(16)
+    tensors["lora_unet_mid_block_attentions_0_norm.b_norm"] = torch.ones(16)
+    return tensors
+
+
+def _kind(kind):
+    name, tensors, _ = _kind_tensors(kind)
+    return lora_tensors(5, names=NAMES[1:2], conv=False) | {f"{name}.{r}": v for r, v in tensors.items()}
+
+
+FILES = {
+    "plain": lambda: lora_tensors(1, rank=4),
+    "wide": lambda: lora_tensors(2, rank=13),
+    "part": lambda: lora_tensors(3, rank=2, names=NAMES[1:3], conv=False),
+    "thin": lambda: {k: v * 1e-4 if "mid_block" in k else v for k, v in lora_tensors(4, rank=3).items()},
+    "vectors": _vectors,
+    **{f"kind {kind}": lambda kind=kind: _kind(kind) for kind in KINDS},
+}
+BLOCKS = (None, {"IN04": 0.0}, {"M00": 0.0, "OUT06": 0.0}, {"BASE": 0.5})
+RANKS = (None, None, None, None, "lossless", "1", "3", "40", "energy:0.9", "error:0.2")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sources")
+    for name, tensors in FILES.items():
+        write(folder / f"{name}.safetensors", tensors())
+    return folder
+
+
+@st.composite
+def _recipes(draw, depth=0):
+    """A recipe without paths: any method, policy, blocks and rules, groups and the same file more than once."""
+    method = METHODS[draw(st.sampled_from(("weighted_sum",) * 15 + tuple(sorted(METHODS))))]
+    least, most = method.sources
+    count = draw(st.integers(least, min(most or 3, 3)))
+    sources = []
+    for number in range(count):
+        options = {
+            "ratio": draw(st.sampled_from((1.0, 0.5, 0.75, -0.5, -1.0, 0.0))),
+            "blocks": draw(st.sampled_from(BLOCKS)),
+            "role": method.roles[number] if method.roles else None,
+            "te_ratio": draw(st.sampled_from((None, None, 0.0))),
+        }
+        if draw(st.booleans()):
+            options["elements"] = (ElementRule("", "attn1", 0.0),)
+        if depth < 2 and draw(st.integers(0, 3)) == 0:
+            sources.append(Source(name=f"group {number}", recipe=draw(_recipes(depth + 1)), **options))
+        else:
+            sources.append(Source(name=draw(st.sampled_from(sorted(FILES))), **options))
+    rank = draw(st.sampled_from((*RANKS, "budget:180KB") if not depth else RANKS))
+    if method.space == "dense" and rank == "lossless":
+        rank = None
+    return Recipe(
+        sources=tuple(sources),
+        method=method.name,
+        rank=None if rank is None else parse_policy(rank),
+        conv_rank=draw(st.sampled_from((None, None, None, None, 1, 6))),
+        prune=draw(st.sampled_from((0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.5))),
+        precision=draw(st.sampled_from(("fp16", "bf16", "float"))),
+    )
+
+
+def _placed(recipe, folder):
+    """The recipe with paths."""
+    return replace(
+        recipe,
+        sources=tuple(
+            replace(one, recipe=_placed(one.recipe, folder))
+            if one.recipe is not None
+            else replace(one, path=folder / f"{one.name}.safetensors")
+            for one in recipe.sources
+        ),
+    )
+
+
+def _saved(path):
+    """Return module -> rank, 0 for a whole matrix or vectors alone."""
+    ranks = {}
+    with safe_open(path, "pt") as file:
+        for key in file.keys():  # noqa: SIM118 - no mapping
+            name = key.partition(".")[0]
+            if name == "bundle_emb":
+                continue
+            ranks.setdefault(name, 0)
+            if key.endswith("lora_down.weight"):
+                ranks[name] = file.get_slice(key).get_shape()[0]
+    return ranks
+
+
+def _hold(recipe, out):
+    """Hold what is foreseen of a recipe against the file that it makes."""
+    with open_tree(recipe, drop_unsupported=True) as tree:
+        size = foresee(tree)
+    try:
+        report = run_recipe(recipe, out, job=Job(side_car=False, overwrite=True))
+    except VerifyError:  # modules that cancel to the last digit, but for rounding
+        return size, None
+    except (OutputError, RecipeError) as error:
+        assert "nothing would be left" in str(error) or "budget is too small" in str(error), error
+        return size, None
+    saved, foreseen = _saved(out), {name: module.rank for name, module in size.modules.items()}
+    assert set(saved) <= set(foreseen)
+    assert all(rank <= foreseen[name] for name, rank in saved.items())
+    assert report.bytes == out.stat().st_size <= size.bytes
+    for name, module in size.modules.items():
+        if module.exact:
+            assert saved[name] == module.rank, name
+    if size.exact:
+        assert report.bytes == size.bytes
+        assert size.rank == (report.ranks()["min"], report.ranks()["max"])
+    if not size.cut:
+        assert report.energy_kept > 1 - 1e-9
+    return size, report
+
+
+@settings(max_examples=150)
+@given(recipe=_recipes())
+def test_what_is_foreseen_is_what_is_saved(recipe, folder, tmp_path_factory):
+    _hold(_placed(recipe, folder), tmp_path_factory.mktemp("out") / "m.safetensors")
+
+
+def _sum(*names, **more):
+    return Recipe(sources=tuple(Source(name=name) for name in names), **more)
+
+
+def test_a_lossless_sum_is_foreseen_to_the_byte(folder, tmp_path):
+    size, report = _hold(
+        _placed(_sum("plain", "part", "vectors", "kind diff"), folder), tmp_path / "m.safetensors"
+    )
+    assert size.exact
+    assert not size.cut
+    assert report.bytes == size.bytes
+
+
+def test_embeddings_and_modules_that_a_loader_wants_are_foreseen(tmp_path):
+    name = "lora_te2_text_model_encoder_layers_1_self_attn_"
+    unet = "lora_unet_input_blocks_4_1_transformer_blocks_0_attn2_to_k"
+    for file, which in (("one", "q"), ("two", "k")):
+        tensors = {
+            f"{module}.lora_{side}.weight": torch.ones(*shape)
+            for module, out, columns in ((f"{name}{which}_proj", 1280, 1280), (unet, 640, 2048))
+            for side, shape in (("up", (out, 2)), ("down", (2, columns)))
+        }
+        write(
+            tmp_path / f"{file}.safetensors",
+            {**tensors, "bundle_emb.token.string_to_param.*": torch.ones(3, 8)},
+        )
+    size, report = _hold(_placed(_sum("one", "two"), tmp_path), tmp_path / "m.safetensors")
+    assert size.exact
+    assert {f"{name}v_proj", f"{name}out_proj"} <= set(size.modules)
+    assert len(report.copied) == 2
+
+
+@pytest.mark.parametrize("more", [{"conv_rank": 2}, {"prune": 0.4}, {"rank": parse_policy("3")}])
+def test_what_cuts_is_said_and_is_no_more_than_a_bound(more, folder, tmp_path):
+    size, report = _hold(_placed(_sum("plain", "wide", **more), folder), tmp_path / "m.safetensors")
+    assert size.cut
+    assert not size.exact
+    assert report.energy_kept < 1
+    if "conv_rank" in more:
+        assert size.rank == (2, 17) == (report.ranks()["min"], report.ranks()["max"])
+
+
+def test_a_group_of_a_dense_method_keeps_the_ranks_of_its_sources(folder, tmp_path):
+    """As its own file would."""
+    inner = _sum("plain", "part", method="ties")
+    recipe = _placed(Recipe(sources=(Source(name="styles", recipe=inner), Source(name="wide"))), folder)
+    size, report = _hold(recipe, tmp_path / "m.safetensors")
+    assert size.rank[1] == report.ranks()["max"] <= 4 + 2 + 13
+    assert report.bytes <= size.bytes
+
+
+def test_a_budget_bounds_the_file(folder, tmp_path):
+    recipe = _placed(_sum("plain", "wide", rank=parse_policy("budget:180KB")), folder)
+    size, report = _hold(recipe, tmp_path / "m.safetensors")
+    assert report.bytes <= size.bytes <= 180_000
