@@ -25,12 +25,11 @@ from lib_merge.linalg import Dense, LowRank, difference_norm, norm, tolerances
 from lib_merge.linalg.truncate import compress
 from lib_merge.recipe import Recipe
 
-# relative Frobenius error that one rounding of both factors can add
-ROUNDING = {
-    "fp16": tolerances.PROOF_FP16,
-    "bf16": tolerances.PROOF_BF16,
-    "float": tolerances.PROOF_FLOAT,
-}
+
+def rounding(precision: str) -> float:
+    """Return the relative Frobenius error that one rounding of both factors can add."""
+    allowed = {"fp16": tolerances.PROOF_FP16, "bf16": tolerances.PROOF_BF16, "float": tolerances.PROOF_FLOAT}
+    return allowed[precision]
 
 
 def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> list[ModuleReport]:
@@ -71,7 +70,7 @@ def off_target(modules: Sequence[ModuleReport], node: Node) -> list[ModuleReport
     Raises:
         NumericsError: NaN in the saved file; names the source it came from.
     """
-    tolerance = ROUNDING[node.recipe.precision]
+    tolerance = rounding(node.recipe.precision)
     largest = max((module.size for module in modules), default=0.0)
     off = []
     for module in modules:

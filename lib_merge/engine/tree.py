@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import random
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -26,10 +25,6 @@ from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe, Source
 
 OpenFile = Callable[[Path], LoraFile]
-_ATTENTION = re.compile(
-    r"^(?P<stem>lora_te2?_text_model_encoder_layers_\d+_self_attn_)(?P<which>[qkv]|out)_proj$"
-)
-_ENCODERS = {"SDXL": "lora_te2_", "SD2": "lora_te_"}
 
 
 @dataclass(frozen=True, slots=True)
@@ -392,9 +387,6 @@ def written(node: Node) -> list[Target]:
 
 
 # ---------------------------------------------------------------- modules that a loader wants together
-#
-# A1111 applies a LoRA to the attention of an OpenCLIP text encoder (SDXL's second, SD2's) only when q, k, v
-# and out are all there; a file with some of them is ignored there without a word.
 
 
 def fillers(node: Node) -> list[Target]:
@@ -402,26 +394,28 @@ def fillers(node: Node) -> list[Target]:
 
     They are shaped like their present neighbours, and saved as rank 1 of zeros.
     """
-    prefix = _ENCODERS.get(node.family)
-    if prefix is None:
-        return []
-    attentions: dict[str, dict[str, Target]] = {}
+    present: dict[tuple[str, ...], Target] = {}
     for name, target in node.targets.items():
-        match = _ATTENTION.match(name)
-        if match and name.startswith(prefix) and target.columns and any(node.weights(target)):
-            attentions.setdefault(match["stem"], {})[match["which"]] = target
-    extra = []
-    for stem, present in attentions.items():
-        shape = next(iter(present.values()))
-        for which in ("q", "k", "v", "out"):
-            if which not in present:
-                extra.append(replace(shape, name=f"{stem}{which}_proj", kernel=(), stacked=1))
-    return [target for target in extra if target.name not in node.targets]
+        members = _together(node, name)
+        if members and target.columns and any(node.weights(target)):
+            present.setdefault(members, target)
+    return [
+        replace(neighbour, name=name, kernel=(), stacked=1)
+        for members, neighbour in present.items()
+        for name in members
+        if name not in node.targets
+    ]
 
 
 def wanted_together(node: Node) -> set[str]:
     """Return the modules that a loader looks for where their neighbour is: none of them may be left out."""
-    prefix = _ENCODERS.get(node.family)
-    if prefix is None:
-        return set()
-    return {name for name in node.targets if name.startswith(prefix) and _ATTENTION.match(name)}
+    return {name for name in node.targets if _together(node, name)}
+
+
+def _together(node: Node, name: str) -> tuple[str, ...]:
+    """Return the names of a module and of those that a loader wants with it; () for most."""
+    for group in family_of(node.family).together:
+        pieces = group.split(name)
+        if pieces:
+            return tuple(f"{pieces[0]}{part}" for part in group.parts)
+    return ()
