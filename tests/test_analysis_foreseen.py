@@ -67,11 +67,13 @@ def test_a_source_that_is_silent_somewhere_is_carried_out(pair):
     assert all(math.isfinite(part.norm) for part in found.blocks.values())
 
 
-def test_one_plan_serves_every_method(pair, monkeypatch):
+def test_one_tree_serves_every_method(pair, monkeypatch):
     built = []
-    plan = forecast.Planner.build
+    plant = forecast.open_tree
     monkeypatch.setattr(
-        forecast.Planner, "build", lambda self, recipe: built.append(recipe) or plan(self, recipe)
+        forecast,
+        "open_tree",
+        lambda recipe, *given, **more: built.append(recipe) or plant(recipe, *given, **more),
     )
     rows = analyze_with_engine(_recipe(pair, "weighted_sum")).methods
     assert {"tsv", "iso_c", "core_ties", "weighted_sum"} <= {row.name for row in rows}

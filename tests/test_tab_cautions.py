@@ -149,9 +149,18 @@ def test_ranks_and_size_are_those_of_the_file_where_a_source_is_silent_in_some_b
     plan = desk.handle_dict({"op": "plan", "state": state})["plan"]
     done = _wait(desk, desk.handle_dict({"op": "merge", "state": state}))["result"]
     assert plan["rank"] == [done["rank"]["min"], done["rank"]["max"]] == [4, 16]
-    with (host.folder / "out.safetensors").open("rb") as file:
-        data = (host.folder / "out.safetensors").stat().st_size - 8 - int.from_bytes(file.read(8), "little")
-    assert plan["bytes"] == pytest.approx(data, rel=0.02)
+    assert plan["bytes"] == (host.folder / "out.safetensors").stat().st_size
+
+
+def test_a_merge_that_is_cut_is_not_called_exact(desk):  # noqa: F811
+    state = _state(*PAIR)
+    whole = desk.handle_dict({"op": "plan", "state": state})["plan"]
+    assert (whole["exact"], whole["cut"]) == (True, False)
+    state["conv_rank"] = 2
+    cut = desk.handle_dict({"op": "plan", "state": state})["plan"]
+    assert (cut["exact"], cut["cut"]) == (False, True)
+    assert cut["rank"][0] == 2
+    assert cut["bytes"] < whole["bytes"]
 
 
 @pytest.mark.slow
