@@ -230,15 +230,6 @@ class ModulePart:
             return sizes
         return {role: len(range(size)[slice(*self.rows)]) for role, size in sizes.items()}
 
-    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
-        """Return role -> numbers of what `load_vectors` reads; no tensor is read for it."""
-        sizes = self.module.vector_sizes(file)
-        return (
-            sizes
-            if self.rows is None
-            else {role: len(range(size)[slice(*self.rows)]) for role, size in sizes.items()}
-        )
-
 
 @dataclass(slots=True)
 class LoraFile:
