@@ -152,6 +152,17 @@ def test_ranks_and_size_are_those_of_the_file_where_a_source_is_silent_in_some_b
     assert plan["bytes"] == (host.folder / "out.safetensors").stat().st_size
 
 
+def test_a_moved_slider_reads_no_header(desk, monkeypatch):  # noqa: F811
+    from lib_merge.adapters import file as adapters_file
+
+    first = desk.handle_dict({"op": "plan", "state": _state(*PAIR)})["plan"]
+    monkeypatch.setattr(adapters_file, "open_tensors", lambda path: pytest.fail(f"{path} was opened"))
+    moved = [(key, ratio + 0.1, more) for key, ratio, more in PAIR]
+    again = desk.handle_dict({"op": "plan", "state": _state(*moved)})
+    assert again["ok"]
+    assert again["plan"]["bytes"] == first["bytes"]
+
+
 def test_a_merge_that_is_cut_is_not_called_exact(desk):  # noqa: F811
     state = _state(*PAIR)
     whole = desk.handle_dict({"op": "plan", "state": state})["plan"]

@@ -75,6 +75,11 @@ def _pattern(table: object, module: str, default: object) -> Any:  # noqa: ANN40
     return default
 
 
+def places(path: Path) -> tuple[Path, ...]:
+    """Return where a configuration beside a file may lie; the first that is there counts."""
+    return path.with_name(f"{path.stem}.adapter_config.json"), path.with_name("adapter_config.json")
+
+
 def find_config(path: Path, metadata: Mapping[str, str]) -> PeftConfig | None:
     """Return the PEFT configuration that belongs to a file: from its header, else from beside it.
 
@@ -84,7 +89,7 @@ def find_config(path: Path, metadata: Mapping[str, str]) -> PeftConfig | None:
     inside = metadata.get("lora_adapter_metadata")
     if inside:
         return PeftConfig(_parse(inside, f"lora_adapter_metadata of {path.name}"), path.name)
-    for beside in (path.with_name(f"{path.stem}.adapter_config.json"), path.with_name("adapter_config.json")):
+    for beside in places(path):
         if beside.is_file() and beside.stat().st_size <= MAX_CONFIG:
             try:
                 text = beside.read_text(encoding="utf-8")

@@ -58,6 +58,14 @@ class TensorFile(abc.ABC):
             FileFormatError: the file became shorter or unreadable since it was opened.
         """
 
+    @abc.abstractmethod
+    def again(self) -> TensorFile:
+        """Open the same file once more; a header is not read anew.
+
+        Raises:
+            FileFormatError: it is not there any more, or unreadable.
+        """
+
     def sha256(self) -> str:
         """Return the sha256 of the whole file, hex."""
         return file_hash(self.path)
@@ -81,6 +89,7 @@ class SafetensorsFile(TensorFile):
     def __init__(self, path: Path, file: BinaryIO, header: Header) -> None:
         """Take over an open, unbuffered file."""
         self.path = path
+        self._header = header
         self.size = header.size
         self.tensors = header.tensors
         self.metadata = header.metadata
@@ -88,6 +97,10 @@ class SafetensorsFile(TensorFile):
         self._file = file
         self._lock = threading.Lock()
         self._positional = hasattr(os, "preadv")
+
+    def again(self) -> TensorFile:
+        """Open the same file once more, under the header that is known."""
+        return SafetensorsFile(self.path, _open(self.path), self._header)
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; see `TensorFile.read_many`."""
@@ -163,6 +176,10 @@ class PickleFile(TensorFile):
         self.tensors = {
             key: TensorInfo(names[value.dtype], tuple(value.shape), 0, 0) for key, value in tensors.items()
         }
+
+    def again(self) -> TensorFile:
+        """Read the pickle once more."""
+        return open_tensors(self.path)
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; each is a copy, so that changing one changes no other."""

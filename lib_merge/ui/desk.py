@@ -24,6 +24,7 @@ from lib_merge.adapters import open_lora
 from lib_merge.analysis import AnalysisReport
 from lib_merge.blocks import PresetStore
 from lib_merge.blocks.weights import resolve_blocks
+from lib_merge.engine.headers import HeaderCache
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families import USUAL, family_of, family_with_list
 from lib_merge.kept.comparisons import Comparisons
@@ -57,6 +58,7 @@ class Desk:
     locator      finds the files of recipes
     looks        norms and energies by block
     jobs         work that takes longer than a click
+    headers      what the headers of the files in use say
     measured     the last analysis with what it measured: another ratio needs no reading
     """
 
@@ -70,6 +72,7 @@ class Desk:
     locator: Locator
     looks: Looks
     jobs: Jobs = field(default_factory=Jobs)
+    headers: HeaderCache = field(default_factory=HeaderCache)
     measured: AnalysisReport | None = None
 
     # -------------------------------------------------------------------------------------------- requests

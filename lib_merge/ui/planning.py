@@ -85,7 +85,7 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
     """
     recipe = to_recipe(state, desk.library.resolve)
     target = target_of(desk, state.output, recipe)
-    with open_tree(recipe, drop_unsupported=True) as tree:
+    with open_tree(recipe, desk.headers, drop_unsupported=True) as tree:
         node = tree.root
         sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])

@@ -56,7 +56,7 @@ def analyze(desk: Desk, request: AnalyzeRequest) -> JobReply:
 def _analyze(
     desk: Desk, recipe: Recipe, rows: list[int | None], task: Task, methods: Sequence[str] | None
 ) -> dict[str, Any]:
-    job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
+    job = Job(progress=task.progress, cancelled=task.stop.is_set, open_file=desk.headers)
     for report in analyze_steps_with_engine(recipe, job=job, before=desk.measured, methods=methods):
         report = replace(report, handles=tuple(leaf.handle for leaf in recipe.leaves()))  # noqa: PLW2901
         task.partial = Growing(report, rows)
@@ -217,7 +217,7 @@ def report_merge(desk: Desk, entry: str, recipe: Recipe) -> Task | None:
 
 
 def _report(desk: Desk, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:
-    job = Job(drop_unsupported=True, progress=task.progress, cancelled=task.stop.is_set)
+    job = Job(progress=task.progress, cancelled=task.stop.is_set, open_file=desk.headers)
     *_, report = analyze_steps_with_engine(recipe, job=job, before=desk.measured)
     desk.measured = report
     try:
