@@ -14,7 +14,7 @@ from lib_merge.engine.job import Job
 from lib_merge.engine.merge import run, save_groups
 from lib_merge.engine.report import MergeReport
 from lib_merge.errors import RecipeError
-from lib_merge.library.locate import finder
+from lib_merge.library.recipes import finder
 from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source, loads, with_paths

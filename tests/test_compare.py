@@ -14,7 +14,8 @@ import numpy as np
 import pytest
 
 from lib_merge.errors import MergeError, RecipeError
-from lib_merge.kept.history import History
+from lib_merge.kept.archive import Archive
+from lib_merge.kept.database import NAME, Database
 from lib_merge.recipe import Recipe, Source
 from lib_merge.ui.operations import open_desk
 from lib_merge.ui.state import tab_state, to_recipe
@@ -345,7 +346,7 @@ def test_a_recipe_in_the_prompt(world, desk):
 def test_a_recipe_is_found_before_anybody_has_opened_the_tab(world, desk):
     desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})
     started = open_desk(desk.host)  # a WebUI that only its API uses
-    (started.host.data_folder() / "library.json").unlink(missing_ok=True)
+    started.archive.facts("header", 1).put({}, started.archive.facts("header", 1).load())
     assert [source.path.name for source in started.recipe_named("pair").sources] == [
         "a.safetensors",
         "b.safetensors",
@@ -718,5 +719,7 @@ def test_tags_are_read_and_turned_into_the_loaders():
 
 
 def test_a_history_without_the_new_field_still_opens(tmp_path):
-    entry = History(tmp_path).add(name="x")
-    assert History(tmp_path).get(entry.id).grid == ""
+    entry = Archive(tmp_path).history.add(name="x")
+    bare = json.dumps({"version": 1, "name": "x"})
+    Database(tmp_path / NAME).write(lambda table: table.execute("UPDATE entries SET entry = ?", (bare,)))
+    assert Archive(tmp_path).history.get(entry.id).grid == ""

@@ -283,7 +283,7 @@ def test_inspecting_tells_the_training_and_the_recipe_in_words(desk, host):  # n
 def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_changes(desk, host, monkeypatch):  # noqa: F811
     import time
 
-    from lib_merge.kept import energies as looking
+    from lib_merge.library import inspect as looking
     from lib_merge.ui.operations import open_desk
 
     def look(of):
@@ -295,7 +295,8 @@ def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_change
         raise AssertionError
 
     first = look(desk)
-    while not (host.data_folder() / "energies.json").exists():
+    facts = desk.archive.facts("energy", looking.VERSION)
+    while not facts.load():
         time.sleep(0.01)
     measured = []
     real = looking.inspect_file
@@ -305,8 +306,10 @@ def test_energies_are_kept_over_a_restart_and_measured_anew_when_the_file_change
     write_lora(host.folder / "a.safetensors", seed=50, rank=7)
     assert look(open_desk(host)) != first
     assert measured == ["a.safetensors"]
-    (host.data_folder() / "energies.json").write_text('{"version": 1, "files": [3]}', encoding="utf-8")
-    assert look(open_desk(host))["norm"] > 0
+    state = (host.folder / "a.safetensors").stat()
+    facts.put({str(host.folder / "a.safetensors"): (state.st_size, state.st_mtime_ns, {"norm": 3})})
+    assert look(open_desk(host))["norm"] > 0  # not all of it is there: measured again
+    assert measured == ["a.safetensors", "a.safetensors"]
 
 
 def test_only_what_changed_in_the_list_is_sent(desk, host):  # noqa: F811

@@ -20,7 +20,10 @@ from hypothesis import strategies as st
 from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import block_of, family_of
-from lib_merge.kept.history import History, differences
+from lib_merge.kept.archive import Archive
+from lib_merge.kept.database import NAME
+from lib_merge.kept.history import differences
+from lib_merge.library.library import VERSION as HEADERS
 from lib_merge.library.library import Library
 from lib_merge.ui import catalog
 from lib_merge.ui.jobs import Jobs
@@ -233,7 +236,9 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
     assert desk.handle_dict({"op": "history"})["entries"][0]["name"] == "fine"
     assert desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
     assert not list(host.folder.glob("fine*"))
-    assert len(list((host.data_folder() / "trash").iterdir())) == 3
+    trash = {path.name for path in (host.data_folder() / "trash").iterdir() if "-report" not in path.name}
+    assert len(trash) == 4  # the LoRA, its side-car and picture, the entry
+    assert f"{done['entry']}.json" in trash
     assert desk.handle_dict({"op": "history"})["entries"] == []
     assert not desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
 
@@ -353,7 +358,8 @@ def test_a_cancelled_job_leaves_nothing_and_the_next_one_runs():
 
 def test_the_library_notices_new_changed_and_vanished_files(host, tmp_path):
     def make():
-        return Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+        cache = Archive(tmp_path / "kept").facts("header", HEADERS)
+        return Library(host.lora_folders, cache, lambda path: "", lambda path: path.stem)
 
     library = make()
     library.refresh(wait=True)
@@ -370,14 +376,19 @@ def test_the_library_notices_new_changed_and_vanished_files(host, tmp_path):
     again = make()
     again.refresh(wait=True)
     assert [item.to_json() for item in again.items()] == [item.to_json() for item in library.items()]
-    (tmp_path / "cache.json").write_text("{broken", encoding="utf-8")
+    (tmp_path / "kept" / NAME).write_bytes(b"broken" * 100)
     third = make()
     third.refresh(wait=True)
     assert len(third.items()) == 3
 
 
 def test_keys_never_lead_out_of_the_folders(host, tmp_path):
-    library = Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+    library = Library(
+        host.lora_folders,
+        Archive(tmp_path / "kept").facts("header", HEADERS),
+        lambda path: "",
+        lambda path: path.stem,
+    )
     write_lora(tmp_path / "secret.safetensors")
     for key in (
         "0/../secret.safetensors",
@@ -404,7 +415,12 @@ def test_linked_folders_are_followed_once(host, tmp_path):
         (outside / "loop").symlink_to(host.folder, target_is_directory=True)
     except OSError:
         pytest.skip("this system makes no links without rights")
-    library = Library(host.lora_folders, tmp_path / "cache.json", lambda path: "", lambda path: path.stem)
+    library = Library(
+        host.lora_folders,
+        Archive(tmp_path / "kept").facts("header", HEADERS),
+        lambda path: "",
+        lambda path: path.stem,
+    )
     library.refresh(wait=True)
     assert [item.key for item in library.items()] == [
         "0/a.safetensors",
@@ -565,25 +581,6 @@ def test_no_picture_brings_the_reader_down(data):
 
 
 # -------------------------------------------------------------------------------------------- history
-
-
-def test_history_survives_a_broken_file_and_sorts_by_age(tmp_path):
-    history = History(tmp_path)
-    entries = [history.add(name=f"m{n}", recipe={"method": "ties", "sources": []}) for n in range(3)]
-    (tmp_path / "entries" / f"{entries[1].id}.json").write_text("{", encoding="utf-8")
-    assert [entry.status for entry in history.list()] == ["ok", "broken", "ok"]
-    assert [entry.name for entry in history.list("m2")] == ["m2"]
-    history.update(entries[0].id, notes="good", verdict={"decision": "keep"})
-    assert History(tmp_path).get(entries[0].id).notes == "good"
-    with pytest.raises(RecipeError):
-        history.get(entries[1].id)
-    with pytest.raises(RecipeError):
-        history.update(entries[0].id, recipe={})
-    with pytest.raises(RecipeError):
-        history.get("../../x")
-    history.remove(entries[2].id)
-    assert len(history.list()) == 2
-    assert (tmp_path / "trash" / f"{entries[2].id}.json").is_file()
 
 
 def test_differences_are_sentences():

@@ -11,7 +11,7 @@ import pytest
 from lib_merge.analysis import to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.errors import RecipeError
-from lib_merge.kept.reports import Reports
+from lib_merge.kept.archive import Archive
 from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, Host, _state, _wait
@@ -207,7 +207,7 @@ def test_two_recipes_side_by_side(desk):
 def test_a_report_can_be_made_later(desk, host):
     entry = _merged(desk, _state(*PAIR), "one")
     before = desk.reports.read(entry)
-    desk.reports.remove(entry, host.base / "data" / "trash")
+    desk.archive._database.write(lambda connection: connection.execute("DELETE FROM reports"))
     found = _ask(desk, "compare_recipes", entry=entry, other=entry)
     assert found["missing"] == [entry, entry]
     assert found["blocks"] == []
@@ -230,9 +230,9 @@ def test_a_report_can_be_made_later(desk, host):
         '{"format": "lora-merge-analysis", "recipe": 3, "sources": [1, {}]}',
     ],
 )
-def test_a_damaged_report_is_no_error(tmp_path, text):
-    reports = Reports(tmp_path)
-    (tmp_path / f"{ENTRY}.json").write_text(text, encoding="utf-8")
+def test_a_damaged_report_is_no_error(tmp_path, text, monkeypatch):
+    reports = Archive(tmp_path).reports
+    monkeypatch.setattr(reports, "text", lambda entry, form: text)
     found = compare_reports(reports.read(ENTRY), None)
     assert found["blocks"] == []
     assert found["whole"] == [{}, {}]
@@ -241,7 +241,7 @@ def test_a_damaged_report_is_no_error(tmp_path, text):
 @pytest.mark.parametrize("entry", ["", "../../x", "000001-0123abcd/..", "000001"])
 def test_only_entries_have_reports(tmp_path, entry):
     with pytest.raises(RecipeError):
-        Reports(tmp_path).text(entry, "json")
+        Archive(tmp_path).reports.text(entry, "json")
 
 
 def test_numbers_of_a_stored_report_are_numbers(pair_report):

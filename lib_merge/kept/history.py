@@ -1,25 +1,25 @@
-"""What was merged: one JSON file per merge, so that nothing that happens to one can harm the others."""
+"""What was merged: an entry for every merge, with its proof, its verdict and what it was developed from."""
 
 from __future__ import annotations
 
 import json
-import os
-import re
-import secrets
-import threading
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+import sqlite3
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib_merge.errors import RecipeError
+from lib_merge.errors import OutputError, RecipeError
+from lib_merge.files.store import write_text
+from lib_merge.kept.database import ID, Database, new_id, touch
+from lib_merge.kept.reports import unpacked
 
-_ID = re.compile(r"\d{6}-[0-9a-f]{8}")
-_FIELDS = ("verdict", "notes", "status", "rating", "name", "key", "grid")
 VERSION = 1
+CHANGEABLE = ("verdict", "notes", "status", "rating", "name", "key", "grid")
+_GONE = "that entry of the history is gone already."
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Entry:
     """One merge.
 
@@ -55,35 +55,29 @@ class Entry:
 
 
 class History:
-    """A folder of entries."""
+    """The entries; any number of threads and processes may change them."""
 
-    def __init__(self, folder: Path) -> None:
-        """Use `folder`, made when the first entry is added."""
-        self._folder = folder / "entries"
-        self._trash = folder / "trash"
-        self._lock = threading.Lock()
-        self._cache: dict[str, tuple[int, Entry]] = {}
+    def __init__(self, database: Database, trash: Path) -> None:
+        """Keep entries in `database`; removed ones become files in the folder `trash`."""
+        self._database, self._trash = database, trash
+        self._listed: tuple[str, tuple[Entry, ...]] = ("", ())
 
-    def add(self, **fields: Any) -> Entry:  # noqa: ANN401
+    def add(self, **values: Any) -> Entry:  # noqa: ANN401
         """Write a new entry; see `Entry` for the fields.
 
         Raises:
-            OSError: the folder cannot be written.
+            OutputError: it cannot be written.
         """
-        with self._lock:
-            self._folder.mkdir(parents=True, exist_ok=True)
-            last = max((int(path.name[:6]) for path in self._files()), default=0)
-            entry = Entry(id=f"{last + 1:06d}-{secrets.token_hex(4)}", **fields)
-            self._write(entry)
-        return entry
+        return self._database.write(lambda connection: _added(connection, values))
 
     def get(self, identity: str) -> Entry:
         """Return one entry.
 
         Raises:
-            RecipeError: there is none of that id, or its file is broken.
+            RecipeError: there is none of that id, or it is broken.
         """
-        entry = self._read(self._path(identity))
+        _check(identity)
+        entry = self._database.read(lambda connection: _entry(connection, identity), None)
         if entry is None or entry.status == "broken":
             message = "that entry of the history is gone or broken."
             raise RecipeError(message)
@@ -92,100 +86,152 @@ class History:
     def list(self, search: str = "") -> list[Entry]:
         """Return the entries, newest first; `search` looks at names, sources, methods and notes."""
         words = search.lower().split()
-        found = []
-        for path in sorted(self._files(), reverse=True):
-            entry = self._read(path)
-            if entry is not None and all(word in _text(entry) for word in words):
-                found.append(entry)
-        return found
+        entries = self._database.read(self._all, ())
+        return [entry for entry in entries if all(word in _text(entry) for word in words)]
 
-    def update(self, identity: str, **fields: Any) -> Entry:  # noqa: ANN401
+    def _all(self, connection: sqlite3.Connection) -> tuple[Entry, ...]:
+        (revision,) = connection.execute("SELECT value FROM state WHERE name = 'revision'").fetchone()
+        if not revision or self._listed[0] != revision:
+            rows = connection.execute("SELECT id, entry FROM entries ORDER BY id DESC").fetchall()
+            self._listed = (revision, tuple(parse(identity, text) for identity, text in rows))
+        return self._listed[1]
+
+    def update(self, identity: str, **values: Any) -> Entry:  # noqa: ANN401
         """Change what a person may change: verdict, notes, status, rating, name, key, grid.
 
         Raises:
             RecipeError: no such entry or field.
+            OutputError: it cannot be written; nothing has changed then.
         """
-        unknown = sorted(set(fields) - set(_FIELDS))
+        unknown = sorted(set(values) - set(CHANGEABLE))
         if unknown:
             message = f"an entry has no {unknown[0]} that could be changed."
             raise RecipeError(message)
-        with self._lock:
-            entry = self.get(identity)
-            for name, value in fields.items():
-                setattr(entry, name, value)
-            self._write(entry)
-        return entry
+        _check(identity)
+
+        def work(connection: sqlite3.Connection) -> Entry:
+            entry = _entry(connection, identity)
+            if entry is None or entry.status == "broken":
+                message = "that entry of the history is gone or broken."
+                raise RecipeError(message)
+            entry = replace(entry, **values)
+            _put(connection, entry)
+            return entry
+
+        return self._database.write(work)
 
     def remove(self, identity: str) -> None:
-        """Move an entry into the trash folder beside the others."""
-        path = self._path(identity)
-        with self._lock:
-            self._trash.mkdir(parents=True, exist_ok=True)
-            try:
-                os.replace(path, self._trash / path.name)
-            except OSError as error:
-                message = "that entry of the history is gone already."
-                raise RecipeError(message) from error
+        """Move an entry and its report into the trash folder, as files.
 
-    def diff(self, identity: str, other: str) -> list[str]:
+        Raises:
+            RecipeError: there is none of that id.
+            OutputError: the trash cannot be written; the entry stays then.
+        """
+        _check(identity)
+
+        def work(connection: sqlite3.Connection) -> None:
+            row = connection.execute("SELECT entry FROM entries WHERE id = ?", (identity,)).fetchone()
+            if row is None:
+                raise RecipeError(_GONE)
+            report = connection.execute("SELECT json, html FROM reports WHERE entry = ?", (identity,))
+            texts = {f"{identity}.json": row[0]}
+            for form, blob in zip(("json", "html"), report.fetchone() or ()):
+                if blob is not None and (text := unpacked(blob)) is not None:
+                    texts[f"{identity}-report.{form}"] = text
+            self._throw_away(texts)
+            connection.execute("DELETE FROM entries WHERE id = ?", (identity,))
+            connection.execute("DELETE FROM reports WHERE entry = ?", (identity,))
+            touch(connection)
+
+        self._database.write(work)
+
+    def _throw_away(self, texts: Mapping[str, str]) -> None:
+        try:
+            self._trash.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            message = f"the folder {self._trash.name} cannot be made: {error.strerror or error}."
+            raise OutputError(message) from error
+        for name, text in texts.items():
+            write_text(self._trash / name, text)
+
+    def diff(self, identity: str, other: str) -> Sequence[str]:
         """Return what changed from `other` to this entry, in sentences."""
         return differences(self.get(other).recipe, self.get(identity).recipe)
 
-    def find_by_hash(self, tensor_hash: str) -> Entry | None:
-        """Return the newest entry whose file had these tensors."""
-        return next((entry for entry in self.list() if entry.report.get("tensor_hash") == tensor_hash), None)
+    def rebuild(self, merges: Callable[[], Iterable[Mapping[str, Any]]]) -> int:
+        """Add what is missing after the file was damaged; return how many entries that were.
 
-    def _files(self) -> list[Path]:
-        try:
-            return [
-                path for path in self._folder.iterdir() if path.suffix == ".json" and _ID.fullmatch(path.stem)
+        Args:
+            merges: asked only when entries may be missing: fields of `Entry` for every merged LoRA there is.
+        Raises:
+            OutputError: it cannot be written.
+        """
+        if not self._database.read(_incomplete, False):
+            return 0
+        rows = sorted(merges(), key=lambda values: str(values.get("time")))
+
+        def work(connection: sqlite3.Connection) -> int:
+            entries = [parse(*row) for row in connection.execute("SELECT id, entry FROM entries").fetchall()]
+            keys = {entry.key for entry in entries}
+            hashes = {str(entry.report.get("tensor_hash") or "") for entry in entries} - {""}
+            missing = [
+                values
+                for values in rows
+                if values["key"] not in keys and values["report"].get("tensor_hash") not in hashes
             ]
-        except OSError:
-            return []
+            for values in missing:
+                _added(connection, values)
+            connection.execute("DELETE FROM state WHERE name = 'rebuild'")
+            return len(missing)
 
-    def _path(self, identity: str) -> Path:
-        if not _ID.fullmatch(identity):
-            message = "that is no entry of the history."
-            raise RecipeError(message)
-        return self._folder / f"{identity}.json"
-
-    def _read(self, path: Path) -> Entry | None:
-        try:
-            stamp = path.stat().st_mtime_ns
-            known = self._cache.get(path.stem)
-            if known is None or known[0] != stamp:
-                self._cache[path.stem] = known = (stamp, _parse(path))
-            return known[1]
-        except OSError:
-            return None
-
-    def _write(self, entry: Entry) -> None:
-        path = self._folder / f"{entry.id}.json"
-        temp = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        temp.write_text(
-            json.dumps({"version": VERSION, **entry.to_json()}, ensure_ascii=False, indent=1),
-            encoding="utf-8",
-        )
-        os.replace(temp, path)
-        self._cache.pop(entry.id, None)
+        return self._database.write(work)
 
 
-def _parse(path: Path) -> Entry:
-    """Return a file's entry; one that cannot be read is listed as broken, and left as it is."""
+def _incomplete(connection: sqlite3.Connection) -> bool:
+    return connection.execute("SELECT 1 FROM state WHERE name = 'rebuild'").fetchone() is not None
+
+
+def _check(identity: str) -> None:
+    if not ID.fullmatch(identity):
+        message = "that is no entry of the history."
+        raise RecipeError(message)
+
+
+def _added(connection: sqlite3.Connection, values: Mapping[str, Any]) -> Entry:
+    entry = Entry(id=new_id(connection, "entries"), **values)
+    _put(connection, entry)
+    return entry
+
+
+def _entry(connection: sqlite3.Connection, identity: str) -> Entry | None:
+    row = connection.execute("SELECT entry FROM entries WHERE id = ?", (identity,)).fetchone()
+    return None if row is None else parse(identity, row[0])
+
+
+def _put(connection: sqlite3.Connection, entry: Entry) -> None:
+    connection.execute("INSERT OR REPLACE INTO entries VALUES (?, ?)", (entry.id, dump(entry)))
+    touch(connection)
+
+
+def dump(entry: Entry) -> str:
+    """Return an entry as JSON; in ASCII, since names of files may hold what is no text."""
+    return json.dumps({"version": VERSION, **entry.to_json()})
+
+
+def parse(identity: str, text: str) -> Entry:
+    """Return the entry that a JSON text describes; one that cannot be read is listed as broken."""
     try:
-        data = json.loads(path.read_text(encoding="utf-8"))
-        kinds = {name: type(value) for name, value in Entry(id="").to_json().items()}
-        fields = {name: data[name] for name in kinds if name in data}
-        if all(isinstance(value, kinds[name]) for name, value in fields.items()):
-            return Entry(**{**fields, "id": path.stem})
-    except (OSError, ValueError, TypeError, RecursionError):
+        data = json.loads(text)
+        kinds = {item.name: type(getattr(_EMPTY, item.name)) for item in fields(Entry)}
+        values = {name: data[name] for name in kinds if name in data}
+        if isinstance(data, dict) and all(isinstance(value, kinds[name]) for name, value in values.items()):
+            return Entry(**{**values, "id": identity})
+    except (ValueError, TypeError, RecursionError):
         pass
-    return Entry(
-        id=path.stem,
-        name=path.stem,
-        status="broken",
-        notes="this entry's file is broken; it was left as it is",
-    )
+    return Entry(id=identity, name=identity, status="broken", notes="this entry is broken and cannot be read")
+
+
+_EMPTY = Entry(id="")
 
 
 def _text(entry: Entry) -> str:

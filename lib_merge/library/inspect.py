@@ -1,19 +1,42 @@
-"""What is in a LoRA file, for people and for the tab."""
+"""What is in a LoRA file, for people and for the tab; norms and energies, measured in a thread of their
+own.
+"""
 
 from __future__ import annotations
 
 import json
+import logging
 import math
+import threading
 from collections import Counter
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile, open_lora
+from lib_merge.errors import MergeError, OutputError
 from lib_merge.families import block_of, blocks_present, encoder_of
 from lib_merge.linalg import norm
 
+log = logging.getLogger("lib_merge")
 MOST_TAGS = 24
+# of what `Energies` keeps of `inspect_file`
+VERSION = 2
+MOST_FILES = 4000
+_MEASURED = (
+    "norm",
+    "block_energy",
+    "encoder_energy",
+    "blocks",
+    "rank",
+    "alpha",
+    "dtype",
+    "kinds",
+    "left_out",
+    "tags",
+)
 
 
 def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
@@ -39,7 +62,7 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
             **_modules(shown),
             "embeddings": list(file.parsed.embeddings),
             "left_out": dict(Counter(shown.left_out.values())),
-            "tags": _tags(file),
+            "tags": common_tags(file.metadata, MOST_TAGS),
             "recipe": _recipe(file),
             "metadata_keys": len(file.metadata),
         }
@@ -86,12 +109,18 @@ def _modules(file: LoraFile) -> dict[str, Any]:
     }
 
 
-def _tags(file: LoraFile) -> list[str]:
+def common_tags(header: Mapping[str, str], most: int) -> list[str]:
+    """Return the training tags of a file that occur most often.
+
+    Args:
+        header: its metadata.
+        most: how many.
+    """
     counts: Counter[str] = Counter()
-    for tags in metadata.read_tags(file.metadata).values():
+    for tags in metadata.read_tags(header).values():
         for tag, count in tags.items():
             counts[tag.strip()] += count
-    return [tag for tag, _ in counts.most_common(MOST_TAGS)]
+    return [tag for tag, _ in counts.most_common(most)]
 
 
 def _recipe(file: LoraFile) -> Any:  # noqa: ANN401
@@ -102,3 +131,69 @@ def _recipe(file: LoraFile) -> Any:  # noqa: ANN401
         return json.loads(text)
     except (ValueError, RecursionError):
         return None
+
+
+# -------------------------------------------------------------------------------------------- remembered
+
+
+class FactCache(Protocol):
+    """Remembers what was read or measured of files between two starts."""
+
+    def load(self) -> dict[str, tuple[int, int, dict[str, Any]]]:
+        """Return size, time (ns) and facts of every file, by path."""
+        ...
+
+    def get(self, path: Path, size: int, mtime_ns: int) -> dict[str, Any] | None:
+        """Return the facts of a file; None where there are none, or it has changed since."""
+        ...
+
+    def put(self, files: Mapping[str, tuple[int, int, dict[str, Any]]], gone: Iterable[str] = ()) -> None:
+        """Remember facts of files, and forget those of others; OutputError where that cannot be."""
+        ...
+
+
+class Energies:
+    """Norm and energy by block of LoRAs; a file that changes is measured again."""
+
+    def __init__(self, cache: FactCache) -> None:
+        """Remember in `cache` what was measured."""
+        self._cache = cache
+        self._measured: dict[tuple[str, int, int], dict[str, Any]] = {}
+        self._waiting: set[tuple[str, int, int]] = set()
+        self._unsaved: dict[str, tuple[int, int, dict[str, Any]]] = {}
+        self._lock = threading.Lock()
+        self._reader = ThreadPoolExecutor(1, thread_name_prefix="lora-merge-energies")
+
+    def get(self, path: Path) -> dict[str, Any] | None:
+        """Return norm, block_energy and more of `inspect_file`, or a `problem`; None while it is measured."""
+        state = path.stat()
+        stamp = (str(path), state.st_size, state.st_mtime_ns)
+        with self._lock:
+            if stamp in self._measured or stamp in self._waiting:
+                return self._measured.get(stamp)
+        facts = self._cache.get(path, state.st_size, state.st_mtime_ns)
+        with self._lock:
+            if facts is not None and set(_MEASURED) <= set(facts) and isinstance(facts["block_energy"], dict):
+                self._measured[stamp] = facts
+            elif stamp not in self._waiting:
+                self._waiting.add(stamp)
+                self._reader.submit(self._measure, path, stamp)
+            return self._measured.get(stamp)
+
+    def _measure(self, path: Path, stamp: tuple[str, int, int]) -> None:
+        try:
+            whole = inspect_file(path)
+            facts = {name: whole[name] for name in _MEASURED}
+            self._unsaved[stamp[0]] = (stamp[1], stamp[2], facts)
+        except (MergeError, OSError) as error:
+            facts = {"problem": str(error)}
+        with self._lock:
+            self._measured[stamp] = facts
+            self._waiting.discard(stamp)
+            done = not self._waiting
+        if done:  # one writing for all that were asked for at once
+            try:
+                self._cache.put(self._unsaved)
+                self._unsaved = {}
+            except OutputError as error:
+                log.warning("what was measured could not be kept: %s", error)

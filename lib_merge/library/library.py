@@ -4,22 +4,30 @@ once.
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 import secrets
 import threading
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
 from typing import Any
 
-from lib_merge.errors import RecipeError
-from lib_merge.library.headers import SUFFIXES, read_facts, walk
+from lib_merge import metadata
+from lib_merge.adapters import open_lora
+from lib_merge.errors import MergeError, OutputError, RecipeError
+from lib_merge.families import blocks_present, encoder_of
+from lib_merge.library.inspect import FactCache, common_tags
+from lib_merge.recipe import loads
 
 log = logging.getLogger("lib_merge")
+# of what `read_facts` returns
 VERSION = 1
 MOST_FILES = 100_000
+MOST_TAGS = 20
+SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,25 +64,16 @@ class Item:
 
     def short(self) -> dict[str, Any]:
         """Return it without what is empty or follows from the rest: thousands go over at once."""
-        found = {name: value for name in self.__slots__ if (value := getattr(self, name)) and name != "rank"}
+        short = {name: value for name in self.__slots__ if (value := getattr(self, name)) and name != "rank"}
         if self.alias == self.name:
-            del found["alias"]
+            del short["alias"]
         if self.candidates == (self.family,):
-            del found["candidates"]
+            del short["candidates"]
         if self.rank[1]:
-            found["rank"] = self.rank
-        found["mtime"] = round(self.mtime)
-        found["blocks"] = " ".join(self.blocks)
-        return found
-
-
-@dataclass(slots=True)
-class _Known:
-    """What is remembered of a file between two starts; its header's facts."""
-
-    size: int
-    mtime_ns: int
-    facts: dict[str, Any] = field(default_factory=dict)
+            short["rank"] = self.rank
+        short["mtime"] = round(self.mtime)
+        short["blocks"] = " ".join(self.blocks)
+        return short
 
 
 class Library:
@@ -83,21 +82,26 @@ class Library:
     def __init__(
         self,
         folders: Callable[[], Sequence[Path]],
-        cache_file: Path,
+        cache: FactCache,
         preview: Callable[[Path], str],
         alias: Callable[[Path], str],
+        *,
+        scanned: Callable[[Library], object] | None = None,
     ) -> None:
         """Remember where to look; nothing is read before `refresh`.
 
         Args:
             folders: the LoRA folders, asked at every refresh.
-            cache_file: JSON beside the user's presets.
+            cache: remembers what headers say between two starts.
             preview: path -> address of the card's picture.
             alias: path -> the name a prompt tag takes.
+            scanned: called in the scan's thread whenever all folders have been looked at.
         """
-        self._folders, self._cache_file, self._preview, self._alias = folders, cache_file, preview, alias
+        self._folders, self._cache, self._preview, self._alias = folders, cache, preview, alias
+        self._scanned = scanned
         self._lock = threading.Lock()
-        self._known: dict[str, _Known] | None = None
+        # path -> size, time (ns) and what the header says; None before the first scan
+        self._facts: dict[str, tuple[int, int, dict[str, Any]]] | None = None
         self._items: dict[str, Item] = {}
         self._done = self._total = 0
         self._thread: threading.Thread | None = None
@@ -113,8 +117,8 @@ class Library:
     def items(self) -> list[Item]:
         """Return what is known now, by name."""
         with self._lock:
-            found = list(self._items.values())
-        return sorted(found, key=lambda item: (item.name.lower(), item.key))
+            items = list(self._items.values())
+        return sorted(items, key=lambda item: (item.name.lower(), item.key))
 
     def changes(self, since: str) -> dict[str, Any]:
         """Return what is new, changed and gone since an answer before; everything where there was none.
@@ -197,15 +201,25 @@ class Library:
     def find(self, name: str) -> Item | None:
         """Return the LoRA that answers to a stem or alias, exact case first."""
         items = self.items()
-        for same in (lambda text: text == name, lambda text: text.lower() == name.lower()):
-            for item in items:
-                if same(item.alias) or same(item.name):
-                    return item
-        return None
+        exact = (item for item in items if name in (item.alias, item.name))
+        lower = name.lower()
+        alike = (item for item in items if lower in (item.alias.lower(), item.name.lower()))
+        return next(exact, None) or next(alike, None)
 
     def stem_taken(self, stem: str) -> bool:
         """Return True where a LoRA of that stem or alias is in the folders."""
         return any(stem in (item.name, item.alias) for item in self.items())
+
+    def merges(self) -> Iterator[dict[str, Any]]:
+        """Yield what an entry of the history says of every merged LoRA, as far as the file itself tells
+        it.
+        """
+        for item in self.items():
+            if item.has_recipe:
+                try:
+                    yield merge_of(self.resolve(item.key), item.key)
+                except (MergeError, OSError) as error:
+                    log.info("the recipe in %s cannot be read: %s", item.key, error)
 
     # ---------------------------------------------------------------- scanning
 
@@ -214,6 +228,8 @@ class Library:
             self._again = False
             try:
                 self._scan()
+                if self._scanned is not None:
+                    self._scanned(self)
             except Exception:
                 log.exception("the LoRA folders could not be read")
             if not self._again:
@@ -221,71 +237,130 @@ class Library:
                 return
 
     def _scan(self) -> None:
-        if self._known is None:
-            self._known = self._load()
+        if self._facts is None:
+            self._facts = self._cache.load()
         files = [(n, folder, path) for n, folder in enumerate(self._folders()) for path in walk(folder)]
         self._done, self._total = 0, len(files)
         present: dict[str, Item] = {}
-        fresh = False
+        fresh: set[str] = set()
         for number, folder, path in files[:MOST_FILES]:
             try:
                 state = path.stat()
             except OSError:
                 self._done += 1
                 continue
-            known = self._known.get(str(path))
-            if known is None or (known.size, known.mtime_ns) != (state.st_size, state.st_mtime_ns):
-                known = self._known[str(path)] = _Known(state.st_size, state.st_mtime_ns, read_facts(path))
-                fresh = True
-            item = self._item(number, folder, path, known)
+            facts = self._facts.get(str(path))
+            if facts is None or facts[:2] != (state.st_size, state.st_mtime_ns):
+                facts = self._facts[str(path)] = (state.st_size, state.st_mtime_ns, read_facts(path))
+                fresh.add(str(path))
+            item = self._item(number, folder, path, facts)
             present[item.key] = item
             self._put(item.key, item)
             self._done += 1
         for key in [key for key in self._items if key not in present]:
             self._put(key, None)
-        if fresh or len(self._known) > len(present):
-            kept = {str(path) for _, _, path in files}
-            self._known = {name: known for name, known in self._known.items() if name in kept}
-            self._store()
+        self._remember(fresh, gone=self._facts.keys() - {str(path) for _, _, path in files})
 
-    def _item(self, number: int, folder: Path, path: Path, known: _Known) -> Item:
+    def _remember(self, fresh: set[str], gone: set[str]) -> None:
+        facts = self._facts or {}
+        try:
+            if fresh or gone:
+                self._cache.put({path: facts[path] for path in fresh}, gone)
+        except OutputError as error:
+            log.warning("what the headers say could not be kept: %s", error)
+        for path in gone:
+            del facts[path]
+
+    def _item(self, number: int, folder: Path, path: Path, facts: tuple[int, int, dict[str, Any]]) -> Item:
         relative = path.relative_to(folder)
         where = relative.parent.as_posix()
-        facts = {
-            name: tuple(value) if isinstance(value, list) else value for name, value in known.facts.items()
+        size, time, header = facts
+        told: dict[str, Any] = {
+            name: tuple(value) if isinstance(value, list) else value
+            for name, value in header.items()
+            if name in _TOLD
         }
         return Item(
             key=f"{number}/{relative.as_posix()}",
             name=path.stem,
             folder="" if where == "." else where,
             alias=self._alias(path),
-            size=known.size,
-            mtime=known.mtime_ns / 1e9,
+            size=size,
+            mtime=time / 1e9,
             preview=self._preview(path),
-            **facts,
+            **told,
         )
 
-    def _load(self) -> dict[str, _Known]:
-        try:
-            data = json.loads(self._cache_file.read_text(encoding="utf-8"))
-            if data["version"] != VERSION:
-                return {}
-            names = set(Item.__dataclass_fields__)
-            return {
-                path: _Known(int(size), int(mtime), {k: v for k, v in facts.items() if k in names})
-                for path, (size, mtime, facts) in data["files"].items()
-            }
-        except (OSError, ValueError, TypeError, KeyError, AttributeError, RecursionError):
-            return {}  # a cache: whatever is wrong with it, the headers are read again
 
-    def _store(self) -> None:
-        files = {
-            path: [known.size, known.mtime_ns, known.facts] for path, known in (self._known or {}).items()
-        }
-        temp = self._cache_file.with_name(f".{self._cache_file.name}.{secrets.token_hex(4)}")
-        try:
-            text = json.dumps({"version": VERSION, "files": files}, ensure_ascii=True)
-            temp.write_text(text, encoding="utf-8")
-            os.replace(temp, self._cache_file)
-        except OSError as error:
-            log.warning("the list of LoRAs could not be kept: %s", error)
+# -------------------------------------------------------------------------------------------- what files say
+
+
+# fields of `Item` that `read_facts` returns
+_TOLD = ("family", "candidates", "kinds", "rank", "te", "blocks", "tags", "has_recipe", "problem")
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Yield the LoRA files below a folder, links included, each real folder once."""
+    visited: set[str] = set()
+    for where, names, files in os.walk(folder, followlinks=True):
+        real = os.path.realpath(where)
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        if real in visited:
+            names.clear()
+            continue
+        visited.add(real)
+        for name in sorted(files):
+            if name.lower().endswith(SUFFIXES) and not name.startswith("."):
+                yield Path(where) / name
+
+
+def read_facts(path: Path) -> dict[str, Any]:
+    """Return what a header tells, JSON-ready; a file that cannot be merged has a `problem`."""
+    try:
+        with open_lora(path) as file:
+            family = file.family or ""
+            shown = file if file.family else file.settled(file.guess.candidates[0], drop_unsupported=True)
+            layouts = [module.layout for module in shown.modules.values()]
+            ranks = [layout.rank for layout in layouts if layout.rank]
+            first = shown.family or ""
+            return {
+                "family": family,
+                "candidates": list(file.guess.candidates),
+                "kinds": [kind for kind, _ in Counter(str(layout.kind) for layout in layouts).most_common(3)],
+                "rank": [min(ranks, default=0), max(ranks, default=0)],
+                "te": any(encoder_of(name) for name in shown.modules),
+                "blocks": list(blocks_present(shown.modules, first)),
+                "tags": [tag[:80] for tag in common_tags(file.metadata, MOST_TAGS)],
+                "has_recipe": metadata.recipe_of(file.metadata) is not None,
+                "problem": "",
+            }
+    except MergeError as error:
+        return {"problem": str(error)[:300]}
+    except OSError as error:
+        return {"problem": f"it cannot be read: {error.strerror or error}"}
+
+
+def merge_of(path: Path, key: str) -> dict[str, Any]:
+    """Return what an entry of the history says of a merged LoRA, as far as the file itself tells it.
+
+    Args:
+        path: the file.
+        key: how the library calls it.
+    Raises:
+        MergeError: it is damaged, or carries no recipe.
+        OSError: it is gone.
+    """
+    with open_lora(path) as file:
+        recipe = loads(metadata.recipe_of(file.metadata) or "", path.name)
+        hashed = file.metadata.get("sshs_model_hash", "")
+        family = file.family or ""
+    state = path.stat()
+    return {
+        "time": datetime.fromtimestamp(state.st_mtime, timezone.utc).isoformat(timespec="seconds"),
+        "name": path.stem,
+        "key": key,
+        "recipe": recipe.to_json(),
+        "method": recipe.method,
+        "sources": [{"name": source.label, "ratio": source.ratio} for source in recipe.sources],
+        "report": {"bytes": state.st_size, "tensor_hash": hashed, "family": family},
+    }

@@ -135,7 +135,7 @@ def init(desk: Desk) -> InitReply:
             folder=option("lora_merge_folder", "merged"),
             precision=option("lora_merge_precision", "fp16"),
         ),
-        warnings=list(desk.presets.take_warnings()),
+        warnings=[*desk.presets.take_warnings(), *desk.archive.take_warnings()],
     )
 
 

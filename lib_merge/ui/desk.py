@@ -27,12 +27,12 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.engine.headers import HeaderCache
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families import USUAL, family_of, family_with_list
-from lib_merge.kept.comparisons import Comparisons
-from lib_merge.kept.energies import Looks
+from lib_merge.kept.archive import Archive
 from lib_merge.kept.history import History
-from lib_merge.kept.reports import Reports
+from lib_merge.kept.reports import Comparisons, Reports
+from lib_merge.library.inspect import Energies
 from lib_merge.library.library import Library
-from lib_merge.library.recipebook import RecipeBook
+from lib_merge.library.recipes import RecipeBook
 from lib_merge.recipe import Blocks, Recipe, Source, from_json, loads
 from lib_merge.ui.host import Host
 from lib_merge.ui.jobs import Jobs
@@ -51,12 +51,10 @@ class Desk:
     host         the WebUI or the plain machine
     library      the LoRAs in its folders
     presets      block weights by name
-    history      what was merged
+    archive      history, reports and comparisons
     book         recipes kept by name
-    comparisons  grids that were made, for their verdict
-    reports      analyses kept with merges
     locator      finds the files of recipes
-    looks        norms and energies by block
+    energies     norms and energies by block
     jobs         work that takes longer than a click
     headers      what the headers of the files in use say
     measured     the last analysis with what it measured: another ratio needs no reading
@@ -65,15 +63,28 @@ class Desk:
     host: Host
     library: Library
     presets: PresetStore
-    history: History
+    archive: Archive
     book: RecipeBook
-    comparisons: Comparisons
-    reports: Reports
     locator: Locator
-    looks: Looks
+    energies: Energies
     jobs: Jobs = field(default_factory=Jobs)
     headers: HeaderCache = field(default_factory=HeaderCache)
     measured: AnalysisReport | None = None
+
+    @property
+    def history(self) -> History:
+        """What was merged."""
+        return self.archive.history
+
+    @property
+    def reports(self) -> Reports:
+        """Analyses kept with merges."""
+        return self.archive.reports
+
+    @property
+    def comparisons(self) -> Comparisons:
+        """Grids that were made, for their verdict."""
+        return self.archive.comparisons
 
     # -------------------------------------------------------------------------------------------- requests
 

@@ -342,7 +342,6 @@ def remove(desk: Desk, request: EntryRequest) -> Nothing:
         _tell(desk, [path])
         desk.library.refresh(wait=True)
     desk.history.remove(entry.id)
-    desk.reports.remove(entry.id, trash)
     return Nothing()
 
 

@@ -83,8 +83,8 @@ class LookReply:
 def look(desk: Desk, request: LookRequest) -> LookReply:
     """Return norm and share of energy per block of LoRAs."""
     keys = list(dict.fromkeys(request.keys))
-    looks = {key: desk.looks.look(desk.library.resolve(key)) for key in keys}
-    measured = {key: one for key, one in looks.items() if one is not None}
+    facts = {key: desk.energies.get(desk.library.resolve(key)) for key in keys}
+    measured = {key: one for key, one in facts.items() if one is not None}
     return LookReply(found=measured, reading=len(measured) < len(keys))
 
 

@@ -186,7 +186,9 @@ def _side_car(saved: Path, output: Output) -> None:
 
 
 def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: Output) -> str:
-    """Add the merge to the history and return the entry's id; "" when the history cannot be written."""
+    """Add the merge to the history and return the entry's id; "", and a warning in `done`, when it cannot be
+    written.
+    """
     opened = carried_recipe(saved) or recipe
     summary = (
         "relative_error",
@@ -211,6 +213,7 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
             based_on=output.based_on,
             notes=output.notes,
         )
-    except OSError:
+    except OutputError as error:
+        done["warnings"] = [*done.get("warnings", ()), f"the merge is not in the history: {error}"]
         return ""
     return entry.id

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
+
 from lib_merge.blocks import PresetStore
-from lib_merge.kept.comparisons import Comparisons
-from lib_merge.kept.energies import Looks
-from lib_merge.kept.history import History
-from lib_merge.kept.reports import Reports
-from lib_merge.library.library import Library
-from lib_merge.library.recipebook import RecipeBook
+from lib_merge.kept.archive import Archive
+from lib_merge.library import inspect
+from lib_merge.library import library as folders
+from lib_merge.library.recipes import RecipeBook
 from lib_merge.ui import (
     catalog,
     comparing,
@@ -30,16 +30,22 @@ TOPICS = (catalog, comparing, keeping, listing, merging, planning, reopening, un
 def open_desk(host: Host) -> Desk:
     """Return the tab's server side of a host: its library, and what is kept in its data folder."""
     data = host.data_folder()
-    data.mkdir(parents=True, exist_ok=True)
-    library = Library(host.lora_folders, data / "library.json", host.preview_url, host.alias_of)
+    with contextlib.suppress(OSError):  # each store says what it cannot keep
+        data.mkdir(parents=True, exist_ok=True)
+    archive = Archive(data)
+    library = folders.Library(
+        host.lora_folders,
+        archive.facts("header", folders.VERSION),
+        host.preview_url,
+        host.alias_of,
+        scanned=lambda library: archive.history.rebuild(library.merges),
+    )
     return Desk(
         host=host,
         library=library,
         presets=PresetStore(data / "presets.json"),
-        history=History(data / "history"),
+        archive=archive,
         book=RecipeBook(data / "recipes"),
-        comparisons=Comparisons(data / "comparisons"),
-        reports=Reports(data / "history" / "reports"),
         locator=Locator(library),
-        looks=Looks(data / "energies.json"),
+        energies=inspect.Energies(archive.facts("energy", inspect.VERSION, inspect.MOST_FILES)),
     )

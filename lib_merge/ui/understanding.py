@@ -220,11 +220,7 @@ def _report(desk: Desk, entry: str, recipe: Recipe, task: Task) -> dict[str, Any
     job = Job(progress=task.progress, cancelled=task.stop.is_set, open_file=desk.headers)
     *_, report = analyze_steps_with_engine(recipe, job=job, before=desk.measured)
     desk.measured = report
-    try:
-        desk.reports.keep(entry, to_json(report, tensors=False), to_html(report, tensors=False))
-    except OSError as error:
-        message = f"the report cannot be written: {error.strerror or error}."
-        raise RecipeError(message) from error
+    desk.reports.keep(entry, to_json(report, tensors=False), to_html(report, tensors=False))
     return {"entry": entry}
 
 

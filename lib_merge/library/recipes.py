@@ -1,22 +1,25 @@
-"""Recipes that are kept under a name of their own, so that `<merge:NAME:1>` and the tab find them again.
+"""Recipes that are kept under a name of their own, and where the sources of a recipe are now.
 
-One JSON file per recipe, as a recipe is written everywhere: versioned, without paths. A deleted one goes
-    into the trash
-folder beside the others.
+One JSON file per recipe, as a recipe is written everywhere: versioned, without paths; people read and share
+them. A deleted one goes into the trash folder beside the others.
 """
 
 from __future__ import annotations
 
 import re
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.files import store
+from lib_merge.files.hashes import file_hash
 from lib_merge.files.names import check_output_name
-from lib_merge.recipe import Recipe, from_json
+from lib_merge.library.library import SUFFIXES
+from lib_merge.recipe import Recipe, Source, from_json
 
 MOST_BYTES = 4 << 20
 MOST_NAME = 80
+_MOST_FILES = 200_000
 
 
 class RecipeBook:
@@ -30,14 +33,14 @@ class RecipeBook:
     def names(self) -> list[str]:
         """Return every name, sorted as people sort."""
         try:
-            found = [
+            names = [
                 path.stem
                 for path in self._folder.iterdir()
                 if path.suffix == ".json" and path.stem[:1] != "."
             ]
         except OSError:
             return []
-        return sorted(found, key=lambda name: (name.lower(), name))
+        return sorted(names, key=lambda name: (name.lower(), name))
 
     def save(self, name: str, recipe: Recipe, *, overwrite: bool = False) -> str:
         """Keep a recipe.
@@ -71,20 +74,19 @@ class RecipeBook:
         Raises:
             RecipeError: its file is broken; it is left as it is.
         """
-        wanted = name.strip()
-        known = self.names()
-        found = next((one for one in known if one == wanted), None) or next(
-            (one for one in known if one.lower() == wanted.lower()), None
-        )
-        if found is None:
-            return None
-        path = self._folder / f"{found}.json"
+        name, names = name.strip(), self.names()
+        if name not in names:
+            alike = next((one for one in names if one.lower() == name.lower()), None)
+            if alike is None:
+                return None
+            name = alike
+        path = self._folder / f"{name}.json"
         try:
             data = store.read_json(path, MOST_BYTES)
         except FileFormatError as error:
-            message = f"the file of the recipe {found!r} is broken: {error}"
+            message = f"the file of the recipe {name!r} is broken: {error}"
             raise RecipeError(message) from error
-        return from_json(data, f"the recipe {found!r}")
+        return from_json(data, f"the recipe {name!r}")
 
     def remove(self, name: str) -> None:
         """Move a recipe into the trash folder.
@@ -116,3 +118,55 @@ def _checked(name: str) -> str:
         message = f"the name of a recipe has at most {MOST_NAME} characters and does not begin with a dot."
         raise RecipeError(message)
     return name
+
+
+# -------------------------------------------------------------------------------------------- sources
+
+
+def finder(folders: Sequence[Path], exclude: Path) -> Callable[[Source], Path]:
+    """Return a function that finds the file of a source.
+
+    Args:
+        folders: searched with their sub-folders, first match wins.
+        exclude: the merged file itself.
+    """
+    listed: list[Path] = []
+
+    def files() -> list[Path]:
+        if not listed:
+            listed.extend(
+                path for folder in dict.fromkeys(folders) for path in _walk(folder) if path != exclude
+            )
+        return listed
+
+    def find(source: Source) -> Path:
+        named = [path for path in files() if path.name == source.name]
+        if not source.sha256 and named:
+            return named[0]
+        same_size = [path for path in files() if _size(path) == source.size and path not in named]
+        for path in (*named, *same_size):
+            if _size(path) == source.size and file_hash(path) == source.sha256:
+                return path
+        where = "its file has changed since" if named else "no such file is in the folders searched"
+        message = f"the source {source.name or source.sha256[:12]} was not found: {where}."
+        raise RecipeError(message)
+
+    return find
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    try:
+        for count, path in enumerate(sorted(folder.rglob("*"))):
+            if count > _MOST_FILES:
+                return
+            if path.suffix.lower() in SUFFIXES and path.is_file():
+                yield path
+    except OSError:
+        return
+
+
+def _size(path: Path) -> int:
+    try:
+        return path.stat().st_size
+    except OSError:
+        return -1
