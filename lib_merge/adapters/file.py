@@ -316,18 +316,18 @@ class LoraFile:
         """Return module name -> part, fused modules cut into the pieces named by `split` (sets of fused
         names).
         """
-        found: dict[str, ModulePart] = {}
+        parts: dict[str, ModulePart] = {}
         family = family_of(self.family or "")
         for name, module in self.modules.items():
             kernel = module.layout.kernel or family.kernel(name, module.layout.columns)
             if name in split and name not in self.fused_in:
                 pieces = family.split(name)
                 for piece, rows in pieces or ():
-                    found[piece] = ModulePart(module, kernel, rows)
+                    parts[piece] = ModulePart(module, kernel, rows)
                 if pieces:
                     continue
-            found[name] = ModulePart(module, kernel)
-        return found
+            parts[name] = ModulePart(module, kernel)
+        return parts
 
     def close(self) -> None:
         """Close the file."""
@@ -367,13 +367,13 @@ def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
     if not parsed.modules and not parsed.embeddings:
         message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
         raise ModuleError(message)
-    found = LoraFile(path, file, parsed, config, guess_family(parsed, file.tensors))
+    opened = LoraFile(path, file, parsed, config, guess_family(parsed, file.tensors))
     if family is not None:
-        return found.settled(settle_family([found], family), drop_unsupported=True)
-    if len(found.guess.candidates) == 1:
-        return found.settled(found.guess.candidates[0], drop_unsupported=True)
+        return opened.settled(settle_family([opened], family), drop_unsupported=True)
+    if len(opened.guess.candidates) == 1:
+        return opened.settled(opened.guess.candidates[0], drop_unsupported=True)
     hint = family_in_name(config.base) if config else None
-    return found.settled(hint, drop_unsupported=True) if hint in found.guess.candidates else found
+    return opened.settled(hint, drop_unsupported=True) if hint in opened.guess.candidates else opened
 
 
 def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGuess:
@@ -405,21 +405,7 @@ def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
     if asked is not None and asked not in FAMILIES:
         message = f"there is no family {asked!r}; families: {', '.join(FAMILIES)}."
         raise FamilyError(message)
-    allowed: list[str] = list(files[0].guess.candidates)
-    for file in files[1:]:
-        both = [family for family in allowed if family in file.guess.candidates]
-        if not both:
-            first = next(
-                f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0]
-            )
-            message = (
-                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) "
-                f"and {file.name} for "
-                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different "
-                "base models cannot be merged."
-            )
-            raise FamilyError(message)
-        allowed = both
+    allowed = _shared_families(files)
     if len(allowed) > 1:
         hints = [family_in_name(file.config.base) for file in files if file.config]
         allowed = [family for family in hints if family in allowed][:1] or allowed
@@ -435,6 +421,26 @@ def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
         "or merge it with a LoRA that tells."
     )
     raise FamilyError(message)
+
+
+def _shared_families(files: Sequence[LoraFile]) -> list[str]:
+    """Return the families that all files fit."""
+    allowed = list(files[0].guess.candidates)
+    for file in files[1:]:
+        both = [family for family in allowed if family in file.guess.candidates]
+        if not both:
+            first = next(
+                f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0]
+            )
+            message = (
+                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) "
+                f"and {file.name} for "
+                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different "
+                "base models cannot be merged."
+            )
+            raise FamilyError(message)
+        allowed = both
+    return allowed
 
 
 def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:

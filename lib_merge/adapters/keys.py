@@ -111,6 +111,10 @@ def parse_keys(
             RawModule(component, path, roles, 1.0) for component, path, roles in positional.modules
         )
         return Parsed("cloneofsimo", modules, positional.embeddings, positional.unknown)
+    return _by_name(tensors, config, file)
+
+
+def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file: str) -> Parsed:
     groups: dict[tuple[str, str], dict[str, str]] = {}
     dotted: dict[tuple[str, str], str] = {}
     styles: dict[str, int] = {}
@@ -131,10 +135,9 @@ def parse_keys(
         styles[style] = styles.get(style, 0) + 1
         place = (component, stem.replace(".", "_"))
         roles = groups.setdefault(place, {})
-        if role in roles:
+        if roles.setdefault(role, key) != key:
             message = f"{file}: the keys {roles[role]} and {key} both mean {role} of {place[1]}."
             raise ModuleError(message)
-        roles[role] = key
         dotted.setdefault(place, stem)
     groups = _without_strangers(groups, ends, unknown)
     modules = tuple(

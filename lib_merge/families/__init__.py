@@ -62,8 +62,8 @@ __all__ = [
 
 def _find() -> None:
     """Register the `FAMILY` of every file in this folder."""
-    for found in pkgutil.iter_modules(__path__):
-        family = getattr(importlib.import_module(f"{__name__}.{found.name}"), "FAMILY", None)
+    for module in pkgutil.iter_modules(__path__):
+        family = getattr(importlib.import_module(f"{__name__}.{module.name}"), "FAMILY", None)
         if isinstance(family, Family):
             register(family)
 

@@ -77,7 +77,7 @@ def expand_block_list(values: Sequence[float], family: str) -> tuple[dict[str, f
     record = family_of(family)
     listed = record.list_of(len(values))
     if listed is None:
-        lengths = " or ".join(str(len(found)) for found in record.lists)
+        lengths = " or ".join(str(len(listed)) for listed in record.lists)
         takes = lengths or "no lists; name the blocks instead"
         message = f"a list of {len(values)} block weights does not fit {family}, which takes {takes}."
         raise RecipeError(message)
@@ -99,8 +99,8 @@ def family_with_list(count: int) -> str | None:
 
 def families_with_list(count: int) -> list[Family]:
     """Return the families that take a list of `count` weights, one for every table of blocks."""
-    found: dict[tuple[str, ...], Family] = {}
+    first: dict[tuple[str, ...], Family] = {}
     for family in FAMILIES.values():
         if family.list_of(count) is not None:
-            found.setdefault(family.blocks, family)
-    return list(found.values())
+            first.setdefault(family.blocks, family)
+    return list(first.values())

@@ -378,7 +378,7 @@ class Family:
 
     def list_of(self, count: int) -> BlockList | None:
         """Return the list of `count` weights that people paste for this family, or None."""
-        return next((found for found in self.lists if len(found) == count), None)
+        return next((listed for listed in self.lists if len(listed) == count), None)
 
     def hint(self, block: str) -> Hint | None:
         """Return what is known of a block: of itself, else of its side of the model."""
@@ -396,7 +396,7 @@ class Family:
     def set_of(self, name: str) -> tuple[str, str, tuple[str, ...]] | None:
         """Return (stem, part, all parts) of a module that a loader wants only with the others of its set."""
         for together in self.together:
-            found = together.split(name)
-            if found is not None:
-                return (*found, together.parts)
+            split = together.split(name)
+            if split is not None:
+                return (*split, together.parts)
         return None

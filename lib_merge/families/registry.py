@@ -23,9 +23,9 @@ def register(family: Family) -> None:
     if family.name in FAMILIES:
         message = f"there are two records of the family {family.name}"
         raise ValueError(message)
-    known = sorted([*FAMILIES.values(), family], key=lambda record: record.order)
+    records = sorted([*FAMILIES.values(), family], key=lambda record: record.order)
     FAMILIES.clear()
-    FAMILIES.update((record.name, record) for record in known)
+    FAMILIES.update((record.name, record) for record in records)
 
 
 def unregister(name: str) -> None:
@@ -50,7 +50,7 @@ def with_blocks() -> Iterator[Family]:
 
 def tables() -> list[Family]:
     """Return one family for every table of blocks: the first that has it."""
-    found: dict[tuple[str, ...], Family] = {}
+    first: dict[tuple[str, ...], Family] = {}
     for family in with_blocks():
-        found.setdefault(family.blocks, family)
-    return list(found.values())
+        first.setdefault(family.blocks, family)
+    return list(first.values())

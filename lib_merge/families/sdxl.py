@@ -17,13 +17,15 @@ EVERY = BlockList("every block", BLOCKS, of_checkpoints=True)
 _B_LORA = 'Frenkel et al. 2024, "B-LoRA", arXiv:2403.14572'
 _INSTANT_STYLE = 'Wang et al. 2024, "InstantStyle", arXiv:2404.02733'
 PRESETS = unet.unet_presets(
-    INS="1 1 1 0 0 0 0 0 0 0 0 0",
-    IND="1 0 0 1 1 0 0 0 0 0 0 0",
-    INALL="1 1 1 1 1 0 0 0 0 0 0 0",
-    MIDD="1 0 0 1 1 1 1 1 1 0 0 0",
-    OUTD="1 0 0 0 0 0 1 1 1 0 0 0",
-    OUTS="1 0 0 0 0 0 0 0 0 1 1 1",
-    OUTALL="1 0 0 0 0 0 1 1 1 1 1 1",
+    {
+        "INS": "1 1 1 0 0 0 0 0 0 0 0 0",
+        "IND": "1 0 0 1 1 0 0 0 0 0 0 0",
+        "INALL": "1 1 1 1 1 0 0 0 0 0 0 0",
+        "MIDD": "1 0 0 1 1 1 1 1 1 0 0 0",
+        "OUTD": "1 0 0 0 0 0 1 1 1 0 0 0",
+        "OUTS": "1 0 0 0 0 0 0 0 0 1 1 1",
+        "OUTALL": "1 0 0 0 0 0 1 1 1 1 1 1",
+    }
 )
 DEEPER = Fact(
     "SDXL's deeper transformers",

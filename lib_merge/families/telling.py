@@ -65,16 +65,16 @@ def _facts(families: tuple[Family, ...]) -> tuple[tuple[Fact, frozenset[str]], .
 def family_in_name(base: str) -> str | None:
     """Return the family that the name of a base model in a PEFT configuration tells, where it is plain."""
     for family in sorted(FAMILIES.values(), key=lambda family: family.config_names.order):
-        found = family.config_names.read(base)
-        if found is not None:
-            return found
+        name = family.config_names.read(base)
+        if name is not None:
+            return name
     return None
 
 
 def line_in_name(base: str) -> str | None:
     """Return the line of models (Pony, Illustrious, …) that the name of a base model tells, or None."""
     for family in sorted(FAMILIES.values(), key=lambda family: family.lines.order):
-        found = family.lines.read(base)
-        if found is not None:
-            return found
+        line = family.lines.read(base)
+        if line is not None:
+            return line
     return None

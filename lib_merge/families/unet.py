@@ -224,7 +224,40 @@ def hints_by_width(count: int) -> dict[str, Hint]:
 # ---------------------------------------------------------------- presets
 
 
-def unet_presets(**lists: str) -> dict[str, ShippedPreset]:
+# one sentence for the menu, in the menu's order; the lists are each family's own
+_CLASSIC = {
+    "NONE": EVEN["NONE"],
+    "ALL": EVEN["ALL"],
+    "INS": ShippedPreset("Only the shallow input blocks: low-level structure."),
+    "IND": ShippedPreset("Only the deep input blocks."),
+    "INALL": ShippedPreset("All input blocks: structure."),
+    "MIDD": ShippedPreset("The deep blocks around the middle: composition."),
+    "OUTD": ShippedPreset("Only the deep output blocks."),
+    "OUTS": ShippedPreset("Only the shallow output blocks: colours and rendering."),
+    "OUTALL": ShippedPreset("All output blocks: rendering and appearance."),
+    "ALL0.5": EVEN["ALL0.5"],
+}
+_PAIRS = {
+    "STYLE": ShippedPreset(
+        "High in OUT, low in IN, where a style usually lives; goes with CHARACTER.",
+        rules={"IN": 0.25, "M": 0.6, "OUT": 1.0},
+    ),
+    "CHARACTER": ShippedPreset(
+        "High in IN, low in OUT, where a character usually lives; goes with STYLE.",
+        rules={"IN": 1.0, "M": 0.8, "OUT": 0.35},
+    ),
+    "STYLE-OUT": ShippedPreset(
+        "Only OUT, half of the middle; with CHARACTER-IN every block adds up to 1.",
+        rules={"BASE": 0.5, "IN": 0.0, "M": 0.5, "OUT": 1.0},
+    ),
+    "CHARACTER-IN": ShippedPreset(
+        "Only IN, half of the middle; with STYLE-OUT every block adds up to 1.",
+        rules={"BASE": 0.5, "IN": 1.0, "M": 0.5, "OUT": 0.0},
+    ),
+}
+
+
+def unet_presets(lists: Mapping[str, str]) -> dict[str, ShippedPreset]:
     """Return the presets of a UNet: the classic ones that every user of LoRA Block Weight knows, and pairs.
 
     The classic lists switch the same part of the U whatever their length: shallow or deep, going in or coming
@@ -234,58 +267,11 @@ def unet_presets(**lists: str) -> dict[str, ShippedPreset]:
         lists: name -> weights with blanks between, in the family's usual list; names that are left out are
             even over all blocks.
     """
-
-    def values(name: str) -> tuple[float, ...]:
-        return tuple(float(value) for value in lists.get(name, "").split())
-
-    def classic(name: str, hint: str) -> ShippedPreset:
-        return ShippedPreset(hint, values(name))
-
-    def even(name: str) -> ShippedPreset:
-        return replace(EVEN[name], values=values(name))
-
-    def pair(hint: str, **rules: float) -> ShippedPreset:
-        return ShippedPreset(hint, rules=rules)
-
-    return {
-        "NONE": even("NONE"),
-        "ALL": even("ALL"),
-        "INS": classic("INS", "Only the shallow input blocks: low-level structure."),
-        "IND": classic("IND", "Only the deep input blocks."),
-        "INALL": classic("INALL", "All input blocks: structure."),
-        "MIDD": classic("MIDD", "The deep blocks around the middle: composition."),
-        "OUTD": classic("OUTD", "Only the deep output blocks."),
-        "OUTS": classic("OUTS", "Only the shallow output blocks: colours and rendering."),
-        "OUTALL": classic("OUTALL", "All output blocks: rendering and appearance."),
-        "ALL0.5": replace(EVEN["ALL0.5"], values=values("ALL0_5")),
-        "STYLE": pair(
-            "High in OUT, low in IN, where a style usually lives; goes with CHARACTER.",
-            IN=0.25,
-            M=0.6,
-            OUT=1.0,
-        ),
-        "CHARACTER": pair(
-            "High in IN, low in OUT, where a character usually lives; goes with STYLE.",
-            IN=1.0,
-            M=0.8,
-            OUT=0.35,
-        ),
-        "STYLE-OUT": pair(
-            "Only OUT, half of the middle; with CHARACTER-IN every block adds up to 1.",
-            BASE=0.5,
-            IN=0.0,
-            M=0.5,
-            OUT=1.0,
-        ),
-        "CHARACTER-IN": pair(
-            "Only IN, half of the middle; with STYLE-OUT every block adds up to 1.",
-            BASE=0.5,
-            IN=1.0,
-            M=0.5,
-            OUT=0.0,
-        ),
-        **NO_TEXT_ENCODER,
+    classic = {
+        name: replace(preset, values=tuple(float(value) for value in lists.get(name, "").split()))
+        for name, preset in _CLASSIC.items()
     }
+    return {**classic, **_PAIRS, **NO_TEXT_ENCODER}
 
 
 # ---------------------------------------------------------------- how UNets are told
