@@ -2,7 +2,8 @@
 
     python install.py --test                       everything
     python install.py --test --quick               the engine's core and the checks of the code
-    python install.py --test tests/test_budget.py  that file in its environment (a test's id or -k WORD, too)
+    python install.py --test tests/test_budget.py  that file in its environment (a folder or a test's id, too)
+    python install.py --test -k ties               what is called so, in the engine's environment
     python install.py --test --in gradio3 tests/browser/test_grid.py
 
 What is not known here goes to pytest. The last line says how many tests passed, failed and were skipped.
@@ -147,13 +148,12 @@ def chosen(rest: Sequence[str], world: World | None) -> list[Work]:
     targets = [argument for argument in rest if _is_target(argument)]
     options = [argument for argument in rest if argument not in targets]
     if not targets:
-        targets = list(_mentioning(_words(options)))
+        # ids hold names that no file of tests does, of methods and families: a whole environment is asked
+        meant = {world or world_of(file) for file in _mentioning(_words(options))}
+        targets = [*WEBUI, BROWSER] if meant and ENGINE not in meant else _engine_files()
     by_world: dict[World, list[str]] = {}
     for part in (part for target in targets for part in _parts(target)):
         by_world.setdefault(world or world_of(part), []).append(part)
-    if not by_world:
-        message = f"no test file is meant by {' '.join(rest)}."
-        raise Failure(message)
     return [
         Work(f"in {world.name}", world, (*files, *options, *_quiet(world)))
         for world, files in by_world.items()
@@ -197,7 +197,7 @@ def _words(options: Sequence[str]) -> set[str]:
 
 
 def _mentioning(words: set[str]) -> Iterator[str]:
-    """Yield the test files in whose path or text a word stands; pytest chooses among their tests."""
+    """Yield the test files in whose path or text one of the words stands."""
     for path in sorted((ROOT / "tests").rglob("test_*.py")) if words else ():
         file = path.relative_to(ROOT).as_posix()
         text = f"{file} {path.read_text(encoding='utf-8')}".lower()
