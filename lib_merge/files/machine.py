@@ -14,7 +14,7 @@ from __future__ import annotations
 import pickle
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from typing import Any, BinaryIO, NoReturn
+from typing import Any, BinaryIO, ClassVar, NoReturn
 
 from lib_merge.errors import UnsafePickleError
 from lib_merge.files.dtypes import ITEM_BYTES, TORCH_NAMES
@@ -238,7 +238,7 @@ class Machine(pickle._Unpickler):
         message = "it uses an instruction that builds objects"
         raise ValueError(message)
 
-    dispatch: dict[int, Any] = dict(pickle._Unpickler.dispatch)  # noqa: RUF012
+    dispatch: ClassVar[dict[int, Any]] = dict(pickle._Unpickler.dispatch)
     for _names, _instruction in (
         ("INST OBJ NEWOBJ NEWOBJ_EX EXT1 EXT2 EXT4 BYTEARRAY8 NEXT_BUFFER READONLY_BUFFER", _forbidden),
         ("EMPTY_SET ADDITEMS FROZENSET", _forbidden),
