@@ -158,3 +158,13 @@ def test_the_whole_suite_leaves_no_file_out(suites):
 def test_pytests_own_counts_are_read(suites, output, code, counts):
     outcome = suites._counted(output, code)
     assert (outcome.passed, outcome.failed, outcome.skipped) == counts
+
+
+def test_contributing_names_no_file_that_is_not_there():
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    names = set(re.findall(r"`([\w./]+(?:\.(?:py|js|ts|txt|md|yaml)|/))(?:::\w+)?`", text))
+    assert len(names) > 40
+    rooms = [ROOT, *(ROOT / room for room in (".ci/requirements", ".github", "javascript/lora_merge"))]
+    rooms += [path for path in (ROOT / "lib_merge", *(ROOT / "lib_merge").iterdir()) if path.is_dir()]
+    missing = sorted(name for name in names if not any((room / name).exists() for room in rooms))
+    assert [name for name in missing if not name.startswith("../shared")] == []
