@@ -13,7 +13,7 @@ import torch
 from lib_merge import Recipe, Source, resize
 from lib_merge.analysis import RELATIONS, analyze
 from lib_merge.analysis.forecast import analyze_with_engine
-from lib_merge.analysis.starts import starting_points
+from lib_merge.analysis.symptoms import starting_points
 from lib_merge.errors import RecipeError
 from lib_merge.recipe_edits import with_changes
 from lib_merge.samples import sd15_modules, synthetic_lora

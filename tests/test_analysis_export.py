@@ -11,7 +11,7 @@ import pytest
 
 from lib_merge import Recipe, Source
 from lib_merge.analysis import STAGES, analyze, analyze_steps, to_html, to_json
-from lib_merge.analysis.svg import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, text
+from lib_merge.analysis.plots import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, text
 from lib_merge.cli.commands import main
 from lib_merge.errors import Cancelled
 from tests.factories import write_lora
@@ -227,7 +227,7 @@ def test_the_readme_has_the_same_complaints():
     """One row per complaint, in the same order and words."""
     from pathlib import Path
 
-    from lib_merge.analysis.trouble import TABLE
+    from lib_merge.analysis.symptoms import TABLE
 
     readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
     section = readme.split("## Reading the report")[1].split("\n## ")[0]

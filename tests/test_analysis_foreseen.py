@@ -96,8 +96,8 @@ def test_figures_of_real_files_are_dense_ones(loras, names):
     bench = analyze(recipe).bench
     files = [open_lora(path) for path in paths]
     parts = [file.settled("SD1", drop_unsupported=True).parts() for file in files]
-    from lib_merge.analysis.gather import pair_parts
     from lib_merge.analysis.outcome import Weighing, direct, summed
+    from lib_merge.analysis.sources import pair_parts
     from lib_merge.linalg.svd import effective_rank, stable_rank
 
     sample = [place for place, module in enumerate(bench.modules) if all(module.counts)][::25]

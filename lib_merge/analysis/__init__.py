@@ -10,16 +10,6 @@
 
 from __future__ import annotations
 
-from lib_merge.analysis.export import to_json
-from lib_merge.analysis.figures import (
-    PairPart,
-    PairReport,
-    Part,
-    SourceReport,
-    TensorStats,
-    Training,
-    TrainingRow,
-)
 from lib_merge.analysis.model import (
     STAGES,
     Advice,
@@ -27,14 +17,21 @@ from lib_merge.analysis.model import (
     CurvePoint,
     MethodRow,
     Outcome,
+    PairPart,
+    PairReport,
+    Part,
     RecipeReport,
+    SourceReport,
     Symptom,
+    TensorStats,
+    Training,
+    TrainingRow,
 )
-from lib_merge.analysis.page import to_html
-from lib_merge.analysis.prospect import Forecast, Foreseen
-from lib_merge.analysis.relations import RELATIONS
-from lib_merge.analysis.starts import ROLES, by_role
+from lib_merge.analysis.outcome import Forecast, Foreseen
+from lib_merge.analysis.page import to_html, to_json
+from lib_merge.analysis.sources import RELATIONS
 from lib_merge.analysis.steps import Options, analyze, analyze_steps, reweigh
+from lib_merge.analysis.symptoms import ROLES, by_role
 
 __all__ = [
     "RELATIONS",

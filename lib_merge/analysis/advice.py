@@ -11,14 +11,25 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
-from lib_merge.analysis.balance import balance, strength, text_encoders
-from lib_merge.analysis.choose import crowded, fighting, one_run, shared, unfounded
+from lib_merge.analysis.changes import (
+    Evidence,
+    balance,
+    both,
+    crowded,
+    evidence,
+    fighting,
+    one_run,
+    percent,
+    shared,
+    strength,
+    text_encoders,
+    tidy,
+    unfounded,
+)
 from lib_merge.analysis.cut import bytes_for, lost, overhead, prices
-from lib_merge.analysis.evidence import Evidence, both, evidence, percent, tidy
-from lib_merge.analysis.figures import PairReport
-from lib_merge.analysis.model import Advice, AnalysisReport
-from lib_merge.analysis.prospect import Prospect
-from lib_merge.analysis.relations import SAME_LORA
+from lib_merge.analysis.model import Advice, AnalysisReport, PairReport
+from lib_merge.analysis.outcome import Prospect
+from lib_merge.analysis.sources import SAME_LORA
 from lib_merge.linalg.svd import pooled, rank_for
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 

@@ -10,7 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from lib_merge.analysis.export import FORMAT
+from lib_merge.analysis.page import FORMAT
 from lib_merge.families import block_order
 
 Json = Mapping[str, Any]

@@ -9,8 +9,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 
-from lib_merge.analysis.bench import Bench
-from lib_merge.analysis.measure import Measured, grams_of
+from lib_merge.analysis.measure import Bench, Measured, grams_of
 from lib_merge.analysis.model import CurvePoint
 from lib_merge.analysis.workers import side_by_side
 from lib_merge.linalg import tolerances

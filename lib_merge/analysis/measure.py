@@ -1,17 +1,135 @@
-"""Everything that is measured at one module: read once, stacked once, kept as a few small numbers."""
+"""Reading one source at one module: its ΔW, and what its tensors look like.
+
+Everything that is measured at one module: read once, stacked once, kept as a few small numbers.
+
+What was measured, ready to be asked again when only ratios, blocks or the method change.
+"""
 
 from __future__ import annotations
 
 import math
 import zlib
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
+from torch import Tensor
 
 from lib_merge.adapters import LoraFile, ModulePart
-from lib_merge.analysis.reading import Lines, TensorSums, read_part, tensor_sums
-from lib_merge.linalg.stack import Basis, Stack, block_sums, stack
+from lib_merge.analysis.weights import Leaf
+from lib_merge.analysis.workers import side_by_side
+from lib_merge.families import block_of, blocks_present, encoder_of
+from lib_merge.linalg import LowRank
+from lib_merge.linalg.stack import Basis, Stack, block_sums, low_rank, stack
+
+# ------------------------------------------------------------------------ reading
+
+Lines = tuple[np.ndarray, np.ndarray]
+
+
+@dataclass(frozen=True, slots=True)
+class TensorSums:
+    """Sums over one tensor, or over the part of it that belongs to one module."""
+
+    key: str
+    count: int
+    total: float
+    square: float
+    low: float
+    high: float
+    finite: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Read:
+    """What was read of one source: ΔW, or None where it is absent or broken; its tensors, or their extremes
+    alone.
+    """
+
+    delta: LowRank | None = None
+    tensors: tuple[TensorSums, ...] = ()
+    extremes: tuple[tuple[str, int, float, float], ...] = ()
+    estimated: bool = False
+    broken: bool = False
+
+
+def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
+    """Read one source at one module."""
+    if part is None:
+        return Read()
+    file, place = part
+    if place.module.layout.own_factors:
+        return _read_plain(file, place)
+    keys = [
+        key
+        for role, key in place.module.roles.items()
+        if role != "alpha" and role not in place.module.vectors
+    ]
+    tensors = tuple(_sums(key, value) for key, value in file.file.read_many(keys).items())
+    if not all(tensor.finite for tensor in tensors):
+        return Read(tensors=tensors, broken=True)
+    delta, cut = low_rank(place.load(file.file))
+    return Read(delta, tensors, estimated=cut)
+
+
+def _read_plain(file: LoraFile, place: ModulePart) -> Read:
+    """Read a factor pair; sums and squares of its tensors come out of the stack, only the extremes are
+    looked for.
+    """
+    delta = place.load(file.file)
+    term, roles = delta.terms[0], place.module.roles  # type: ignore[union-attr]
+    found = tuple(
+        (roles[role], value.numel(), *_extremes(value))
+        for role, value in (("lora_up", term.up), ("lora_down", term.down))
+    )
+    if all(math.isfinite(low) and math.isfinite(high) for _, _, low, high in found):
+        return Read(delta, extremes=found)  # type: ignore[arg-type]
+    tensors = tuple(_tensor_sums(item[:2], item[2:], math.nan, math.nan) for item in found)
+    return Read(tensors=tensors, broken=True)
+
+
+def _extremes(value: Tensor) -> tuple[float, float]:
+    exact = value if value.element_size() >= 2 else value.float()
+    low, high = exact.aminmax()
+    return float(low), float(high)
+
+
+def _tensor_sums(
+    name: tuple[str, int], extremes: tuple[float, float], total: float, square: float
+) -> TensorSums:
+    finite = all(math.isfinite(value) for value in extremes)
+    return TensorSums(*name, *((total, square, *extremes) if finite else (math.nan,) * 4), finite=finite)
+
+
+def _sums(key: str, value: Tensor) -> TensorSums:
+    exact = value.double()
+    return _tensor_sums(
+        (key, value.numel()), _extremes(value), float(exact.sum()), float(exact.square().sum())
+    )
+
+
+def tensor_sums(read: Read, stacked: Stack, part: slice, lines: Lines) -> tuple[TensorSums, ...]:
+    """Return the figures of the tensors that were read.
+
+    Args:
+        read: one source at one module.
+        stacked: all sources; sums and squares of plain factors come out of it.
+        part: the source's slice of it.
+        lines: Float64[R], Float64[R]: 1ᵀU and D1, without scales.
+    """
+    if not read.extremes:
+        return read.tensors
+    columns, rows = lines
+    up, down = read.extremes
+    squares = stacked.gram_down.diagonal()[part]
+    return (
+        _tensor_sums(up[:2], up[2:], float(columns[part].sum()), float(stacked.squares[part].sum())),
+        _tensor_sums(down[:2], down[2:], float(rows[part].sum()), float(squares.sum())),
+    )
+
+
+# ------------------------------------------------------------------------ measure
 
 
 @dataclass(frozen=True, slots=True)
@@ -192,3 +310,174 @@ def sample(task: Task, stacked: Stack) -> np.ndarray:
     parts = stacked.up.numpy().take(rows, 0) * stacked.down.numpy().take(columns, 1).T
     scaled = (stacked.owner * stacked.scales[:, None]).astype(parts.dtype)
     return (parts @ scaled).T.astype(np.float64)
+
+
+# ------------------------------------------------------------------------ bench
+
+# Entries of ΔW sampled over the whole file, and the least and most at one module.
+SAMPLES = 200_000
+FEWEST, MOST = 128, 4096
+# Bytes of Gram matrices kept so that a new ratio needs no reading.
+KEPT = 160 << 20
+
+
+@dataclass(frozen=True, slots=True)
+class FileInfo:
+    """What is known of a file without its tensors; `stamp` is its time of change in nanoseconds."""
+
+    path: Path
+    name: str
+    label: str
+    bytes: int
+    stamp: int
+    metadata: Mapping[str, str]
+    base: str
+    kinds: Mapping[str, int]
+    vectors: int
+
+
+@dataclass(slots=True)
+class Bench:
+    """Measured modules of several sources.
+
+    family    of all sources
+    files     per source
+    modules   in the order of their names
+    """
+
+    family: str
+    files: tuple[FileInfo, ...]
+    modules: list[Measured] = field(default_factory=list)
+    _tables: dict[str, np.ndarray] = field(default_factory=dict)
+
+    @property
+    def count(self) -> int:
+        """Number of sources."""
+        return len(self.files)
+
+    @property
+    def products(self) -> np.ndarray:
+        """Float64[module source source], ⟨ΔWᵢ, ΔWⱼ⟩; taken together once, when every module has been
+        measured.
+        """
+        return self._table("products", (self.count,) * 2)
+
+    @property
+    def talk(self) -> np.ndarray:
+        """Float64[module source source source], see `Measured`."""
+        return self._table("talk", (self.count,) * 3)
+
+    @property
+    def peaks(self) -> np.ndarray:
+        """Float64[module source], the largest singular value."""
+        if "peaks" not in self._tables:
+            rows = [[float(s[0]) if len(s) else 0.0 for s in module.spectra] for module in self.modules]
+            self._tables["peaks"] = np.array(rows).reshape(len(self.modules), self.count)
+        return self._tables["peaks"]
+
+    @property
+    def whole(self) -> np.ndarray:
+        """Float64[source source], ⟨ΔWᵢ, ΔWⱼ⟩ over everything."""
+        return self.products.sum(0)
+
+    def _table(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
+        if name not in self._tables:
+            rows = [getattr(module, name) for module in self.modules]
+            self._tables[name] = np.stack(rows) if rows else np.zeros((0, *shape))
+        return self._tables[name]
+
+    @property
+    def holds_grams(self) -> bool:
+        """True when Gram matrices were kept, so that spectra of new weights need no reading."""
+        return all(len(module.grams[0]) == sum(module.ranks) for module in self.modules)
+
+    def fits(self, found: Sequence[Leaf]) -> bool:
+        """Tell whether these are the files that were measured, unchanged and in the same order."""
+        return [
+            (leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in found
+        ] == [(file.path, file.bytes, file.stamp, self.family) for file in self.files]
+
+    def blocks(self) -> dict[str, list[int]]:
+        """Return block -> places of its modules, blocks in the order of the family."""
+        names = [module.task.name for module in self.modules]
+        found: dict[str, list[int]] = {block: [] for block in blocks_present(names, self.family)}
+        for place, module in enumerate(self.modules):
+            found[module.task.block].append(place)
+        return found
+
+
+def file_info(leaf: Leaf, label: str) -> FileInfo:
+    """Return what a file says without its tensors being read."""
+    file = leaf.file
+    kinds: dict[str, int] = {}
+    for part in leaf.parts.values():
+        kinds[part.module.layout.kind] = kinds.get(part.module.layout.kind, 0) + 1
+    base = file.config.base if file.config is not None else ""
+    vectors = sum(1 for part in leaf.parts.values() if part.columns == 0)
+    stamp = _stamp(file.path)
+    return FileInfo(file.path, file.name, label, file.size, stamp, dict(file.metadata), base, kinds, vectors)
+
+
+def _stamp(path: Path) -> int:
+    try:
+        return path.stat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def labels(found: Sequence[Leaf]) -> list[str]:
+    """Return a name for every source; a name used twice is numbered."""
+    names = [leaf.source.label for leaf in found]
+    seen: dict[str, int] = {}
+    unique = []
+    for name in names:
+        seen[name] = seen.get(name, 0) + 1
+        unique.append(name if names.count(name) == 1 else f"{name} ({seen[name]})")
+    return unique
+
+
+def tasks(found: Sequence[Leaf], family: str, seed: int) -> list[Task]:
+    """Return every module that a source changes, sizes checked against each other.
+
+    Modules that one source has in another size than the first are left to the merge itself to refuse.
+    """
+    everything: dict[str, list[tuple[LoraFile, ModulePart] | None]] = {}
+    for place, leaf in enumerate(found):
+        for name, part in leaf.parts.items():
+            if part.columns:
+                everything.setdefault(name, [None] * len(found))[place] = (leaf.file, part)
+    samples = min(MOST, max(FEWEST, SAMPLES // max(1, len(everything))))
+    listed = []
+    for name, parts in sorted(everything.items()):
+        first = next(part[1] for part in parts if part is not None)
+        size = (first.out, first.columns)
+        fitting = tuple(
+            part if part is not None and (part[1].out, part[1].columns) == size else None for part in parts
+        )
+        listed.append(Task(name, block_of(name, family), encoder_of(name), *size, fitting, samples, seed))
+    return listed
+
+
+def misfits(found: Sequence[Leaf]) -> list[str]:
+    """Return a sentence for every source that has modules in another size than the sources before it."""
+    sizes: dict[str, tuple[int, int]] = {}
+    said = []
+    for leaf in found:
+        wrong = 0
+        for name, part in leaf.parts.items():
+            if part.columns and sizes.setdefault(name, (part.out, part.columns)) != (part.out, part.columns):
+                wrong += 1
+        if wrong:
+            said.append(
+                f"{leaf.file.name}: {wrong} modules have another size than in the other sources and "
+                "cannot be merged with them"
+            )
+    return said
+
+
+def run(listed: Sequence[Task], cancelled: Callable[[], bool] | None = None) -> Iterator[Measured]:
+    """Measure modules on several threads, in order; Gram matrices are kept while there is room."""
+    room = KEPT
+    for found in side_by_side(measure, listed, cancelled):
+        room -= 2 * found.grams[0].nbytes
+        yield found if room >= 0 else found.without_grams()

@@ -1,15 +1,309 @@
-"""The report as one HTML file: no scripts, nothing fetched, readable in dark and light, every name
+"""The report as JSON-ready objects: names without folders, numbers that JSON can hold.
+
+The long tables of a report as HTML, folded away: every block of every source, and every tensor.
+
+The tables of a report as HTML; every text from a file is escaped.
+
+The report as one HTML file: no scripts, nothing fetched, readable in dark and light, every name
 escaped.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import fields, is_dataclass
+from typing import Any
 
-from lib_merge.analysis import details, plots, tables
-from lib_merge.analysis.model import Advice, AnalysisReport
-from lib_merge.analysis.svg import text
-from lib_merge.analysis.tables import chip, number, share, table
+from lib_merge.analysis import plots
+from lib_merge.analysis.model import Advice, AnalysisReport, Part, SourceReport, TensorStats
+from lib_merge.analysis.plots import SOURCES, ink, text
+
+# ------------------------------------------------------------------------ export
+
+FORMAT = "lora-merge-analysis"
+VERSION = 1
+TENSOR_COLUMNS = ("key", "count", "mean", "std", "low", "high")
+
+
+def to_json(report: AnalysisReport, *, tensors: bool = True) -> dict[str, Any]:
+    """Return a report as JSON-ready objects.
+
+    Args:
+        report: any stage of it.
+        tensors: with a row for every tensor, as a table of columns and rows; without, only what stands out.
+    Returns:
+        Mappings, lists, texts, and finite numbers; what is not a number or infinite becomes null.
+    """
+    found = {"format": FORMAT, "version": VERSION}
+    for item in fields(report):
+        if item.name not in ("bench", "sources", "handles"):
+            found[item.name] = _plain(getattr(report, item.name))
+    found["sources"] = [_source(source, tensors=tensors) for source in report.sources]
+    for pair, plain in zip(report.pairs, found["pairs"]):
+        plain["names"] = [report.sources[index].label for index in (pair.first, pair.second)]
+    for row, plain in zip(report.training.rows, found["training"]["rows"]):
+        plain["differs"] = row.differs
+    return found
+
+
+def _source(source: Any, *, tensors: bool) -> dict[str, Any]:  # noqa: ANN401
+    found = {
+        item.name: _plain(getattr(source, item.name)) for item in fields(source) if item.name != "tensors"
+    }
+    if tensors:
+        rows = [[_plain(getattr(tensor, column)) for column in TENSOR_COLUMNS] for tensor in source.tensors]
+        found["tensors"] = {"columns": list(TENSOR_COLUMNS), "rows": rows}
+    return found
+
+
+def _plain(value: Any) -> Any:  # noqa: ANN401
+    if is_dataclass(value) and not isinstance(value, type):
+        return {item.name: _plain(getattr(value, item.name)) for item in fields(value)}
+    if isinstance(value, Mapping):
+        return {
+            f"{key:g}" if isinstance(key, float) else str(key): _plain(item) for key, item in value.items()
+        }
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    if isinstance(value, bool) or value is None or isinstance(value, (int, str)):
+        return value
+    number = float(value)
+    return number if math.isfinite(number) else None
+
+
+# ------------------------------------------------------------------------ details
+
+BLOCK_HEAD = (
+    "Block",
+    "Modules",
+    "Norm",
+    "Share of the energy",
+    "Effective / stable rank",
+    "Rank for 90 / 95 / 99 / 99.9 %",
+    "ΔW mean ± std",
+    "sampled least … most",
+)
+TENSOR_HEAD = ("Tensor", "Numbers", "Mean", "Std", "Least", "Most", "")
+# Names shown of tensors that are zero or broken.
+NAMED = 40
+
+
+def blocks(report: AnalysisReport) -> Iterator[str]:
+    """Yield a folded table of blocks for every source, as HTML."""
+    for index, source in enumerate(report.sources):
+        if source.blocks:
+            rows = [_block(block, part) for block, part in source.blocks.items()]
+            yield _folded(f"Blocks of {chip(report, index)}{text(source.label, 60)}", table(BLOCK_HEAD, rows))
+
+
+def _block(name: str, part: Part) -> tuple[str, ...]:
+    return (
+        text(name, 12),
+        str(part.modules),
+        number(part.norm),
+        share(part.share, 1),
+        f"{number(part.effective_rank, 2)} / {number(part.stable_rank, 2)}",
+        " / ".join(str(rank) for rank in part.ranks.values()),
+        f"{number(part.mean, 2)} ± {number(part.std, 2)}",
+        f"{number(part.low, 2)} … {number(part.high, 2)}",
+    )
+
+
+def standing_out(report: AnalysisReport) -> Iterator[str]:
+    """Yield the names of tensors that are zero, or hold NaN or infinity, as HTML."""
+    for index, source in enumerate(report.sources):
+        for keys, what in ((source.broken, "hold NaN or infinity"), (source.zero, "are zero throughout")):
+            if keys:
+                named = " ".join(f"<code>{text(key, 160)}</code>" for key in keys[:NAMED])
+                more = f" and {len(keys) - NAMED} more" if len(keys) > NAMED else ""
+                yield f"<p>{chip(report, index)}{len(keys)} tensors {what}: {named}{more}</p>"
+
+
+def tensors(report: AnalysisReport) -> Iterator[str]:
+    """Yield a folded table of all tensors for every source, as HTML."""
+    for index, source in enumerate(report.sources):
+        if source.tensors:
+            yield _folded(f"Tensors of {chip(report, index)}{text(source.label, 60)}", _tensor_table(source))
+
+
+def _tensor_table(source: SourceReport) -> str:
+    return table(TENSOR_HEAD, (_tensor(tensor) for tensor in source.tensors))
+
+
+def _tensor(tensor: TensorStats) -> tuple[str, ...]:
+    figures = (tensor.mean, tensor.std, tensor.low, tensor.high)
+    what = "zero" if tensor.zero else "" if tensor.finite else "NaN or infinity"
+    return (text(tensor.key, 160), str(tensor.count), *(number(figure) for figure in figures), what)
+
+
+def _folded(title: str, content: str) -> str:
+    return f"<details><summary>{title}</summary>{content}</details>"
+
+
+# ------------------------------------------------------------------------ tables
+
+
+def number(value: float, digits: int = 3) -> str:
+    """Return a number for a table: a dash for none, ∞ for infinite."""
+    if math.isnan(value):
+        return "–"
+    return "∞" if math.isinf(value) else f"{value:.{digits}g}"
+
+
+def share(value: float, digits: int = 0) -> str:
+    """Return a share as a percentage; a dash for none."""
+    return "–" if math.isnan(value) else f"{value * 100:.{digits}f} %"
+
+
+def chip(report: AnalysisReport, index: int) -> str:
+    """Return a source's letter in its colour."""
+    colour = SOURCES[index % len(SOURCES)]
+    return f'<span class="chip" style="background:{colour};color:{ink(colour)}">{report.handle(index)}</span>'
+
+
+def table(
+    head: Sequence[str], rows: Iterable[Sequence[str]], left: int = 1, marked: Sequence[bool] = ()
+) -> str:
+    """Return a table; cells are HTML already, all columns but the first `left` hold numbers."""
+    classes = ["" if place < left else ' class="n"' for place in range(len(head))]
+    top = "".join(f"<th{kind}>{text(title)}</th>" for kind, title in zip(classes, head))
+    body = []
+    for place, row in enumerate(rows):
+        cells = "".join(f"<td{kind}>{cell}</td>" for kind, cell in zip(classes, row))
+        body.append(f"<tr{' class=on' if place < len(marked) and marked[place] else ''}>{cells}</tr>")
+    return (
+        f'<div class="card"><table><thead><tr>{top}</tr></thead><tbody>{"".join(body)}</tbody></table></div>'
+    )
+
+
+def pairs(report: AnalysisReport) -> Iterator[str]:
+    """Yield the table of pairs, as HTML."""
+    if not report.pairs:
+        return
+    yield "<h2>Pairs</h2>"
+    rows = []
+    for pair in report.pairs:
+        part = pair.whole
+        rows.append(
+            (
+                f"{chip(report, pair.first)}{chip(report, pair.second)}",
+                f"{text(pair.relation)}<br><span class=soft>{text(pair.reason)}</span>",
+                number(part.cosine),
+                f"{_times(part.overlap_out, part.chance_out)} / {_times(part.overlap_in, part.chance_in)}",
+                f"{share(part.conflict, 1)} ± {share(part.error, 1)}",
+                f"{number(100 * part.excess, 2)} points",
+                number(pair.start, 2),
+            )
+        )
+    head = (
+        "Pair",
+        "What they are",
+        "Cosine",
+        "Overlap out / in, × chance",
+        "Signs disagree",
+        "beyond the cosine",
+        "Same start",
+    )
+    yield table(head, rows, 2)
+    yield (
+        '<p class="soft">Unrelated LoRAs have cosine 0, overlap 1 × chance, and signs that disagree '
+        "in 50 % of the entries: that "
+        "is chance, not conflict. Signs are sampled; ± is one standard error.</p>"
+    )
+
+
+def _times(value: float, chance: float) -> str:
+    return number(value / chance, 2) if chance > 0 else "–"
+
+
+def sources(report: AnalysisReport) -> Iterator[str]:
+    """Yield the table of sources, as HTML."""
+    if not report.sources:
+        return
+    yield "<h2>Sources</h2>"
+    rows = []
+    for index, source in enumerate(report.sources):
+        part = source.whole
+        ranks = " / ".join(str(rank) for rank in part.ranks.values())
+        kinds = ", ".join(f"{count} {kind}" for kind, count in source.kinds.items())
+        trouble = [f"{len(source.zero)} zero"] if source.zero else []
+        trouble += [f"{len(source.broken)} broken"] if source.broken else []
+        rows.append(
+            (
+                f"{chip(report, index)}{text(source.name, 60)}<br><span class=soft>{text(kinds)}</span>",
+                number(part.norm),
+                f"{number(part.effective_rank, 2)} / {number(part.stable_rank, 2)}",
+                ranks,
+                share(source.encoder),
+                f"{number(part.mean, 2)} ± {number(part.std, 2)}",
+                f"{number(part.low, 2)} … {number(part.high, 2)}",
+                number(source.headroom, 2),
+                text(", ".join(trouble) or "–"),
+            )
+        )
+    head = (
+        "File",
+        "Norm",
+        "Effective / stable rank",
+        "Rank for 90 / 95 / 99 / 99.9 %",
+        "Text encoders",
+        "ΔW mean ± std",
+        "sampled least … most",
+        "fp16 headroom ×",
+        "Tensors",
+    )
+    yield table(head, rows)
+
+
+def training(report: AnalysisReport) -> Iterator[str]:
+    """Yield the table of training facts, as HTML."""
+    rows = report.training.rows
+    if not rows or not any(value for row in rows for value in row.values):
+        return
+    yield "<h2>Training</h2>"
+    yield from (f"<p><strong>{text(warning)}</strong></p>" for warning in report.training.warnings)
+    head = "".join(f"<th>{chip(report, index)}</th>" for index in range(len(rows[0].values)))
+    body = []
+    for row in rows:
+        kind = " class=differs" if row.differs else ""
+        cells = "".join(f"<td{kind}>{text(value or '–', 120)}</td>" for value in row.values)
+        body.append(f"<tr><td>{text(row.title)}</td>{cells}</tr>")
+    rows_html = "".join(body)
+    yield f'<div class="card"><table><thead><tr><th></th>{head}</tr></thead>'
+    yield f"<tbody>{rows_html}</tbody></table></div>"
+
+
+def methods(report: AnalysisReport) -> Iterator[str]:
+    """Yield the table of other methods, as HTML."""
+    if not report.methods:
+        return
+    yield "<h2>Other methods on the same sources and ratios</h2>"
+    rows = [
+        (
+            text(row.title),
+            number(row.to_sum),
+            number(row.cosine),
+            " / ".join(share(value) for value in row.retention),
+            " / ".join(share(value) for value in row.crosstalk),
+            share(row.kept),
+            str(row.seen),
+        )
+        for row in report.methods
+    ]
+    head = (
+        "Method",
+        "Strength / sum",
+        "Cosine to the sum",
+        "Of each is in",
+        "Others on its inputs",
+        "Kept as LoRA",
+        "Modules",
+    )
+    yield table(head, rows, marked=[row.chosen for row in report.methods])
+
+
+# ------------------------------------------------------------------------ page
 
 STYLE = """
 :root{color-scheme:light dark;--ink:#1b2430;--soft:#5b6675;--page:#fff;--card:#f4f6f9;--edge:#d5dbe3;
@@ -59,13 +353,13 @@ def to_html(report: AnalysisReport, *, tensors: bool = True) -> str:
         *_merge(report),
         *_advice(report),
         *plots.sections(report),
-        *tables.pairs(report),
-        *tables.sources(report),
-        *details.standing_out(report),
-        *details.blocks(report),
-        *(details.tensors(report) if tensors else ()),
-        *tables.training(report),
-        *tables.methods(report),
+        *pairs(report),
+        *sources(report),
+        *standing_out(report),
+        *blocks(report),
+        *(tensors(report) if tensors else ()),
+        *training(report),
+        *methods(report),
         *_symptoms(report),
         *_notes(report),
         "</body></html>",

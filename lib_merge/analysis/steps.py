@@ -9,16 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge.adapters import LoraFile, open_lora
-from lib_merge.analysis import bench as benches
+from lib_merge.analysis import measure as benches
 from lib_merge.analysis.advice import advise
-from lib_merge.analysis.bench import Bench
-from lib_merge.analysis.gather import source_report
+from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.model import STAGES, AnalysisReport
-from lib_merge.analysis.prospect import Forecast, compared, look_ahead
-from lib_merge.analysis.relations import pair_report
-from lib_merge.analysis.starts import starting_points
+from lib_merge.analysis.outcome import Forecast, compared, look_ahead
+from lib_merge.analysis.sources import pair_report, source_report
+from lib_merge.analysis.symptoms import starting_points, symptoms
 from lib_merge.analysis.training import training
-from lib_merge.analysis.trouble import symptoms
 from lib_merge.analysis.weights import Given, Leaf, as_recipe, leaves, open_files
 from lib_merge.recipe import Recipe
 

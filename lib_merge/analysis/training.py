@@ -11,8 +11,8 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 
 from lib_merge import metadata
-from lib_merge.analysis.bench import FileInfo
-from lib_merge.analysis.figures import Training, TrainingRow
+from lib_merge.analysis.measure import FileInfo
+from lib_merge.analysis.model import Training, TrainingRow
 from lib_merge.families import line_in_name
 
 MAX_TEXT = 120

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 from lib_merge.adapters import open_lora
-from lib_merge.analysis.bench import FileInfo
+from lib_merge.analysis.measure import FileInfo
 from lib_merge.analysis.training import training
 from lib_merge.errors import MergeError
 from lib_merge.library.inspect import inspect_file

@@ -11,7 +11,7 @@ from typing import Annotated
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
-from lib_merge.analysis.bench import file_info
+from lib_merge.analysis.measure import file_info
 from lib_merge.analysis.training import training
 from lib_merge.engine.foresee import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
