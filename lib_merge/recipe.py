@@ -95,6 +95,11 @@ class Recipe:
     seed: int = 0
     family: str | None = None
 
+    @property
+    def flat(self) -> bool:
+        """True where every source is a file."""
+        return all(source.recipe is None for source in self.sources)
+
     def declared(self) -> Method:
         """Return the method's registry entry."""
         return get_method(self.method)

@@ -11,8 +11,8 @@ import torch
 
 from lib_merge import RankPolicy, Recipe, Source
 from lib_merge.adapters import open_lora
-from lib_merge.analysis import analyze, forecast
-from lib_merge.analysis.forecast import analyze_with_engine
+from lib_merge.analysis import analyze, forecast, steps
+from lib_merge.engine.tree import open_tree
 from lib_merge.methods import METHODS
 from tests.factories import write_lora
 from tests.reference import analysis as dense
@@ -46,10 +46,10 @@ def test_the_core_tells_what_the_merge_will_be(pair, monkeypatch, method, rank):
     seen = []
     look = forecast.look_in_core
     monkeypatch.setattr(forecast, "look_in_core", lambda *given: seen.append(given) or look(*given))
-    quick = analyze_with_engine(recipe, methods=[]).recipe
+    quick = analyze(recipe, methods=[]).recipe
     assert len(seen) >= 6
     monkeypatch.setattr(forecast, "fits", lambda *_: False)
-    slow = analyze_with_engine(recipe, methods=[]).recipe
+    slow = analyze(recipe, methods=[]).recipe
     for block, outcome in {"": quick.whole, **quick.blocks}.items():
         other = slow.blocks[block] if block else slow.whole
         for one, two in zip(astuple(outcome), astuple(other)):
@@ -62,20 +62,17 @@ def test_the_core_tells_what_the_merge_will_be(pair, monkeypatch, method, rank):
 def test_a_source_that_is_silent_somewhere_is_carried_out(pair):
     """Weight 0 at a block: nothing can be divided by it, so the merge itself is asked."""
     sources = (Source(path=pair[0], ratio=0.7), Source(path=pair[1], ratio=0.4, blocks={"IN04": 0.0}))
-    found = analyze_with_engine(Recipe(sources, method="tsv"), methods=[]).recipe
+    found = analyze(Recipe(sources, method="tsv"), methods=[]).recipe
     assert found.blocks["IN04"].shares == pytest.approx((1.0, 0.0), abs=1e-3)
     assert all(math.isfinite(part.norm) for part in found.blocks.values())
 
 
 def test_one_tree_serves_every_method(pair, monkeypatch):
     built = []
-    plant = forecast.open_tree
     monkeypatch.setattr(
-        forecast,
-        "open_tree",
-        lambda recipe, *given, **more: built.append(recipe) or plant(recipe, *given, **more),
+        steps, "open_tree", lambda *given, **more: built.append(given) or open_tree(*given, **more)
     )
-    rows = analyze_with_engine(_recipe(pair, "weighted_sum")).methods
+    rows = analyze(_recipe(pair, "weighted_sum")).methods
     assert {"tsv", "iso_c", "core_ties", "weighted_sum"} <= {row.name for row in rows}
     assert len(built) == 1
 
@@ -93,7 +90,7 @@ def test_figures_of_real_files_are_dense_ones(loras, names):
     ratios = (0.6, 0.4)
     paths = [loras / name for name in names]
     recipe = Recipe(tuple(Source(path=path, ratio=ratio) for path, ratio in zip(paths, ratios)))
-    bench = analyze(recipe).bench
+    bench = analyze(recipe, carry_out=False).bench
     files = [open_lora(path) for path in paths]
     parts = [file.settled("SD1", drop_unsupported=True).parts() for file in files]
     from lib_merge.analysis.outcome import Weighing, direct, summed

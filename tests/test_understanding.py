@@ -8,7 +8,7 @@ import time
 
 import pytest
 
-from lib_merge.analysis import to_json
+from lib_merge.analysis import analyze, to_json
 from lib_merge.analysis.comparison import compare_reports
 from lib_merge.errors import RecipeError
 from lib_merge.kept.archive import Archive
@@ -91,7 +91,7 @@ def test_another_ratio_needs_no_reading(desk, monkeypatch):
 
     _analysis(desk, _state(*PAIR))
     measured = []
-    monkeypatch.setattr(steps.benches, "run", lambda *given: measured.append(given) or iter(()))
+    monkeypatch.setattr(steps.measure, "run", lambda *given: measured.append(given) or iter(()))
     changed = (PAIR[0], (PAIR[1][0], 0.9, {}))
     last = _analysis(desk, _state(*changed))[0][-1]
     assert not measured
@@ -255,7 +255,6 @@ def test_numbers_of_a_stored_report_are_numbers(pair_report):
 
 @pytest.fixture
 def pair_report(host):
-    from lib_merge.analysis import analyze
 
     return to_json(
         analyze([host.folder / "a.safetensors", host.folder / "sub" / "b.safetensors"]), tensors=False

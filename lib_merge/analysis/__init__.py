@@ -27,7 +27,6 @@ from lib_merge.analysis.model import (
     Training,
     TrainingRow,
 )
-from lib_merge.analysis.outcome import Forecast, Foreseen
 from lib_merge.analysis.page import to_html, to_json
 from lib_merge.analysis.sources import RELATIONS
 from lib_merge.analysis.steps import Options, analyze, analyze_steps, reweigh
@@ -40,8 +39,6 @@ __all__ = [
     "Advice",
     "AnalysisReport",
     "CurvePoint",
-    "Forecast",
-    "Foreseen",
     "MethodRow",
     "Options",
     "Outcome",

@@ -26,7 +26,7 @@ from lib_merge.analysis.changes import (
     tidy,
     unfounded,
 )
-from lib_merge.analysis.cut import bytes_for, lost, overhead, prices
+from lib_merge.analysis.cut import bytes_for, lost
 from lib_merge.analysis.model import Advice, AnalysisReport, PairReport
 from lib_merge.analysis.outcome import Prospect
 from lib_merge.analysis.sources import SAME_LORA
@@ -180,25 +180,22 @@ def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
     """Return (policy, bytes, relative error) of the smallest way to keep 99 %: one rank, a share per module,
     or a size.
     """
-    bench, recipe, found = prospect.bench, prospect.recipe, prospect.spectra
-    one = rank_for(pooled(found), KEEP)
+    spectra, names = prospect.spectra, prospect.names
+    one = rank_for(pooled(spectra), KEEP)
     if not one:
         return None
-    price = prices(bench, recipe)
+    bytes_at = prospect.size.bytes_at(names)
     shares = RankPolicy(PolicyKind.ENERGY, KEEP)
-    wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in found])
-    greedy = bytes_for(found, price, KEEP)[1]
-    size = int(greedy @ price) + overhead(bench, recipe, prospect.stacked)
+    wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in spectra])
+    greedy = bytes_for(spectra, prospect.size.prices(names), KEEP)[1]
+    size = prospect.size.fixed + int(greedy @ prospect.size.prices(names))  # a budget counts every alpha
     options = [
         (str(one), np.minimum(prospect.stacked, one)),
         (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide)),
     ]
     step = 10 ** max(0, len(str(size)) - 4)  # three or four digits, rounded up
     budget = f"budget:{-(-size // step) * step / 1e6:g}MB"
-    sized = [
-        (t, int(r @ price) + overhead(bench, recipe, r), lost(found, r))
-        for t, r in (*options, (budget, greedy))
-    ]
+    sized = [(text, bytes_at(ranks), lost(spectra, ranks)) for text, ranks in (*options, (budget, greedy))]
     # a plain rank is easier to understand, so others must be clearly smaller
     return min(sized, key=lambda option: option[1] * (1.0 if option[0] == str(one) else 1.1))
 

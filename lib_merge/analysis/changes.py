@@ -16,9 +16,8 @@ from typing import Any
 import numpy as np
 
 from lib_merge.analysis.model import Advice, AnalysisReport, PairReport, RecipeReport
-from lib_merge.analysis.outcome import Prospect
+from lib_merge.analysis.outcome import Prospect, uses
 from lib_merge.analysis.sources import SAME_LORA, epoch_order, runs
-from lib_merge.analysis.weights import flat
 from lib_merge.recipe import Recipe
 
 # ------------------------------------------------------------------------ evidence
@@ -59,7 +58,7 @@ class Evidence:
     @property
     def ratios(self) -> list[float]:
         """Ratio per file."""
-        return [leaf.ratio for leaf in self.prospect.leaves]
+        return [use.ratio for use in uses(self.prospect.tree.root)]
 
     @property
     def strength(self) -> float:
@@ -97,10 +96,10 @@ def evidence(report: AnalysisReport, prospect: Prospect) -> Evidence:
     """Gather what advice needs."""
     bench, asked = prospect.bench, prospect.weighing.asked
     heard = np.sqrt((np.square(asked) * bench.products.diagonal(axis1=1, axis2=2)).sum(0).clip(0))
-    ratios = np.array([abs(leaf.ratio) for leaf in prospect.leaves])
+    ratios = np.array([abs(use.ratio) for use in uses(prospect.tree.root)])
     each = np.divide(heard, ratios, out=np.sqrt(bench.whole.diagonal().clip(0)), where=ratios > 0)
     encoders = bench.products[[bool(module.task.encoder) for module in bench.modules]].sum(0)
-    return Evidence(report, prospect, heard, each, encoders, flat(prospect.recipe))
+    return Evidence(report, prospect, heard, each, encoders, prospect.recipe.flat)
 
 
 def tidy(value: float) -> float:

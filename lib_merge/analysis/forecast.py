@@ -12,11 +12,10 @@ evaluate them; what comes out is measured against the sources in float64 and han
 
 from __future__ import annotations
 
+import functools
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
-from types import TracebackType
 from typing import Any
 
 import numpy as np
@@ -24,15 +23,13 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters import LoraFile
-from lib_merge.analysis import AnalysisReport, analyze, analyze_steps
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.outcome import Foreseen, Outcomes, Weighing, growth
-from lib_merge.analysis.weights import Given
 from lib_merge.engine.evaluate import Evaluator, MaskSeed, core_result
 from lib_merge.engine.job import Job, pick_device
 from lib_merge.engine.survey import measure_whole
 from lib_merge.engine.threads import exact_numerics, in_order
-from lib_merge.engine.tree import Leaf, Node, Target, open_tree
+from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.linalg import Delta, LowRank, Spanned, inner, scaled, tolerances
 from lib_merge.linalg.core import Bases, CoreSpace, Merged, core_space
 from lib_merge.linalg.stack import low_rank, stack
@@ -40,7 +37,6 @@ from lib_merge.linalg.svd import row_values
 from lib_merge.linalg.truncate import compress
 from lib_merge.methods import Gives, Space
 from lib_merge.ranks.policy import PolicyKind
-from lib_merge.recipe import Recipe, Source
 
 # ------------------------------------------------------------------------ core_forecast
 
@@ -175,20 +171,19 @@ SHARED = 16
 
 
 class Forecaster:
-    """Foresees recipes; files, the plan and what core methods share are kept between two of them."""
+    """Carries recipes over one set of sources out; what core methods share is kept between two of them."""
 
-    def __init__(self, job: Job | None = None) -> None:
-        """Take device, cancel and the way files are opened from a job."""
-        self._job = job or Job()
-        self._files: dict[Path, LoraFile] = {}
-        self._planned: tuple[tuple[Source, ...], Node] | None = None
+    def __init__(self, job: Job) -> None:
+        """Take device and cancel from a job."""
+        self._device = pick_device(job.device)
+        self._job = replace(job, progress=None)
         self._common: dict[int, Common] = {}
 
-    def __call__(self, recipe: Recipe, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
-        """Evaluate `recipe` at some modules of the bench.
+    def __call__(self, node: Node, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
+        """Evaluate a recipe at some modules of the bench.
 
         Args:
-            recipe: over the same files, in the same order, as the bench.
+            node: the recipe, over the files of the bench in their order.
             bench: measured sources.
             weighing: what the recipe asks for there.
             modules: places on the bench.
@@ -197,106 +192,35 @@ class Forecaster:
         Raises:
             MergeError: the recipe cannot be carried out.
         """
-        device = pick_device(self._job.device)
-        node = self._plan(recipe)
-        evaluator = Evaluator(device)
-        quiet = replace(self._job, progress=None)
+        evaluator = Evaluator(self._device)
         line = len(modules) <= SHARED and len(modules) < len(bench.modules)
 
         def look(place: int) -> Seen:
             asked = weighing.asked[place]
             target = node.targets[bench.modules[place].task.name]
-            if not fits(node, asked.tolist()):
+            shared = None
+            if fits(node, asked.tolist()):
+                deltas = functools.partial(evaluator.children, node, target)
+                shared = self._shared(place, node, deltas, asked, keep=len(modules) <= SHARED)
+            if shared is None:
                 return _look(node, evaluator, target, asked)
-            found = self._common.get(place)
-            if found is None:
-                kept = len(modules) <= SHARED
-                bases = Bases.SINGULAR if kept else node.method.bases
-                found = common(evaluator.children(node, target), asked.tolist(), bases)
-                if found is None:
-                    return _look(node, evaluator, target, asked)
-                if kept:
-                    self._common[place] = found
-            return look_in_core(node, target, found, asked, lambda: named(node) if line else hashed(node))
+            return look_in_core(node, target, shared, asked, lambda: named(node) if line else hashed(node))
 
-        with exact_numerics(device):
-            measure_whole(node, evaluator, quiet)
-            seen = list(in_order(look, list(modules), device, self._job.cancelled))
+        with exact_numerics(self._device):
+            measure_whole(node, evaluator, self._job)
+            seen = list(in_order(look, list(modules), self._device, self._job.cancelled))
         return _foreseen(bench, weighing, list(modules), seen)
 
-    def _plan(self, recipe: Recipe) -> Node:
-        """Return the tree of a recipe; another method over the same sources needs no new one."""
-        recipe.check()
-        if self._planned is None or self._planned[0] != recipe.sources:
-            node = open_tree(recipe, self.open_file, drop_unsupported=True).root
-            self._planned, self._common = (recipe.sources, node), {}
-            return node
-        node, method = self._planned[1], recipe.declared()
-        settings = method.settings(recipe.knobs, len(recipe.sources))
-        known = replace(recipe, sources=node.recipe.sources, family=node.family)
-        return replace(node, recipe=known, method=method, settings=settings, policy=recipe.policy())
-
-    def open_file(self, path: Path) -> LoraFile:
-        """Return a file opened once; the analysis around the forecast takes its files from here, too."""
-        if path not in self._files:
-            self._files[path] = self._job.open_file(path)
-        return self._files[path]
-
-    def close(self) -> None:
-        """Close every file."""
-        for file in self._files.values():
-            file.close()
-        self._files.clear()
-        self._planned, self._common = None, {}
-
-    def __enter__(self) -> Forecaster:
-        """Return the forecaster."""
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        """Close every file."""
-        self.close()
-
-
-def analyze_with_engine(given: Given, *, job: Job | None = None, **options: Any) -> AnalysisReport:  # noqa: ANN401
-    """Return `analyze`'s report with every method foreseen.
-
-    Args:
-        given: a recipe with paths, or files.
-        job: device, progress, cancel and the way files are opened.
-        options: further arguments of `analyze`.
-    """
-    job = job or Job()
-    with Forecaster(job) as forecast:
-        return analyze(
-            given,
-            forecast=forecast,
-            progress=job.progress,
-            cancelled=job.cancelled,
-            open_file=forecast.open_file,
-            **options,
-        )
-
-
-def analyze_steps_with_engine(
-    given: Given,
-    *,
-    job: Job | None = None,
-    **options: Any,  # noqa: ANN401
-) -> Iterator[AnalysisReport]:
-    """Yield `analyze_steps`'s reports with every method foreseen; see `analyze_with_engine`."""
-    job = job or Job()
-    with Forecaster(job) as forecast:
-        yield from analyze_steps(
-            given,
-            forecast=forecast,
-            progress=job.progress,
-            cancelled=job.cancelled,
-            open_file=forecast.open_file,
-            **options,
-        )
+    def _shared(
+        self, place: int, node: Node, deltas: Callable[[], list[Delta]], asked: np.ndarray, *, keep: bool
+    ) -> Common | None:
+        """Return what core methods share at one module, from the method before where that was kept."""
+        shared = self._common.get(place)
+        if shared is None:
+            shared = common(deltas(), asked.tolist(), Bases.SINGULAR if keep else node.method.bases)
+            if keep and shared is not None:
+                self._common[place] = shared
+        return shared
 
 
 def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -> Seen:

@@ -14,12 +14,13 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
+import torch
 from torch import Tensor
 
 from lib_merge.adapters import LoraFile, ModulePart
-from lib_merge.analysis.weights import Leaf
-from lib_merge.analysis.workers import side_by_side
-from lib_merge.families import block_of, blocks_present, encoder_of
+from lib_merge.engine.threads import in_order
+from lib_merge.engine.tree import Leaf, Node, Target
+from lib_merge.families import blocks_present, encoder_of
 from lib_merge.linalg import LowRank
 from lib_merge.linalg.stack import Basis, Stack, block_sums, low_rank, stack
 
@@ -319,6 +320,7 @@ SAMPLES = 200_000
 FEWEST, MOST = 128, 4096
 # Bytes of Gram matrices kept so that a new ratio needs no reading.
 KEPT = 160 << 20
+CPU = torch.device("cpu")
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,48 +438,48 @@ def labels(found: Sequence[Leaf]) -> list[str]:
     return unique
 
 
-def tasks(found: Sequence[Leaf], family: str, seed: int) -> list[Task]:
-    """Return every module that a source changes, sizes checked against each other.
+def tasks(root: Node, seed: int) -> list[Task]:
+    """Return every module of a tree that has a matrix, as one task each.
 
-    Modules that one source has in another size than the first are left to the merge itself to refuse.
+    Args:
+        root: the tree; see `open_tree`'s `look_only`.
+        seed: of the sampled entries.
     """
-    everything: dict[str, list[tuple[LoraFile, ModulePart] | None]] = {}
-    for place, leaf in enumerate(found):
-        for name, part in leaf.parts.items():
-            if part.columns:
-                everything.setdefault(name, [None] * len(found))[place] = (leaf.file, part)
-    samples = min(MOST, max(FEWEST, SAMPLES // max(1, len(everything))))
-    listed = []
-    for name, parts in sorted(everything.items()):
-        first = next(part[1] for part in parts if part is not None)
-        size = (first.out, first.columns)
-        fitting = tuple(
-            part if part is not None and (part[1].out, part[1].columns) == size else None for part in parts
+    leaves = root.leaves()
+    targets = [target for target in root.targets.values() if target.columns]
+    samples = min(MOST, max(FEWEST, SAMPLES // max(1, len(targets))))
+    return [
+        Task(
+            name=target.name,
+            block=target.block,
+            encoder=encoder_of(target.name),
+            out=target.out,
+            columns=target.columns,
+            parts=tuple(_part_of(leaf, target) for leaf in leaves),
+            samples=samples,
+            seed=seed,
         )
-        listed.append(Task(name, block_of(name, family), encoder_of(name), *size, fitting, samples, seed))
-    return listed
+        for target in targets
+    ]
 
 
-def misfits(found: Sequence[Leaf]) -> list[str]:
-    """Return a sentence for every source that has modules in another size than the sources before it."""
-    sizes: dict[str, tuple[int, int]] = {}
-    said = []
-    for leaf in found:
-        wrong = 0
-        for name, part in leaf.parts.items():
-            if part.columns and sizes.setdefault(name, (part.out, part.columns)) != (part.out, part.columns):
-                wrong += 1
-        if wrong:
-            said.append(
-                f"{leaf.file.name}: {wrong} modules have another size than in the other sources and "
-                "cannot be merged with them"
-            )
-    return said
+def _part_of(leaf: Leaf, target: Target) -> tuple[LoraFile, ModulePart] | None:
+    part = leaf.parts.get(target.name)
+    if part is None or (part.out, part.columns) != (target.out, target.columns):
+        return None  # absent, or in another size inside a group
+    return leaf.file, part
 
 
-def run(listed: Sequence[Task], cancelled: Callable[[], bool] | None = None) -> Iterator[Measured]:
-    """Measure modules on several threads, in order; Gram matrices are kept while there is room."""
+def run(listed: Sequence[Task], cancelled: Callable[[], bool]) -> Iterator[Measured]:
+    """Measure modules on several threads, in order; Gram matrices are kept while there is room.
+
+    Args:
+        listed: the modules.
+        cancelled: asked between modules.
+    Raises:
+        Cancelled: `cancelled()` became true.
+    """
     room = KEPT
-    for found in side_by_side(measure, listed, cancelled):
-        room -= 2 * found.grams[0].nbytes
-        yield found if room >= 0 else found.without_grams()
+    for measured in in_order(measure, listed, CPU, cancelled):
+        room -= 2 * measured.grams[0].nbytes
+        yield measured if room >= 0 else measured.without_grams()

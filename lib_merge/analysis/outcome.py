@@ -1,26 +1,26 @@
-"""What a merge makes of every module, as numbers; for scalar methods read off Gram matrices alone.
+"""What a recipe makes of every module, and what other methods would make of the same sources and ratios.
 
 With ΔW of source i at a module, wᵢ what the recipe asks and τ = Σ cᵢΔWᵢ what the method makes of it:
 ‖τ‖² = cᵀGc, ⟨τ, ΔWᵢ⟩ = (Gc)ᵢ, ‖(τ − wᵢΔWᵢ)Vᵢ‖² = dᵀ·talk[i]·d with d = c − wᵢeᵢ.
-
-What a recipe will make, and what other methods would make of the same sources and ratios.
+For scalar methods all of it is read off Gram matrices; others are carried out at some modules.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
-from typing import Any, Protocol
 
 import numpy as np
 
-from lib_merge.analysis.cut import curve, lost, overhead, prices, ranks_under, spectra
+from lib_merge import recipe_edits
+from lib_merge.analysis.cut import curve, lost, ranks_under, spectra_of
 from lib_merge.analysis.measure import Bench
-from lib_merge.analysis.model import MethodRow, Outcome, RecipeReport
-from lib_merge.analysis.weights import Leaf, plain
-from lib_merge.methods import METHODS, Method, Reads, ScalarInput, Space
-from lib_merge.ranks.policy import PolicyKind
+from lib_merge.analysis.model import CurvePoint, MethodRow, Outcome, RecipeReport
+from lib_merge.engine.foresee import foresee
+from lib_merge.engine.tree import Child, Leaf, Node, Tree
+from lib_merge.methods import METHODS, Method, Reads, Space
+from lib_merge.ranks.size import SizeEstimate
 from lib_merge.recipe import Recipe
 
 # ------------------------------------------------------------------------ outcome
@@ -84,13 +84,56 @@ class Weighing:
         return self.outer * self.inner
 
 
-def weigh(bench: Bench, leaves: Sequence[Leaf], ratios: Sequence[float]) -> Weighing:
+@dataclass(frozen=True, slots=True)
+class Use:
+    """One use of a file in a tree.
+
+    chain  its settings, from the recipe's own source (`group` is its place) down to the file
+    """
+
+    chain: tuple[Child, ...]
+    group: int
+
+    @property
+    def ratio(self) -> float:
+        """Product of the ratios on the way."""
+        return math.prod(child.source.ratio for child in self.chain if child.source is not None)
+
+    def weights(self, name: str, block: str, encoder: int) -> tuple[float, float]:
+        """Return the weight of the recipe's own source at one module, and the file's weight inside of it."""
+        inner = math.prod(child.weight(name, block, encoder) for child in self.chain[1:])
+        return self.chain[0].weight(name, block, encoder), inner
+
+
+def uses(root: Node) -> list[Use]:
+    """Return every use of a file below, left to right, as `Node.leaves` has them."""
+
+    def below(child: Child) -> Iterator[tuple[Child, ...]]:
+        if isinstance(child, Leaf):
+            yield (child,)
+        else:
+            yield from ((child, *chain) for inner in child.children for chain in below(inner))
+
+    return [Use(chain, group) for group, child in enumerate(root.children) for chain in below(child)]
+
+
+def stacks(node: Node) -> bool:
+    """Tell whether every group inside is an uncut weighted sum, so that files carry one weight each."""
+    return all(
+        isinstance(child, Leaf) or (child.method.stacks and child.policy.exact and stacks(child))
+        for child in node.children
+    )
+
+
+def weigh(bench: Bench, root: Node) -> Weighing:
     """Return the weights of every source at every module of the bench."""
+    leaves = uses(root)
     rows = [
         [leaf.weights(m.task.name, m.task.block, m.task.encoder) for leaf in leaves] for m in bench.modules
     ]
     table = np.array(rows, dtype=float).reshape(len(bench.modules), len(leaves), 2)
-    return Weighing(table[:, :, 0], table[:, :, 1], np.array([leaf.group for leaf in leaves]), tuple(ratios))
+    ratios = tuple(source.ratio for source in root.recipe.sources)
+    return Weighing(table[:, :, 0], table[:, :, 1], np.array([leaf.group for leaf in leaves]), ratios)
 
 
 def by_block(
@@ -110,36 +153,33 @@ def by_block(
     return weights, heard
 
 
-def coefficients(bench: Bench, weighing: Weighing, method: Method, settings: Mapping[str, Any]) -> np.ndarray:
+def coefficients(bench: Bench, weighing: Weighing, node: Node) -> np.ndarray:
     """Return Float64[module source], the cᵢ of a scalar method at every module.
 
     Args:
         bench: measured modules.
         weighing: what the recipe asks for.
-        method: in scalar space.
-        settings: its knobs, resolved.
+        node: the recipe, of a scalar method.
     """
     groups = np.arange(len(weighing.ratios))
     member = (weighing.groups[None, :] == groups[:, None]).astype(float)  # Float64[group source]
     first = member.argmax(1)
     grams = np.zeros((len(bench.modules), len(groups), len(groups)))
-    if method.reads is not Reads.NOTHING:
+    if node.method.reads is not Reads.NOTHING:
         rows = member[None] * weighing.asked[:, None, :]
         grams = rows @ bench.products @ rows.transpose(0, 2, 1)  # ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩ of the recipe's own sources
     whole = grams.sum(0)
-    known: dict[tuple[float, ...], list[float]] = {}
-    found = np.zeros_like(weighing.outer)
+    cached: dict[tuple[float, ...], list[float]] = {}
+    result = np.zeros_like(weighing.outer)
     for place, weights in enumerate(map(tuple, weighing.outer[:, first].tolist())):
-        if method.reads is Reads.MODULE:
-            each = method.function(ScalarInput(weights, weighing.ratios, _constant(grams[place])), **settings)
+        if node.method.reads is Reads.MODULE:
+            each = node.coefficients(weights, _constant(grams[place]))
         else:
-            if weights not in known:
-                known[weights] = method.function(
-                    ScalarInput(weights, weighing.ratios, _constant(whole)), **settings
-                )
-            each = known[weights]
-        found[place] = np.asarray(each)[weighing.groups]
-    return found * weighing.inner
+            if weights not in cached:
+                cached[weights] = node.coefficients(weights, _constant(whole))
+            each = cached[weights]
+        result[place] = np.asarray(each)[weighing.groups]
+    return result * weighing.inner
 
 
 def _constant(gram: np.ndarray) -> Callable[[], np.ndarray]:
@@ -236,71 +276,82 @@ class Foreseen:
     spectra: tuple[np.ndarray, ...] = ()
 
 
-class Forecast(Protocol):
-    """Evaluates a recipe for real at some of its modules; the engine has one."""
-
-    def __call__(self, recipe: Recipe, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
-        """Return the outcomes of `recipe` at the given places of the bench."""
-        ...
+# (recipe in its tree, bench, weighing, places on the bench) -> what it makes of these modules
+Foresee = Callable[[Node, Bench, Weighing, Sequence[int]], Foreseen]
 
 
 @dataclass(slots=True)
 class Prospect:
     """One recipe over one bench.
 
+    tree      the recipe in its tree
+    size      what its file will hold
     spectra, stacked  singular values of τ and ranks before the cut per module of the bench; empty where only
-                      the engine could tell
+                      some modules were carried out
+    foresee   carries methods out that Gram matrices alone cannot tell; None where that is not wanted
     """
 
     bench: Bench
-    recipe: Recipe
-    leaves: Sequence[Leaf]
+    tree: Tree
+    size: SizeEstimate
     weighing: Weighing
     spectra: list[np.ndarray]
     stacked: np.ndarray
+    foresee: Foresee | None = None
     outcomes: Outcomes | None = None
     report: RecipeReport | None = None
 
+    @property
+    def recipe(self) -> Recipe:
+        """The recipe looked at."""
+        return self.tree.root.recipe
+
+    @property
+    def names(self) -> list[str]:
+        """Names of the modules on the bench."""
+        return [module.task.name for module in self.bench.modules]
+
 
 def look_ahead(
-    bench: Bench,
-    recipe: Recipe,
-    leaves: Sequence[Leaf],
-    forecast: Forecast | None = None,
-    cancelled: Callable[[], bool] | None = None,
+    bench: Bench, tree: Tree, foresee_modules: Foresee | None, cancelled: Callable[[], bool]
 ) -> Prospect:
-    """Return what `recipe` will make of the measured sources.
+    """Return what a recipe will make of the measured sources.
 
-    Scalar methods over files or plain groups are exact, from Gram matrices of every module. Others need
-    `forecast`; without one the report stays empty. Inside a group with a method of its own, wᵢ is the product
-    of the ratios on the way.
+    Scalar methods over files or plain groups are exact, from Gram matrices of every module. Others are
+    carried out; where that is not wanted the report stays empty. Inside a group with a method of its own, wᵢ
+    is the product of the ratios on the way.
 
     Raises:
-        RecipeError: the recipe itself is wrong.
+        RecipeError: a budget is too small.
         Cancelled: `cancelled()` became true.
     """
-    recipe.check()
-    weighing = weigh(bench, leaves, [source.ratio for source in recipe.sources])
-    found = Prospect(bench, recipe, leaves, weighing, [], np.zeros(0, dtype=int))
-    method = recipe.declared()
-    if method.space is Space.SCALAR and plain(recipe):
-        settings = method.settings(recipe.knobs, len(recipe.sources))
-        factors = coefficients(bench, weighing, method, settings)
-        found.spectra, found.stacked = spectra(bench, factors, cancelled)
-        peaks = np.array([float(singular[0]) if len(singular) else 0.0 for singular in found.spectra])
-        found.outcomes = direct(bench, weighing, factors, peaks)
-        found.report = _report(found, found.outcomes, exact=True)
-    elif forecast is not None:
-        places = modules_for(bench, method)
-        seen = forecast(recipe, bench, weighing, places)
+    node = tree.root
+    weighing = weigh(bench, node)
+    prospect = Prospect(
+        bench=bench,
+        tree=tree,
+        size=foresee(tree),
+        weighing=weighing,
+        spectra=[],
+        stacked=np.zeros(0, dtype=int),
+        foresee=foresee_modules,
+    )
+    if node.method.space is Space.SCALAR and stacks(node):
+        factors = coefficients(bench, weighing, node)
+        prospect.spectra, prospect.stacked = spectra_of(bench, factors, cancelled)
+        peaks = np.array([float(singular[0]) if len(singular) else 0.0 for singular in prospect.spectra])
+        prospect.outcomes = direct(bench, weighing, factors, peaks)
+        prospect.report = _report(prospect, prospect.outcomes, exact=True)
+    elif foresee_modules is not None:
+        seen = foresee_modules(node, bench, weighing, modules_for(bench, node.method))
         if len(seen.spectra) == len(bench.modules):
-            found.spectra = list(seen.spectra)
-            found.stacked = np.array(
+            prospect.spectra = list(seen.spectra)
+            prospect.stacked = np.array(
                 [int(np.count_nonzero(s > 1e-12 * s[0])) if len(s) else 0 for s in seen.spectra]
             )
-        found.outcomes = seen.outcomes
-        found.report = _report(found, seen.outcomes, exact=False)
-    return found
+        prospect.outcomes = seen.outcomes
+        prospect.report = _report(prospect, seen.outcomes, exact=False)
+    return prospect
 
 
 # Modules looked at where a method must be carried out to be known; for a line of a table fewer will do.
@@ -318,67 +369,67 @@ def modules_for(bench: Bench, method: Method, most: int | None = None) -> list[i
     return sorted({int(step * count / wanted) for step in range(wanted)})
 
 
-def _report(found: Prospect, outcomes: Outcomes, *, exact: bool) -> RecipeReport:
-    bench, recipe = found.bench, found.recipe
-    method = recipe.declared()
+def _report(prospect: Prospect, outcomes: Outcomes, *, exact: bool) -> RecipeReport:
+    bench, recipe, method = prospect.bench, prospect.recipe, prospect.tree.root.method
     blocks = {block: summed(bench, outcomes.at(places)) for block, places in bench.blocks().items()}
-    rank, error, size, points = _cut(found, outcomes)
+    rank, error, size, points = _cut(prospect, outcomes)
+    weights, norms = by_block(bench, prospect.weighing)
     return RecipeReport(
-        method.name,
-        method.title,
-        tuple(file.label for file in bench.files),
-        tuple(leaf.ratio for leaf in found.leaves),
-        sum(source.ratio for source in recipe.sources),
-        _whole(found, outcomes),
-        {block: part for block, part in blocks.items() if part.modules},
-        recipe.policy().text,
-        rank,
-        error,
-        size,
-        points,
-        *by_block(bench, found.weighing),
-        (len(outcomes), len(bench.modules)),
-        exact,
+        method=method.name,
+        title=method.title,
+        labels=tuple(file.label for file in bench.files),
+        ratios=tuple(use.ratio for use in uses(prospect.tree.root)),
+        total=sum(source.ratio for source in recipe.sources),
+        whole=_whole(prospect, outcomes),
+        blocks={block: part for block, part in blocks.items() if part.modules},
+        policy=recipe.policy().text,
+        rank=rank,
+        error=error,
+        bytes=size,
+        curve=points,
+        weights=weights,
+        heard=norms,
+        seen=(len(outcomes), len(bench.modules)),
+        direct=exact,
     )
 
 
-def _whole(found: Prospect, outcomes: Outcomes) -> Outcome:
+def _whole(prospect: Prospect, outcomes: Outcomes) -> Outcome:
     """Return the figures of the whole merge; where only some modules were seen, norms grow as the plain
     sum's does.
     """
-    part = summed(found.bench, outcomes)
-    if len(outcomes) == len(found.bench.modules) or not outcomes.plain.sum() > 0:
+    part = summed(prospect.bench, outcomes)
+    if len(outcomes) == len(prospect.bench.modules) or not outcomes.plain.sum() > 0:
         return part
-    asked, products = found.weighing.asked, found.bench.products
+    asked, products = prospect.weighing.asked, prospect.bench.products
     plain = float(np.einsum("mi,mij,mj->", asked, products, asked))
     scale = math.sqrt(max(plain, 0.0) / float(outcomes.plain.sum()))
-    full = found.bench.whole.diagonal()
+    full = prospect.bench.whole.diagonal()
     norm = part.norm * scale
     to_source = tuple(norm / math.sqrt(value) if value > 0 else math.inf for value in full)
     return replace(part, norm=norm, apart=part.apart * scale, to_source=to_source)
 
 
-def _cut(found: Prospect, outcomes: Outcomes) -> tuple[tuple[int, int], float, int, Any]:
-    """Return ((least, greatest) rank, error, bytes, curve)."""
-    bench, recipe = found.bench, found.recipe
-    if found.spectra:
-        ranks = ranks_under(bench, recipe, found.spectra, found.stacked)
-        size = int(ranks @ prices(bench, recipe)) + overhead(bench, recipe, ranks)
-        kept = ranks[ranks > 0]
-        error = 0.0 if recipe.policy().exact and recipe.conv_rank is None else lost(found.spectra, ranks)
-        points = curve(bench, recipe, found.spectra, found.stacked)
-        return (int(kept.min()) if len(kept) else 0, int(ranks.max(initial=0))), error, size, points
-    stacked = np.array([min(sum(m.ranks), m.task.out, m.task.columns) for m in bench.modules], dtype=int)
-    policy = recipe.policy()
-    if policy.kind is PolicyKind.RANK:
-        stacked = np.minimum(stacked, int(policy.value))
-    size = int(stacked @ prices(bench, recipe)) + overhead(bench, recipe, stacked)
-    if policy.kind is PolicyKind.BUDGET:
-        size = int(policy.value)
-    square = float(outcomes.square.sum())
-    left = float((outcomes.square * (1.0 - outcomes.kept)).sum())
-    error = math.sqrt(max(left, 0.0) / square) if square > 0 else 0.0
-    return (int(stacked.min()) if len(stacked) else 0, int(stacked.max(initial=0))), error, size, ()
+def _cut(
+    prospect: Prospect, outcomes: Outcomes
+) -> tuple[tuple[int, int], float, int, tuple[CurvePoint, ...]]:
+    """Return ((least, greatest) rank, relative error, bytes, curve)."""
+    size, node = prospect.size, prospect.tree.root
+    if not prospect.spectra:
+        square = float(outcomes.square.sum())
+        left = float((outcomes.square * (1.0 - outcomes.kept)).sum())
+        error = math.sqrt(max(left, 0.0) / square) if square > 0 else 0.0
+        return size.rank, error, size.bytes, ()
+    names = prospect.names
+    ranks = ranks_under(node, names, prospect.spectra, prospect.stacked, size.fixed)
+    bytes_at = size.bytes_at(names)
+    points = curve(prospect.spectra, prospect.stacked, bytes_at)
+    if size.exact and not size.cut:
+        return size.rank, 0.0, size.bytes, points
+    kept = ranks[ranks > 0]
+    least = int(kept.min()) if len(kept) else 0
+    error = lost(prospect.spectra, ranks) if size.cut else 0.0
+    return (least, int(ranks.max(initial=0))), error, bytes_at(ranks), points
 
 
 def fitting(recipe: Recipe) -> list[Method]:
@@ -399,57 +450,52 @@ def fitting(recipe: Recipe) -> list[Method]:
     return found
 
 
-def compared(
-    found: Prospect, forecast: Forecast | None = None, only: Sequence[str] | None = None
-) -> tuple[MethodRow, ...]:
+def compared(prospect: Prospect, only: Sequence[str] | None = None) -> tuple[MethodRow, ...]:
     """Return one row per method on the same sources and ratios.
 
     Args:
-        found: the recipe looked at.
-        forecast: for methods that Gram matrices alone cannot tell; without it they are left out.
+        prospect: the recipe looked at; methods that it cannot foresee are left out.
         only: names of methods to compare; by default all that fit, but dense ones, which take seconds each.
     """
     rows = []
-    for method in fitting(found.recipe):
-        wanted = method.space is not Space.DENSE if only is None else method.name in only
-        if not wanted and method.name != found.recipe.method:
+    for method in fitting(prospect.recipe):
+        compare = method.space is not Space.DENSE if only is None else method.name in only
+        if not compare and method.name != prospect.recipe.method:
             continue
-        outcomes = _outcomes(found, method, forecast)
+        outcomes = _outcomes(prospect, method)
         if outcomes is not None:
-            rows.append(_row(found, method, outcomes))
+            rows.append(_row(prospect, method, outcomes))
     return tuple(rows)
 
 
-def _outcomes(found: Prospect, method: Method, forecast: Forecast | None) -> Outcomes | None:
-    bench, recipe = found.bench, found.recipe
+def _outcomes(prospect: Prospect, method: Method) -> Outcomes | None:
+    bench, recipe, weighing = prospect.bench, prospect.recipe, prospect.weighing
     if method.name == recipe.method:
-        return found.outcomes
-    if method.space is Space.SCALAR and plain(recipe):
-        factors = coefficients(bench, found.weighing, method, method.settings({}, len(recipe.sources)))
-        return direct(bench, found.weighing, factors)
-    if forecast is None:
+        return prospect.outcomes
+    node = prospect.tree.root.under(recipe_edits.with_method(recipe, method.name))
+    if method.space is Space.SCALAR and stacks(node):
+        return direct(bench, weighing, coefficients(bench, weighing, node))
+    if prospect.foresee is None:
         return None
-    rank = None if method.space is Space.DENSE and (recipe.rank is None or recipe.rank.exact) else recipe.rank
-    other = replace(recipe, method=method.name, knobs={}, rank=rank)
-    return forecast(other, bench, found.weighing, modules_for(bench, method, LINE_SAMPLE)).outcomes
+    return prospect.foresee(node, bench, weighing, modules_for(bench, method, LINE_SAMPLE)).outcomes
 
 
-def _row(found: Prospect, method: Method, outcomes: Outcomes) -> MethodRow:
-    whole = summed(found.bench, outcomes)
+def _row(prospect: Prospect, method: Method, outcomes: Outcomes) -> MethodRow:
+    whole = summed(prospect.bench, outcomes)
     plain_square, square, toward = (
         float(getattr(outcomes, name).sum()) for name in ("plain", "square", "toward")
     )
     both = math.sqrt(plain_square * square)
     return MethodRow(
-        method.name,
-        method.title,
-        method.space,
-        math.sqrt(square / plain_square) if plain_square > 0 else math.nan,
-        toward / both if both > 0 else math.nan,
-        whole.shares,
-        whole.retention,
-        whole.crosstalk,
-        float(outcomes.square @ outcomes.kept) / square if square > 0 else 1.0,
-        len(outcomes),
-        method.name == found.recipe.method,
+        name=method.name,
+        title=method.title,
+        space=method.space,
+        to_sum=math.sqrt(square / plain_square) if plain_square > 0 else math.nan,
+        cosine=toward / both if both > 0 else math.nan,
+        shares=whole.shares,
+        retention=whole.retention,
+        crosstalk=whole.crosstalk,
+        kept=float(outcomes.square @ outcomes.kept) / square if square > 0 else 1.0,
+        seen=len(outcomes),
+        chosen=method.name == prospect.recipe.method,
     )

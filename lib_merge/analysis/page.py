@@ -89,7 +89,7 @@ TENSOR_HEAD = ("Tensor", "Numbers", "Mean", "Std", "Least", "Most", "")
 NAMED = 40
 
 
-def blocks(report: AnalysisReport) -> Iterator[str]:
+def block_tables(report: AnalysisReport) -> Iterator[str]:
     """Yield a folded table of blocks for every source, as HTML."""
     for index, source in enumerate(report.sources):
         if source.blocks:
@@ -120,7 +120,7 @@ def standing_out(report: AnalysisReport) -> Iterator[str]:
                 yield f"<p>{chip(report, index)}{len(keys)} tensors {what}: {named}{more}</p>"
 
 
-def tensors(report: AnalysisReport) -> Iterator[str]:
+def tensor_tables(report: AnalysisReport) -> Iterator[str]:
     """Yield a folded table of all tensors for every source, as HTML."""
     for index, source in enumerate(report.sources):
         if source.tensors:
@@ -177,7 +177,7 @@ def table(
     )
 
 
-def pairs(report: AnalysisReport) -> Iterator[str]:
+def pair_tables(report: AnalysisReport) -> Iterator[str]:
     """Yield the table of pairs, as HTML."""
     if not report.pairs:
         return
@@ -217,7 +217,7 @@ def _times(value: float, chance: float) -> str:
     return number(value / chance, 2) if chance > 0 else "–"
 
 
-def sources(report: AnalysisReport) -> Iterator[str]:
+def source_tables(report: AnalysisReport) -> Iterator[str]:
     """Yield the table of sources, as HTML."""
     if not report.sources:
         return
@@ -256,7 +256,7 @@ def sources(report: AnalysisReport) -> Iterator[str]:
     yield table(head, rows)
 
 
-def training(report: AnalysisReport) -> Iterator[str]:
+def training_table(report: AnalysisReport) -> Iterator[str]:
     """Yield the table of training facts, as HTML."""
     rows = report.training.rows
     if not rows or not any(value for row in rows for value in row.values):
@@ -274,7 +274,7 @@ def training(report: AnalysisReport) -> Iterator[str]:
     yield f"<tbody>{rows_html}</tbody></table></div>"
 
 
-def methods(report: AnalysisReport) -> Iterator[str]:
+def method_table(report: AnalysisReport) -> Iterator[str]:
     """Yield the table of other methods, as HTML."""
     if not report.methods:
         return
@@ -353,13 +353,13 @@ def to_html(report: AnalysisReport, *, tensors: bool = True) -> str:
         *_merge(report),
         *_advice(report),
         *plots.sections(report),
-        *pairs(report),
-        *sources(report),
+        *pair_tables(report),
+        *source_tables(report),
         *standing_out(report),
-        *blocks(report),
-        *(tensors(report) if tensors else ()),
-        *training(report),
-        *methods(report),
+        *block_tables(report),
+        *(tensor_tables(report) if tensors else ()),
+        *training_table(report),
+        *method_table(report),
         *_symptoms(report),
         *_notes(report),
         "</body></html>",

@@ -14,7 +14,6 @@ import numpy as np
 from lib_merge.analysis.changes import Evidence, balanced, both, evidence, percent, plus, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
 from lib_merge.analysis.outcome import Prospect
-from lib_merge.analysis.weights import flat
 from lib_merge.families import family_of
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Complaint, Method, Space, get_method
 from lib_merge.recipe import Recipe
@@ -307,7 +306,7 @@ def starting_points(recipe: Recipe, family: str = "") -> tuple[Advice, ...]:
         recipe: its sources' roles count where they are set.
         family: of the sources; decides whether block presets are offered.
     """
-    if len(recipe.sources) < 2 or not flat(recipe):
+    if len(recipe.sources) < 2 or not recipe.flat:
         return ()
     return tuple(_starts(recipe, family))
 

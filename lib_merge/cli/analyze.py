@@ -11,9 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import api
-from lib_merge.analysis import AnalysisReport, to_html, to_json
-from lib_merge.analysis.forecast import analyze_with_engine
-from lib_merge.analysis.weights import Given, as_recipe
+from lib_merge.analysis import AnalysisReport, analyze, to_html, to_json
+from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.cli.console import ProgressLine
 from lib_merge.engine.job import Job
 from lib_merge.errors import RecipeError
@@ -75,7 +74,7 @@ def run(arguments: argparse.Namespace, stop: Any = None) -> None:  # noqa: ANN40
         job = Job(
             device=arguments.device, progress=progress, cancelled=lambda: bool(getattr(stop, "asked", False))
         )
-        report = analyze_with_engine(_given(arguments), job=job, methods=_compared(arguments.compare))
+        report = analyze(_given(arguments), job=job, methods=_compared(arguments.compare))
     if arguments.html:
         write_text(Path(arguments.html), to_html(report))
     if arguments.json:

@@ -18,13 +18,14 @@ import numpy as np
 
 from lib_merge.adapters import LoraFile, ModulePart, open_lora, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
-from lib_merge.errors import ModuleError, RecipeError
+from lib_merge.errors import FamilyError, ModuleError, RecipeError
 from lib_merge.families import block_of, blocks_present, encoder_of, family_of
 from lib_merge.methods import Method, Reads, ScalarInput, Space
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe, Source
 
 OpenFile = Callable[[Path], LoraFile]
+MISFIT = "modules have another size than"
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,6 +169,16 @@ class Node:
                 sources.append(replace(child.source, recipe=child.stamped()))
         return replace(self.recipe, sources=tuple(sources))
 
+    def under(self, recipe: Recipe) -> Node:
+        """Return the same sources merged as another recipe over them says: its method, ranks, seed."""
+        return replace(
+            self,
+            recipe=replace(recipe, sources=self.recipe.sources, family=self.family),
+            method=recipe.declared(),
+            settings=recipe.declared().settings(recipe.knobs, len(recipe.sources)),
+            policy=recipe.policy(),
+        )
+
 
 Child = Union[Leaf, Node]
 
@@ -188,6 +199,10 @@ class Tree:
         """Everything the plan has to tell the user."""
         return [*self.root.notes, *(note for file in self.files for note in file.notes)]
 
+    def under(self, recipe: Recipe) -> Tree:
+        """Return the tree of another recipe over the same sources; see `Node.under`."""
+        return replace(self, root=self.root.under(recipe))
+
     def close(self) -> None:
         """Close every file."""
         for file in self.files:
@@ -202,13 +217,21 @@ class Tree:
         self.close()
 
 
-def open_tree(recipe: Recipe, open_file: OpenFile = open_lora, *, drop_unsupported: bool = False) -> Tree:
+def open_tree(
+    recipe: Recipe,
+    open_file: OpenFile = open_lora,
+    *,
+    drop_unsupported: bool = False,
+    look_only: bool = False,
+) -> Tree:
     """Open a recipe's files, settle their family and resolve every setting.
 
     Args:
         recipe: with paths.
         open_file: opens one file.
         drop_unsupported: leave kinds out that need base weights, instead of refusing them.
+        look_only: for a look at files that may not be mergeable: of several families that fit, the first
+            names the blocks, and modules whose sizes differ between sources are left out with a note.
     Raises:
         FamilyError: families differ or cannot be told.
         ModuleError: a module has two shapes, or none is left.
@@ -222,10 +245,10 @@ def open_tree(recipe: Recipe, open_file: OpenFile = open_lora, *, drop_unsupport
         for path in _paths(recipe):
             if path not in files:
                 files[path] = open_file(path)
-        family = settle_family(list(files.values()), recipe.family)
+        family = _family(list(files.values()), recipe.family, look_only=look_only)
         for path, file in files.items():
             files[path] = file.settled(family, drop_unsupported=drop_unsupported)
-        root = _Builder(files, family).node(replace(recipe, family=family), None)
+        root = _Builder(files, family, look_only=look_only).node(replace(recipe, family=family), None)
         if not root.targets:
             message = "none of the sources has a module that can be merged."
             raise ModuleError(message)
@@ -236,12 +259,25 @@ def open_tree(recipe: Recipe, open_file: OpenFile = open_lora, *, drop_unsupport
     return Tree(root, list(files.values()))
 
 
+def _family(files: Sequence[LoraFile], asked: str | None, *, look_only: bool) -> str:
+    try:
+        return settle_family(files, asked)
+    except FamilyError:
+        shared = [
+            name for name in files[0].guess.candidates if all(name in f.guess.candidates for f in files)
+        ]
+        if asked is not None or not look_only or not shared:
+            raise
+        return shared[0]
+
+
 class _Builder:
     """Makes nodes and leaves of opened files."""
 
-    def __init__(self, files: Mapping[Path, LoraFile], family: str) -> None:
+    def __init__(self, files: Mapping[Path, LoraFile], family: str, *, look_only: bool) -> None:
         self._files = files
         self._family = family
+        self._look_only = look_only
         self._split = {name for file in files.values() for name in file.split_modules}
         self._uses: dict[Path, int] = {}
 
@@ -266,6 +302,8 @@ class _Builder:
             )
         resolved = [child.source for child in node.children]
         node.recipe = replace(recipe, sources=tuple(one for one in resolved if one is not None))
+        if self._look_only:
+            _leave_misfits_out(node)
         node.targets = _targets(node)
         return node
 
@@ -360,6 +398,26 @@ def _targets(node: Node) -> dict[str, Target]:
                 stacked=before.stacked + rank,
             )
     return dict(sorted(targets.items()))
+
+
+def _leave_misfits_out(node: Node) -> None:
+    """Take modules whose size differs from that of the sources before from their source, and say so."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for child in node.children:
+        misfits = {
+            name
+            for name, (out, columns, _, _) in _sizes(child)
+            if columns and sizes.setdefault(name, (out, columns)) != (out, columns)
+        }
+        if not misfits:
+            continue
+        node.notes.append(
+            f"{child.label}: {len(misfits)} {MISFIT} in the other sources and cannot be merged with them"
+        )
+        if isinstance(child, Leaf):
+            child.parts = {name: part for name, part in child.parts.items() if name not in misfits}
+        else:
+            child.targets = {name: target for name, target in child.targets.items() if name not in misfits}
 
 
 def _sizes(child: Child) -> Iterator[tuple[str, tuple[int, int, tuple[int, ...], int]]]:

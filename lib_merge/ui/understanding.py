@@ -7,9 +7,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
 
-from lib_merge.analysis import AnalysisReport, to_html, to_json
+from lib_merge.analysis import AnalysisReport, analyze_steps, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
-from lib_merge.analysis.forecast import analyze_steps_with_engine
 from lib_merge.engine.job import Job
 from lib_merge.errors import Cancelled, RecipeError
 from lib_merge.kept.history import Entry
@@ -57,7 +56,7 @@ def _analyze(
     desk: Desk, recipe: Recipe, rows: list[int | None], task: Task, methods: Sequence[str] | None
 ) -> dict[str, Any]:
     job = Job(progress=task.progress, cancelled=task.stop.is_set, open_file=desk.headers)
-    for report in analyze_steps_with_engine(recipe, job=job, before=desk.measured, methods=methods):
+    for report in analyze_steps(recipe, job=job, before=desk.measured, methods=methods):
         report = replace(report, handles=tuple(leaf.handle for leaf in recipe.leaves()))  # noqa: PLW2901
         task.partial = Growing(report, rows)
     desk.measured = report
@@ -218,7 +217,7 @@ def report_merge(desk: Desk, entry: str, recipe: Recipe) -> Task | None:
 
 def _report(desk: Desk, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:
     job = Job(progress=task.progress, cancelled=task.stop.is_set, open_file=desk.headers)
-    *_, report = analyze_steps_with_engine(recipe, job=job, before=desk.measured)
+    *_, report = analyze_steps(recipe, job=job, before=desk.measured)
     desk.measured = report
     desk.reports.keep(entry, to_json(report, tensors=False), to_html(report, tensors=False))
     return {"entry": entry}
