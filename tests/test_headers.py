@@ -10,7 +10,7 @@ import torch
 
 from lib_merge import Recipe, Source
 from lib_merge.adapters import file as adapters_file
-from lib_merge.analysis.forecast import analyze_with_engine
+from lib_merge.analysis import analyze
 from lib_merge.engine.foresee import foresee
 from lib_merge.engine.headers import HeaderCache
 from lib_merge.engine.job import Job
@@ -49,11 +49,11 @@ def test_a_moved_slider_reads_no_header(pair, opened):
 
 def test_neither_does_the_analysis_after_it(pair, opened):
     job = Job(open_file=HeaderCache())
-    before = analyze_with_engine(_recipe(pair, 0.5, 0.4), job=job)
+    before = analyze(_recipe(pair, 0.5, 0.4), job=job)
     opened.clear()
-    after = analyze_with_engine(_recipe(pair, 0.7, 0.4), job=job, before=before)
+    after = analyze(_recipe(pair, 0.7, 0.4), job=job, before=before)
     assert opened == []
-    fresh = analyze_with_engine(_recipe(pair, 0.7, 0.4))
+    fresh = analyze(_recipe(pair, 0.7, 0.4))
     assert after.recipe == fresh.recipe
 
 

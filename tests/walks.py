@@ -69,14 +69,14 @@ def slider(folder):
 
 def analysis(folder):
     """Return the whole analysis without the tab."""
-    from lib_merge.analysis.forecast import analyze_steps_with_engine
+    from lib_merge.analysis import analyze_steps
     from lib_merge.engine.job import Job
     from lib_merge.recipe import Recipe, Source
 
     files = write_samples(folder)
     sources = (Source(path=path, name=path.name, ratio=ratio) for path, ratio in zip(files, (0.6, 0.4)))
     recipe = Recipe(tuple(sources))
-    return lambda: _check([*analyze_steps_with_engine(recipe, job=Job(drop_unsupported=True))])
+    return lambda: _check([*analyze_steps(recipe, job=Job(drop_unsupported=True))])
 
 
 def in_the_tab(folder):
