@@ -173,17 +173,13 @@ def coefficients(bench: Bench, weighing: Weighing, node: Node) -> np.ndarray:
     result = np.zeros_like(weighing.outer)
     for place, weights in enumerate(map(tuple, weighing.outer[:, first].tolist())):
         if node.method.reads is Reads.MODULE:
-            each = node.coefficients(weights, _constant(grams[place]))
+            each = node.coefficients(weights, lambda place=place: grams[place])
         else:
             if weights not in cached:
-                cached[weights] = node.coefficients(weights, _constant(whole))
+                cached[weights] = node.coefficients(weights, lambda: whole)
             each = cached[weights]
         result[place] = np.asarray(each)[weighing.groups]
     return result * weighing.inner
-
-
-def _constant(gram: np.ndarray) -> Callable[[], np.ndarray]:
-    return lambda: gram
 
 
 def direct(bench: Bench, weighing: Weighing, found: np.ndarray, peaks: np.ndarray | None = None) -> Outcomes:
