@@ -157,7 +157,7 @@ def edit_side_car(lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
         OutputError: the folder cannot be written, or what lies there cannot be read.
     """
     path, title, note = side_car_path(lora), f"the file of notes beside {lora.name}", ""
-    with store.held(path):
+    with store.locked(path):
         try:
             data = store.read(path)
         except FileFormatError as error:

@@ -404,6 +404,24 @@ def test_a_broken_file_is_set_aside_and_the_history_comes_back_from_merged_loras
     assert Archive(tmp_path).take_warnings() == []
 
 
+def test_the_desk_brings_the_history_back_by_itself(tmp_path):
+    from lib_merge.ui.operations import open_desk
+    from tests.test_tab_server import Host
+
+    host = Host(tmp_path)
+    shutil.copytree(V01 / "loras", host.folder, dirs_exist_ok=True)
+    desk = open_desk(host)
+    assert desk.history.list() == []
+    desk.library.refresh(wait=True)
+    assert desk.history.list() == []  # what was merged elsewhere is not the history of this place
+    (host.data_folder() / NAME).write_bytes(b"nonsense" * 1000)
+    desk = open_desk(host)
+    warnings = desk.handle_dict({"op": "init"})["warnings"]
+    assert sum("was damaged" in sentence for sentence in warnings) == 1
+    desk.library.refresh(wait=True)
+    assert [entry["name"] for entry in desk.handle_dict({"op": "history"})["entries"]] == ["ink mira v1"]
+
+
 def test_what_can_be_read_of_a_broken_file_is_kept(archive, tmp_path):
     entries = [archive.history.add(name=f"m{n}", verdict={"decision": "keep"}, notes="x" * 3000) for n in range(60)]  # fmt: skip
     size = (tmp_path / NAME).stat().st_size

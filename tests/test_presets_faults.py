@@ -22,7 +22,7 @@ from lib_merge.blocks import store as presets
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.families import FAMILIES, family_of
 from lib_merge.files import store as files
-from lib_merge.files.store import held
+from lib_merge.files.store import locked
 
 ROOT = Path(__file__).parents[1]
 ONES17 = (1.0,) * 17
@@ -103,7 +103,7 @@ def test_a_store_never_outgrows_what_it_reads(store, monkeypatch):
 def test_a_lock_kept_too_long_is_one_sentence(store):
     store.save(FACE)
     impatient = PresetStore(store.path, timeout=0.1)
-    with held(store.path.resolve(), 1.0):
+    with locked(store.path.resolve(), 1.0):
         with pytest.raises(OutputError, match="held by another program"):
             impatient.save(Preset("B", "SD1", ONES17))
         assert impatient.names() == ("Face",)  # reading needs no lock
@@ -132,9 +132,9 @@ def test_the_lock_of_windows(store, monkeypatch):
     store.save(FACE)
     assert Fake.steps == [1, 2]
     with (
-        held(store.path, 1.0),
+        locked(store.path, 1.0),
         pytest.raises(OutputError, match="held by another program"),
-        held(store.path, 0.05),
+        locked(store.path, 0.05),
     ):
         pass
     assert Fake.owner is None

@@ -135,7 +135,7 @@ def test_a_folder_that_takes_no_new_files_is_called_read_only(path, tmp_path, mo
         patch.setattr(Path, "open", refuse)
         with pytest.raises(OutputError, match=r"the folder .* is read-only"):
             store.write(path, b"new")
-        with pytest.raises(OutputError, match=r"the folder .* is read-only"), store.held(path):
+        with pytest.raises(OutputError, match=r"the folder .* is read-only"), store.locked(path):
             pass
     assert path.read_bytes() == b"old"
 
@@ -228,7 +228,7 @@ def test_two_processes_that_count_in_one_file_lose_no_number(path, tmp_path):
         from lib_merge.files import store
         path = Path(sys.argv[1])
         for _ in range(50):
-            with store.held(path, 60.0):
+            with store.locked(path, 60.0):
                 store.write_json(path, {"n": (store.read_json(path) or {"n": 0})["n"] + 1})
     """
     workers = [_python(code, path) for _ in range(3)]
@@ -243,7 +243,7 @@ def test_threads_exclude_each_other(path):
 
     def work():
         for _ in range(20):
-            with store.held(path, 30.0):
+            with store.locked(path, 30.0):
                 inside.append(1)
                 most.append(len(inside))
                 time.sleep(0.0005)
@@ -264,20 +264,20 @@ def test_a_killed_holder_leaves_nothing_locked(path):
         import os, signal, sys
         from pathlib import Path
         from lib_merge.files import store
-        with store.held(Path(sys.argv[1])):
+        with store.locked(Path(sys.argv[1])):
             os.kill(os.getpid(), signal.SIGKILL)
     """
     _python(code, path).communicate(timeout=60)
     begun = time.monotonic()
-    with store.held(path):
+    with store.locked(path):
         assert time.monotonic() - begun < 2
 
 
 def test_a_lock_that_is_not_given_back_is_one_sentence(path):
     with (
-        store.held(path),
+        store.locked(path),
         pytest.raises(OutputError, match=r"a\.json has been held by another program for 0.05 s"),
-        store.held(path, 0.05),
+        store.locked(path, 0.05),
     ):
         pass
 

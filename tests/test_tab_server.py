@@ -21,7 +21,7 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import block_of, family_of
 from lib_merge.kept.archive import Archive
-from lib_merge.kept.database import NAME
+from lib_merge.kept.database import NAME, Database
 from lib_merge.kept.history import differences
 from lib_merge.library.library import VERSION as HEADERS
 from lib_merge.library.library import Library
@@ -241,6 +241,31 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
     assert f"{done['entry']}.json" in trash
     assert desk.handle_dict({"op": "history"})["entries"] == []
     assert not desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
+
+
+def test_a_rename_never_takes_the_place_of_a_file_beside(desk, host):
+    """Fault C1: a rename onto "config" replaced config.json."""
+    done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR)}))["result"]
+    (host.folder / "config.json").write_text("mine")
+    refused = desk.handle_dict({"op": "rename", "entry": done["entry"], "to": "config"})
+    assert refused["error"] == "config.json exists already; choose another name."
+    assert (host.folder / "config.json").read_text() == "mine"
+    assert (host.folder / "out.safetensors").is_file()
+
+
+def test_a_history_that_cannot_be_written_is_said_with_the_merge(desk, host, monkeypatch):
+    """Fault C5: it said nothing."""
+    import sqlite3
+
+    def full(_):
+        raise sqlite3.OperationalError("database or disk is full")
+
+    monkeypatch.setattr(Database, "_connect", full)
+    done = _wait(desk, desk.handle_dict({"op": "merge", "state": _state(*PAIR)}))["result"]
+    assert done["entry"] == ""
+    [warning] = [text for text in done["warnings"] if "not in the history" in text]
+    assert "no space is left" in warning
+    assert (host.folder / "out.safetensors").is_file()
 
 
 def test_an_existing_name_is_refused_before_any_work(desk, host):

@@ -26,7 +26,7 @@ from lib_merge.blocks.presets import (
     with_saved,
 )
 from lib_merge.errors import MergeError, OutputError, RecipeError
-from lib_merge.files.store import held, read, set_aside, signature, write, write_error
+from lib_merge.files.store import locked, read, set_aside, signature, write, write_error
 
 FORMAT = "lora-merge-presets"
 VERSION = 1
@@ -47,7 +47,7 @@ class PresetStore:
         self.path = Path(path)
         self.timeout = timeout
         self._guard = threading.RLock()
-        self._seen: tuple[int, ...] | None = None
+        self._read_at: tuple[int, ...] | None = None
         self._content = Content()
         self._warnings: list[str] = []
 
@@ -149,67 +149,67 @@ class PresetStore:
             RecipeError: one of them cannot be; none is kept then.
             OutputError: the file cannot be written.
         """
-        said: list[str] = []
-        wanted = list(presets)
+        outcomes: list[str] = []
+        new = list(presets)
 
         def edit(kept: tuple[Preset, ...]) -> tuple[Preset, ...]:
-            said.clear()
-            return with_added(kept, wanted, said)
+            outcomes.clear()
+            return with_added(kept, new, outcomes)
 
         self._change(edit)
-        return said
+        return outcomes
 
     def take_warnings(self) -> Sequence[str]:
         """Return what happened to the file since the last call, in sentences, and forget it."""
         with self._guard:
             self._load()
-            said, self._warnings = self._warnings, []
-            return said
+            warnings, self._warnings = self._warnings, []
+            return warnings
 
     def _change(self, edit: _Edit) -> None:
         with self._guard:
             try:
                 path = self.path.resolve()  # a link stays a link: what it points to is replaced
                 path.parent.mkdir(parents=True, exist_ok=True)
-                with held(path, self.timeout):
-                    self._seen = None
-                    content = self._read(path, locked=True)
+                with locked(path, self.timeout):
+                    self._read_at = None
+                    content = self._read(path, change=True)
                     if content.newer:
                         raise OutputError(content.notes[0])
                     _replace(path, edit(content.presets))
-                    self._seen = None
+                    self._read_at = None
             except (OSError, RuntimeError) as error:
                 raise _sentence(error, self.path) from error
 
     def _load(self) -> Content:
         with self._guard:
             try:
-                return self._read(self.path.resolve(), locked=False)
+                return self._read(self.path.resolve(), change=False)
             except (MergeError, OSError, RuntimeError) as error:
                 self._warn(str(_sentence(error, self.path)))
-                self._seen = signature(self.path)  # not tried again before it changes
+                self._read_at = signature(self.path)  # not tried again before it changes
                 return self._content
 
-    def _read(self, path: Path, *, locked: bool) -> Content:
-        seen = signature(path)
-        if seen is not None and seen == self._seen:
+    def _read(self, path: Path, *, change: bool) -> Content:
+        stamp = signature(path)
+        if stamp is not None and stamp == self._read_at:
             return self._content
         content, data = _content(path)
         if content.damage:
             time.sleep(_SETTLE)
-            if signature(path) != seen:
-                return self._read(path, locked=locked)
-            content = self._mend(path, content, data) if locked else self._mend_locked(path, content)
-            seen = None  # whatever stands there now is read again
+            if signature(path) != stamp:
+                return self._read(path, change=change)
+            content = self._mend(path, content, data) if change else self._mend_locked(path, content)
+            stamp = None  # whatever stands there now is read again
         for note in content.notes:
             self._warn(note)
-        self._seen, self._content = seen, content
+        self._read_at, self._content = stamp, content
         return content
 
     def _mend_locked(self, path: Path, content: Content) -> Content:
         self._content = content  # what is shown when the file cannot be mended
         try:
-            with held(path, self.timeout):
+            with locked(path, self.timeout):
                 again, data = _content(path)
                 return self._mend(path, again, data) if again.damage else again
         except OutputError as error:

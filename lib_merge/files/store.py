@@ -379,7 +379,7 @@ def set_aside(path: Path, copy: bytes | None = None) -> Path:
 
 
 @contextlib.contextmanager
-def held(target: Path, timeout: float = 5.0) -> Iterator[None]:
+def locked(target: Path, timeout: float = 5.0) -> Iterator[None]:
     """Be the only one that changes `target` for as long as the block runs, among all threads and processes.
 
     The lock is the system's, on a small hidden file beside the target that goes when the block ends; it

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import errno
-import os
 import re
 import secrets
 import sqlite3
@@ -159,7 +158,7 @@ class Database:
             raise OutputError(message)
         if version == 0 and _tables(connection):
             raise sqlite3.DatabaseError(_FOREIGN)
-        with store.held(self.path, TIMEOUT):
+        with store.locked(self.path, TIMEOUT):
             version = _pragma(connection, "user_version")
             if 0 < version < len(STEPS):
                 self._copy_aside(connection, version)
@@ -191,14 +190,14 @@ class Database:
 
     def _mend(self) -> None:
         """Set a broken file aside and put what can be read of it into a new one."""
-        with store.held(self.path, TIMEOUT):
+        with store.locked(self.path, TIMEOUT):
             if _sound(self.path):
                 return  # another process was faster
             rows = _salvaged(self.path)
             aside = store.set_aside(self.path)
             journal = self.path.with_name(f"{self.path.name}-journal")
             with contextlib.suppress(OSError):  # it must not be played into the new file
-                os.replace(journal, aside.with_name(f"{aside.name}-journal"))
+                store.move(journal, aside.with_name(f"{aside.name}-journal"))
         self._begun = self._first is None  # what 0.1 left is looked at again
         with contextlib.closing(self._connect()) as connection:
             self._bring_up_to_date(connection)

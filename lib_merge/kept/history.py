@@ -241,43 +241,43 @@ def _text(entry: Entry) -> str:
 
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return what changed between two recipes (JSON), in sentences."""
-    found = []
+    lines = []
     for name in ("method", "rank", "conv_rank", "prune", "precision", "seed"):
         if before.get(name) != after.get(name):
-            found.append(f"{name.replace('_', ' ')}: {before.get(name)} → {after.get(name)}")
+            lines.append(f"{name.replace('_', ' ')}: {before.get(name)} → {after.get(name)}")
     old, new = before.get("knobs") or {}, after.get("knobs") or {}
     for knob in sorted(set(old) | set(new)):
         if old.get(knob) != new.get(knob):
-            found.append(f"{knob.replace('_', ' ')}: {old.get(knob)} → {new.get(knob)}")
+            lines.append(f"{knob.replace('_', ' ')}: {old.get(knob)} → {new.get(knob)}")
     one, other = _sources(before), _sources(after)
-    found += [f"{name} was taken out" for name in one if name not in other]
-    found += [
+    lines += [f"{name} was taken out" for name in one if name not in other]
+    lines += [
         f"{name} was added at {source.get('ratio')}" for name, source in other.items() if name not in one
     ]
     for name in one:
         if name in other:
-            found += _changed(name, one[name], other[name])
-    return found or ["nothing changed"]
+            lines += _changed(name, one[name], other[name])
+    return lines or ["nothing changed"]
 
 
 def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return what changed of one source, or of a group and what it holds."""
-    found = []
+    lines = []
     for what, none in (("ratio", 1), ("te_ratio", "as the ratio"), ("role", "none")):
         old, new = before.get(what), after.get(what)
         if old != new:
             title = what.replace("te_ratio", "text-encoder ratio")
-            found.append(f"{name}, {title}: {none if old is None else old} → {none if new is None else new}")
+            lines.append(f"{name}, {title}: {none if old is None else old} → {none if new is None else new}")
     if before.get("blocks") != after.get("blocks"):
-        found.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
+        lines.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
     if before.get("elements") != after.get("elements"):
-        found.append(
+        lines.append(
             f"{name}, element rules: {len(before.get('elements') or ())} → {len(after.get('elements') or ())}"
         )
     old, new = before.get("recipe"), after.get("recipe")
     if old != new and isinstance(old, Mapping) and isinstance(new, Mapping):
-        found += [f"{name}: {text}" for text in differences(old, new)]
-    return found
+        lines += [f"{name}: {text}" for text in differences(old, new)]
+    return lines
 
 
 def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
@@ -299,10 +299,10 @@ def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
 
 
 def _sources(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    found: dict[str, Mapping[str, Any]] = {}
+    sources: dict[str, Mapping[str, Any]] = {}
     for source in recipe.get("sources") or []:
         name = str(source.get("name") or "group").removesuffix(".safetensors")
-        while name in found:
+        while name in sources:
             name += " (again)"
-        found[name] = source
-    return found
+        sources[name] = source
+    return sources

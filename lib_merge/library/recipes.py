@@ -61,7 +61,7 @@ class RecipeBook:
             self._folder.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise store.write_error(error, path, f"the recipe {name!r}") from error
-        with store.held(path):
+        with store.locked(path):
             if path.exists() and not overwrite:
                 message = f"there is a recipe called {name!r} already."
                 raise RecipeError(message)
