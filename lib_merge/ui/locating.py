@@ -37,19 +37,19 @@ class Locator:
 
     def missing(self, recipe: Recipe) -> list[str]:
         """Return a sentence for every source that is not there as it was."""
-        found = []
+        notes = []
         for source in recipe.leaves():
             if self.locate(source, recipe.family):
                 continue
             same = [item for item in self._library.items() if _file(item) == source.name]
             if same:
-                found.append(
+                notes.append(
                     f"{source.label} has changed since: {same[0].key.partition('/')[2]} holds "
                     "something else now"
                 )
             else:
-                found.append(f"{source.label} is not in the LoRA folders any more")
-        return found
+                notes.append(f"{source.label} is not in the LoRA folders any more")
+        return notes
 
     def _candidates(self, source: Source, family: str | None) -> list[Item]:
         """Return what may be the source: of its size and family, its own name first."""

@@ -95,12 +95,12 @@ def again(desk: Desk, request: AgainRequest) -> JobReply:
         message = f"it cannot be run again: {'; '.join(lost)}."
         raise RecipeError(message)
     target = _target_again(desk, entry, request.name)
-    found = with_paths(recipe, lambda source: desk.library.resolve(desk.locator.locate(source)))
+    located = with_paths(recipe, lambda source: desk.library.resolve(desk.locator.locate(source)))
     output = Output(overwrite=target.stem == entry.name, based_on=entry.based_on, notes=entry.notes)
     before = str(entry.report.get("tensor_hash") or "")
 
     def work(task: Task) -> dict[str, Any]:
-        done = run_recipe(desk, found, target, output, task)
+        done = run_recipe(desk, located, target, output, task)
         return {**done, "same_tensors": bool(before) and done["tensor_hash"] == before, "again": entry.id}
 
     return desk.jobs.start("merge", work).reply()

@@ -20,6 +20,7 @@ from lib_merge.recipe import Recipe, loads
 _TAG = re.compile(r"<(?:lora|lyco):([^<>]*)>", re.IGNORECASE)
 _NEGATIVE = re.compile(r"\nNegative prompt:|\nSteps: \d+")
 _LIST = re.compile(r"^[-+.\d]+(?:,[-+.\dRUXrux]+)+$")
+_UNBAKED = {"start": "start", "stop": "stop", "step": "step range", "dyn": "dynamic rank"}
 _IDENT = re.compile(r"^[A-Za-z][\w .-]*$")
 _RECIPE = re.compile(r'\bMerge recipe(?: \d+)?: ("(?:\\.|[^\\"])*")')
 TEXT_LIMIT = 1 << 20
@@ -69,50 +70,45 @@ def read_prompt(text: str) -> PromptSources:
         text = text[:TEXT_LIMIT]
     cut = _NEGATIVE.search(text)
     prompt = text[: cut.start()] if cut else text
-    found = PromptSources(rest=re.sub(r"\s*,\s*(?:,\s*)+", ", ", _TAG.sub("", prompt)).strip(" ,\n"))
+    result = PromptSources(rest=re.sub(r"\s*,\s*(?:,\s*)+", ", ", _TAG.sub("", prompt)).strip(" ,\n"))
     for match in _TAG.finditer(prompt):
         source = _source(match[1])
         if source is None:
-            found.notes.append(f"the tag <lora:{match[1][:60]}> could not be read")
+            result.notes.append(f"the tag <lora:{match[1][:60]}> could not be read")
         else:
-            found.sources.append(source)
-    return found
+            result.sources.append(source)
+    return result
 
 
 def _source(body: str) -> PromptSource | None:
     name, *arguments = body.split(":")
     if not name.strip():
         return None
-    plain: list[str] = []
+    placed: list[str] = []
     named: dict[str, str] = {}
     for argument in arguments:
         key, equals, value = argument.partition("=")
         if equals:
             named[key.strip().lower()] = value.strip()
         else:
-            plain.append(argument.strip())
+            placed.append(argument.strip())
     notes: list[str] = []
-    te = _number(named.get("te", plain[0] if plain else "1"), notes)
-    second = plain[1] if len(plain) > 1 and _is_number(plain[1]) else None
+    te = _number(named.get("te", placed[0] if placed else "1"), notes)
+    second = placed[1] if len(placed) > 1 and _is_number(placed[1]) else None
     unet = _number(named.get("unet", second if second is not None else str(te)), notes)
     blocks = named.get("lbw", named.get("w"))
     if blocks is None:
         blocks = next(
             (
                 word
-                for word in plain[1:]
+                for word in placed[1:]
                 if word and not _is_number(word) and (_LIST.match(word) or _IDENT.match(word))
             ),
             None,
         )
     if blocks is not None and "x" in named:
         blocks = f"{blocks} x={named['x']}"
-    for key, what in (
-        ("start", "start"),
-        ("stop", "stop"),
-        ("step", "step range"),
-        ("dyn", "dynamic rank"),
-    ):
+    for key, what in _UNBAKED.items():
         if key in named:
             notes.append(f"{what} ({key}={named[key][:40]}) cannot be baked into a file and was left out")
     return PromptSource(

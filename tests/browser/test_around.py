@@ -166,7 +166,7 @@ def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
         tab.page.get_by_role("button", name="+ Add source").click()
         tab.page.keyboard.type(name)
         tab.page.keyboard.press("Enter")
-    tab.page.get_by_label("Group of C").select_option("B")
+    tab.page.get_by_label("Group of C").select_option("2")
     tab.page.get_by_label("Preset for A", exact=True).focus()
     tab.quiet()
     assert tab.page.locator("#lora_merge_root *").count() <= 1200
