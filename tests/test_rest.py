@@ -209,5 +209,6 @@ def test_answers_fit_the_schemas_that_openapi_gives_them(serve):
         reply = client.get(f"{V1}/{path}", params={"name": "ink"} if path == "inspect" else {}).json()
         assert fits(reply, schema, page["components"]["schemas"]), path
     planned = client.post(f"{V1}/plan", json={"sources": [{"name": "ink"}]}).json()
+    assert planned["plan"]["estimate"] is False  # what clients of 0.1 read
     schema = page["paths"][f"{V1}/plan"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert fits(planned, schema, page["components"]["schemas"])

@@ -419,9 +419,13 @@ export interface Outlook {
     emptied: number;
     /** least and most of any module. */
     rank: number[];
-    /** of the tensors. */
+    /** of the file. */
     bytes: number;
-    /** ranks and bytes are at most these. */
+    /** ranks and bytes will be these; otherwise they are at most these. */
+    exact: boolean;
+    /** a rank policy, pruning or a budget may take something away. */
+    cut: boolean;
+    /** not `exact`, as version 0.1 said it. */
     estimate: boolean;
     /** the rank policy in force. */
     policy: string;

@@ -54,6 +54,7 @@ class Outlook:
     bytes: Annotated[int, About("of the file")]
     exact: Annotated[bool, About("ranks and bytes will be these; otherwise they are at most these")]
     cut: Annotated[bool, About("a rank policy, pruning or a budget may take something away")]
+    estimate: Annotated[bool, About("not `exact`, as version 0.1 said it")]
     policy: Annotated[str, About("the rank policy in force", example="lossless")]
     name: Annotated[str, About("of the file", example="ink and mira.safetensors")]
     folder: Annotated[str, About("below the first LoRA folder")]
@@ -104,6 +105,7 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         bytes=size.bytes,
         exact=size.exact,
         cut=size.cut,
+        estimate=not size.exact,
         policy=node.policy.text,
         name=target.name,
         folder=_shown_folder(desk, target.parent),
