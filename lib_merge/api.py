@@ -73,15 +73,15 @@ def merge(
     given = _spread(given, "blocks", blocks)
     given = _spread(given, "te_ratio", te_ratios)
     recipe = Recipe(
-        tuple(given),
-        method,
-        dict(knobs or {}),
-        None if rank is None else parse_policy(rank),
-        conv_rank,
-        prune,
-        save_precision,
-        seed,
-        family,
+        sources=tuple(given),
+        method=method,
+        knobs=dict(knobs or {}),
+        rank=None if rank is None else parse_policy(rank),
+        conv_rank=conv_rank,
+        prune=prune,
+        precision=save_precision,
+        seed=seed,
+        family=family,
     )
     return run_recipe(recipe, save_to, job=job, keep_levels=keep_levels)
 

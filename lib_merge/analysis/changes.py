@@ -99,7 +99,9 @@ def evidence(report: AnalysisReport, prospect: Prospect) -> Evidence:
     ratios = np.array([abs(use.ratio) for use in uses(prospect.tree.root)])
     each = np.divide(heard, ratios, out=np.sqrt(bench.whole.diagonal().clip(0)), where=ratios > 0)
     encoders = bench.products[[bool(module.task.encoder) for module in bench.modules]].sum(0)
-    return Evidence(report, prospect, heard, each, encoders, prospect.recipe.flat)
+    return Evidence(
+        report=report, prospect=prospect, heard=heard, each=each, encoders=encoders, flat=prospect.recipe.flat
+    )
 
 
 def tidy(value: float) -> float:

@@ -127,7 +127,8 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
     counts as none.
     """
     if not wide:
-        return torch.linalg.svdvals(merged).numpy()
+        values: np.ndarray = torch.linalg.svdvals(merged).numpy()
+        return values
     return row_values(merged)
 
 
@@ -150,7 +151,7 @@ def _merged(node: Node, target: Target, space: CoreSpace, names: Callable[[], li
         return MaskSeed(node.recipe.seed, target.name, names()).uniform(source, count, dtype)
 
     merged = core_result(node, target, space, uniform)
-    if node.method.gives is Gives.COLUMNS:
+    if isinstance(merged, Tensor) and node.method.gives is Gives.COLUMNS:
         return sum(space.rows(source) for source in range(len(space.thin))) * merged.float()
     return merged
 
@@ -274,16 +275,16 @@ def _foreseen(bench: Bench, weighing: Weighing, places: list[int], seen: Sequenc
     fit = np.stack([_fit(g, p) for g, p in zip(gram, pull)]) if seen else pull
     peaks = np.array([item[3] for item in seen])
     outcomes = Outcomes(
-        np.array(places, dtype=int),
-        np.square(asked) * energy,
-        np.square(fit) * energy,
-        square.clip(0),
-        pull * asked,
-        np.stack([item[2] for item in seen]) if seen else pull,
-        np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
-        (pull * asked).sum(1),
-        growth(bench, asked, peaks, places) if seen else np.full(0, math.nan),
-        np.array([item[4] for item in seen]),
+        places=np.array(places, dtype=int),
+        asked=np.square(asked) * energy,
+        own=np.square(fit) * energy,
+        square=square.clip(0),
+        pull=pull * asked,
+        talk=np.stack([item[2] for item in seen]) if seen else pull,
+        plain=np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
+        toward=(pull * asked).sum(1),
+        growth=growth(bench, asked, peaks, places) if seen else np.full(0, math.nan),
+        kept=np.array([item[4] for item in seen]),
     )
     spectra = tuple(item[5] for item in seen)
     return Foreseen(outcomes, spectra if all(len(values) for values in spectra) else ())

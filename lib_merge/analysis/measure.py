@@ -214,25 +214,25 @@ def measure(task: Task) -> Measured:
     negative = entries < 0
     positive = entries > 0
     return Measured(
-        task,
-        tuple(part.stop - part.start for part in stacked.parts),
-        stacked.products,
-        tuple(found.singular for found in bases),
-        tuple(found.left.shape[1] for found in bases),
-        out_overlap,
-        in_overlap,
-        start,
-        talk(stacked, bases),
-        sums(stacked, lines),
-        np.where(present, entries.min(1), 0.0),
-        np.where(present, entries.max(1), 0.0),
-        (negative.astype(np.int64) @ positive.T.astype(np.int64))
+        task=task,
+        ranks=tuple(part.stop - part.start for part in stacked.parts),
+        products=stacked.products,
+        spectra=tuple(found.singular for found in bases),
+        counts=tuple(found.left.shape[1] for found in bases),
+        out_overlap=out_overlap,
+        in_overlap=in_overlap,
+        start=start,
+        talk=talk(stacked, bases),
+        sums=sums(stacked, lines),
+        low=np.where(present, entries.min(1), 0.0),
+        high=np.where(present, entries.max(1), 0.0),
+        differ=(negative.astype(np.int64) @ positive.T.astype(np.int64))
         + (positive.astype(np.int64) @ negative.T.astype(np.int64)),
-        entries.shape[1],
-        tuple(tensor_sums(item, stacked, part, lines) for item, part in zip(read, stacked.parts)),
-        tuple(item.broken for item in read),
-        tuple(item.estimated for item in read),
-        (stacked.gram_up, stacked.gram_down, stacked.parts),
+        samples=entries.shape[1],
+        tensors=tuple(tensor_sums(item, stacked, part, lines) for item, part in zip(read, stacked.parts)),
+        broken=tuple(item.broken for item in read),
+        estimated=tuple(item.estimated for item in read),
+        grams=(stacked.gram_up, stacked.gram_down, stacked.parts),
     )
 
 
@@ -294,7 +294,8 @@ def sums(stacked: Stack, lines: Lines) -> np.ndarray:
         stacked: the sources' factors.
         lines: Float64[R], Float64[R]: 1ᵀU and D1, without scales.
     """
-    return (lines[0] * stacked.scales * lines[1]) @ stacked.owner
+    totals: np.ndarray = (lines[0] * stacked.scales * lines[1]) @ stacked.owner
+    return totals
 
 
 def sample(task: Task, stacked: Stack) -> np.ndarray:
@@ -310,7 +311,8 @@ def sample(task: Task, stacked: Stack) -> np.ndarray:
     # single entries are picked faster by numpy, which need not hand over to other threads for it
     parts = stacked.up.numpy().take(rows, 0) * stacked.down.numpy().take(columns, 1).T
     scaled = (stacked.owner * stacked.scales[:, None]).astype(parts.dtype)
-    return (parts @ scaled).T.astype(np.float64)
+    entries: np.ndarray = (parts @ scaled).T.astype(np.float64)
+    return entries
 
 
 # ------------------------------------------------------------------------ bench
@@ -380,7 +382,8 @@ class Bench:
     @property
     def whole(self) -> np.ndarray:
         """Float64[source source], ⟨ΔWᵢ, ΔWⱼ⟩ over everything."""
-        return self.products.sum(0)
+        total: np.ndarray = self.products.sum(0)
+        return total
 
     def _table(self, name: str, shape: tuple[int, ...]) -> np.ndarray:
         if name not in self._tables:
@@ -417,7 +420,17 @@ def file_info(leaf: Leaf, label: str) -> FileInfo:
     base = file.config.base if file.config is not None else ""
     vectors = sum(1 for part in leaf.parts.values() if part.columns == 0)
     stamp = _stamp(file.path)
-    return FileInfo(file.path, file.name, label, file.size, stamp, dict(file.metadata), base, kinds, vectors)
+    return FileInfo(
+        path=file.path,
+        name=file.name,
+        label=label,
+        bytes=file.size,
+        stamp=stamp,
+        metadata=dict(file.metadata),
+        base=base,
+        kinds=kinds,
+        vectors=vectors,
+    )
 
 
 def _stamp(path: Path) -> int:

@@ -7,6 +7,7 @@ For scalar methods all of it is read off Gram matrices; others are carried out a
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields, replace
@@ -81,7 +82,8 @@ class Weighing:
     @property
     def asked(self) -> np.ndarray:
         """Float64[module source], wᵢ."""
-        return self.outer * self.inner
+        product: np.ndarray = self.outer * self.inner
+        return product
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,17 +171,16 @@ def coefficients(bench: Bench, weighing: Weighing, node: Node) -> np.ndarray:
         rows = member[None] * weighing.asked[:, None, :]
         grams = rows @ bench.products @ rows.transpose(0, 2, 1)  # ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩ of the recipe's own sources
     whole = grams.sum(0)
-    cached: dict[tuple[float, ...], list[float]] = {}
+    cached: dict[tuple[float, ...], Sequence[float]] = {}
     result = np.zeros_like(weighing.outer)
     for place, weights in enumerate(map(tuple, weighing.outer[:, first].tolist())):
         if node.method.reads is Reads.MODULE:
-            each = node.coefficients(weights, lambda place=place: grams[place])
-        else:
-            if weights not in cached:
-                cached[weights] = node.coefficients(weights, lambda: whole)
-            each = cached[weights]
+            each = node.coefficients(weights, functools.partial(grams.__getitem__, place))
+        elif (each := cached.get(weights, ())) == ():
+            each = cached[weights] = node.coefficients(weights, lambda: whole)
         result[place] = np.asarray(each)[weighing.groups]
-    return result * weighing.inner
+    result *= weighing.inner
+    return result
 
 
 def direct(bench: Bench, weighing: Weighing, found: np.ndarray, peaks: np.ndarray | None = None) -> Outcomes:
@@ -198,16 +199,16 @@ def direct(bench: Bench, weighing: Weighing, found: np.ndarray, peaks: np.ndarra
     talk = np.einsum("mij,mijk,mik->mi", away, bench.talk, away)
     count = len(bench.modules)
     return Outcomes(
-        np.arange(count),
-        np.square(asked) * energy,
-        np.square(found) * energy,
-        (found * applied).sum(1).clip(0),
-        applied * asked,
-        talk.clip(0),
-        np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
-        (applied * asked).sum(1),
-        np.full(count, math.nan) if peaks is None else growth(bench, asked, peaks),
-        np.ones(count),
+        places=np.arange(count),
+        asked=np.square(asked) * energy,
+        own=np.square(found) * energy,
+        square=(found * applied).sum(1).clip(0),
+        pull=applied * asked,
+        talk=talk.clip(0),
+        plain=np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
+        toward=(applied * asked).sum(1),
+        growth=np.full(count, math.nan) if peaks is None else growth(bench, asked, peaks),
+        kept=np.ones(count),
     )
 
 
@@ -224,7 +225,8 @@ def growth(
     """
     tops = bench.peaks if places is None else bench.peaks[np.asarray(places, dtype=int)]
     largest = (np.abs(asked) * tops).max(1, initial=0.0)
-    return np.divide(peaks, largest, out=np.full(len(largest), math.nan), where=largest > 0)
+    ratios: np.ndarray = np.divide(peaks, largest, out=np.full(len(largest), math.nan), where=largest > 0)
+    return ratios
 
 
 def summed(bench: Bench, found: Outcomes) -> Outcome:
@@ -237,16 +239,16 @@ def summed(bench: Bench, found: Outcomes) -> Outcome:
     shares = contributions / total if total > 0 else contributions
     grown = found.growth[~np.isnan(found.growth)]
     return Outcome(
-        len(found),
-        norm,
-        apart,
-        norm / apart if apart > 0 else math.nan,
-        tuple(norm / math.sqrt(value) if value > 0 else math.inf for value in full),
-        tuple(float(share) for share in shares),
-        _evenness(shares),
-        tuple(float(p / a) if a > 0 else math.nan for p, a in zip(pull, asked)),
-        tuple(math.sqrt(float(t / a)) if a > 0 else math.nan for t, a in zip(talk, asked)),
-        float(grown.max()) if len(grown) else math.nan,
+        modules=len(found),
+        norm=norm,
+        apart=apart,
+        cancel=norm / apart if apart > 0 else math.nan,
+        to_source=tuple(norm / math.sqrt(value) if value > 0 else math.inf for value in full),
+        shares=tuple(float(share) for share in shares),
+        evenness=_evenness(shares),
+        retention=tuple(float(p / a) if a > 0 else math.nan for p, a in zip(pull, asked)),
+        crosstalk=tuple(math.sqrt(float(t / a)) if a > 0 else math.nan for t, a in zip(talk, asked)),
+        growth=float(grown.max()) if len(grown) else math.nan,
     )
 
 

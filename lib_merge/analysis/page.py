@@ -35,7 +35,7 @@ def to_json(report: AnalysisReport, *, tensors: bool = True) -> dict[str, Any]:
     Returns:
         Mappings, lists, texts, and finite numbers; what is not a number or infinite becomes null.
     """
-    found = {"format": FORMAT, "version": VERSION}
+    found: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for item in fields(report):
         if item.name not in ("bench", "sources", "handles"):
             found[item.name] = _plain(getattr(report, item.name))

@@ -36,21 +36,21 @@ def source_report(bench: Bench, index: int) -> SourceReport:
     ranks = [module.ranks[index] for module in mine]
     info = bench.files[index]
     return SourceReport(
-        info.name,
-        info.label,
-        info.bytes,
-        len(mine) + info.vectors,
-        info.kinds,
-        (min(ranks, default=0), max(ranks, default=0)),
-        _part(mine, index, total, rank),
-        {block: part for block, part in blocks.items() if part.modules},
-        encoder / total if total > 0 else 0.0,
-        tensors,
-        tuple(tensor.key for tensor in tensors if tensor.zero),
-        tuple(tensor.key for tensor in tensors if not tensor.finite),
-        largest,
-        FP16_MAX / largest if largest > 0 else math.inf,
-        sum(module.estimated[index] for module in mine),
+        name=info.name,
+        label=info.label,
+        bytes=info.bytes,
+        modules=len(mine) + info.vectors,
+        kinds=info.kinds,
+        rank=(min(ranks, default=0), max(ranks, default=0)),
+        whole=_part(mine, index, total, rank),
+        blocks={block: part for block, part in blocks.items() if part.modules},
+        encoder=encoder / total if total > 0 else 0.0,
+        tensors=tensors,
+        zero=tuple(tensor.key for tensor in tensors if tensor.zero),
+        broken=tuple(tensor.key for tensor in tensors if not tensor.finite),
+        largest=largest,
+        headroom=FP16_MAX / largest if largest > 0 else math.inf,
+        estimated=sum(module.estimated[index] for module in mine),
     )
 
 
@@ -67,18 +67,22 @@ def _part(
     weights = energies / energy if energy > 0 else energies
     spectra = [module.spectra[index] for module in modules]
     mean = sum(float(module.sums[index]) for module in modules) / entries if entries else 0.0
+    effective, stable = (
+        float(sum(w * rank[m.task.name][place] for w, m in zip(weights, modules))) for place in (0, 1)
+    )
     return Part(
-        len(modules),
-        entries,
-        math.sqrt(max(energy, 0.0)),
-        energy / total if total > 0 else 0.0,
-        max((float(singular[0]) for singular in spectra if len(singular)), default=0.0),
-        *(float(sum(w * rank[m.task.name][place] for w, m in zip(weights, modules))) for place in (0, 1)),
-        ranks_for(pooled(spectra)),
-        mean,
-        math.sqrt(max(energy / entries - mean**2, 0.0)) if entries else 0.0,
-        min((float(module.low[index]) for module in modules), default=0.0),
-        max((float(module.high[index]) for module in modules), default=0.0),
+        modules=len(modules),
+        entries=entries,
+        norm=math.sqrt(max(energy, 0.0)),
+        share=energy / total if total > 0 else 0.0,
+        peak=max((float(singular[0]) for singular in spectra if len(singular)), default=0.0),
+        effective_rank=effective,
+        stable_rank=stable,
+        ranks=ranks_for(pooled(spectra)),
+        mean=mean,
+        std=math.sqrt(max(energy / entries - mean**2, 0.0)) if entries else 0.0,
+        low=min((float(module.low[index]) for module in modules), default=0.0),
+        high=max((float(module.high[index]) for module in modules), default=0.0),
     )
 
 
@@ -95,12 +99,19 @@ def _tensors(found: Iterable[TensorSums]) -> tuple[TensorStats, ...]:
 def _stats(key: str, parts: Sequence[TensorSums]) -> TensorStats:
     count = sum(part.count for part in parts)
     if not all(part.finite for part in parts):
-        return TensorStats(key, count, math.nan, math.nan, math.nan, math.nan, finite=False)
+        return TensorStats(
+            key=key, count=count, mean=math.nan, std=math.nan, low=math.nan, high=math.nan, finite=False
+        )
     mean = sum(part.total for part in parts) / count
     square = sum(part.square for part in parts) / count
     std = math.sqrt(max(square - mean**2, 0.0))
     return TensorStats(
-        key, count, mean, std, min(part.low for part in parts), max(part.high for part in parts)
+        key=key,
+        count=count,
+        mean=mean,
+        std=std,
+        low=min(part.low for part in parts),
+        high=max(part.high for part in parts),
     )
 
 
@@ -125,17 +136,17 @@ def _pair_part(modules: Sequence[Measured], a: int, b: int) -> PairPart:
     pairs = [m.counts[a] * m.counts[b] for m in both]
     conflict, expected, error = _conflict(both, a, b)
     return PairPart(
-        len(both),
-        inner / size if size > 0 else math.nan,
-        sum(float(m.out_overlap[a, b]) for m in both) / slots,
-        sum(count / m.task.out for count, m in zip(pairs, both)) / slots,
-        sum(float(m.in_overlap[a, b]) for m in both) / slots,
-        sum(count / m.task.columns for count, m in zip(pairs, both)) / slots,
-        conflict,
-        expected,
-        conflict - expected,
-        error,
-        sum(m.samples for m in both),
+        modules=len(both),
+        cosine=inner / size if size > 0 else math.nan,
+        overlap_out=sum(float(m.out_overlap[a, b]) for m in both) / slots,
+        chance_out=sum(count / m.task.out for count, m in zip(pairs, both)) / slots,
+        overlap_in=sum(float(m.in_overlap[a, b]) for m in both) / slots,
+        chance_in=sum(count / m.task.columns for count, m in zip(pairs, both)) / slots,
+        conflict=conflict,
+        expected=expected,
+        excess=conflict - expected,
+        error=error,
+        samples=sum(m.samples for m in both),
     )
 
 
@@ -200,7 +211,16 @@ def pair_report(bench: Bench, first: int, second: int) -> PairReport:
     whole, blocks = pair_parts(bench, first, second)
     start = _start(bench.modules, first, second)
     relation, reason, scale = _relation(bench, (first, second), whole, start)
-    return PairReport(first, second, relation, reason, whole, blocks, start, scale)
+    return PairReport(
+        first=first,
+        second=second,
+        relation=relation,
+        reason=reason,
+        whole=whole,
+        blocks=blocks,
+        start=start,
+        scale=scale,
+    )
 
 
 def _start(modules: Sequence[Measured], a: int, b: int) -> float:

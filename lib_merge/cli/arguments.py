@@ -45,15 +45,15 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         for model, ratio, blocks, te, role, rules in zip(arguments.models, *settings)
     )
     return Recipe(
-        sources,
-        method.name,
-        _knobs(arguments.knob or (), method, count),
-        None if arguments.rank is None else parse_policy(arguments.rank),
-        arguments.conv_rank,
-        arguments.prune,
-        arguments.save_precision,
-        arguments.seed,
-        arguments.family,
+        sources=sources,
+        method=method.name,
+        knobs=_knobs(arguments.knob or (), method, count),
+        rank=None if arguments.rank is None else parse_policy(arguments.rank),
+        conv_rank=arguments.conv_rank,
+        prune=arguments.prune,
+        precision=arguments.save_precision,
+        seed=arguments.seed,
+        family=arguments.family,
     )
 
 

@@ -55,11 +55,15 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> list[ModuleReport]:
             part = parts.get(target.name)
             if part is None or not part.columns:
                 size = norm(asked) if target.columns else 0.0
-                return ModuleReport(target.name, target.block, 0, size, cut, size)
+                return ModuleReport(
+                    name=target.name, block=target.block, rank=0, error=size, cut=cut, size=size
+                )
             delta = part.load(merged.file)
             error, size = difference_norm(delta, asked)
             rank = 0 if isinstance(delta, Dense) else delta.rank
-            return ModuleReport(target.name, target.block, rank, error, cut, size)
+            return ModuleReport(
+                name=target.name, block=target.block, rank=rank, error=error, cut=cut, size=size
+            )
 
         return list(over_modules(measure, targets, node, evaluator.device, job, stage="verify"))
 

@@ -179,6 +179,13 @@ def combine_tiles(
         def uniform(source: int, band: int = band, shape: torch.Size = tile.shape[1:]) -> Tensor:
             return torch.rand(shape, generator=generator(source, band)).to(module.device)
 
-        given = DenseInput(module.weights, tile, threshold, module.largest, module.selection, uniform)
+        given = DenseInput(
+            weights=module.weights,
+            deltas=tile,
+            threshold=threshold,
+            largest=module.largest,
+            selection=module.selection,
+            random=uniform,
+        )
         result[rows] = method.tile(given, settings).to("cpu")
     return result

@@ -13,12 +13,12 @@ from lib_merge.linalg.workspace import like
 from lib_merge.methods.registry import Knob, Scope
 
 TRIM = Knob(
-    "trim_fraction",
-    0.2,
-    "Share of each LoRA's smallest entries dropped (1 − k).",
-    0.0,
-    0.95,
-    0.05,
+    name="trim_fraction",
+    default=0.2,
+    help="Share of each LoRA's smallest entries dropped (1 − k).",
+    minimum=0.0,
+    maximum=0.95,
+    step=0.05,
     scope=Scope.SOURCE,
 )
 SCOPE = Knob(
@@ -28,12 +28,12 @@ SCOPE = Knob(
     choices=("module", "global"),
 )
 DROP = Knob(
-    "drop_rate",
-    0.3,
-    "Share of each LoRA's entries dropped at random (p).",
-    0.0,
-    0.95,
-    0.05,
+    name="drop_rate",
+    default=0.3,
+    help="Share of each LoRA's entries dropped at random (p).",
+    minimum=0.0,
+    maximum=0.95,
+    step=0.05,
     scope=Scope.SOURCE,
 )
 RESCALE = Knob(

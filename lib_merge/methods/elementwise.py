@@ -150,14 +150,21 @@ def magnitude_prune(given: DenseInput, *, trim_fraction: PerSource) -> Tensor:
     paper="https://arxiv.org/abs/2312.06795",
     space=Space.DENSE,
     knobs=(
-        Knob("gamma", 0.01, "Share of the largest entries dropped (γ).", 0.0, 0.5, 0.005),
         Knob(
-            "trim_fraction",
-            0.2,
-            "Share of the smallest entries dropped (β).",
-            0.0,
-            0.95,
-            0.05,
+            name="gamma",
+            default=0.01,
+            help="Share of the largest entries dropped (γ).",
+            minimum=0.0,
+            maximum=0.5,
+            step=0.005,
+        ),
+        Knob(
+            name="trim_fraction",
+            default=0.2,
+            help="Share of the smallest entries dropped (β).",
+            minimum=0.0,
+            maximum=0.95,
+            step=0.05,
             scope=Scope.SOURCE,
         ),
     ),
@@ -186,12 +193,12 @@ def breadcrumbs(given: DenseInput, *, gamma: float, trim_fraction: PerSource) ->
     knobs=(
         DROP,
         Knob(
-            "epsilon",
-            0.2,
-            "How much likelier a row's largest entry stays than its smallest (ε).",
-            0.0,
-            1.0,
-            0.05,
+            name="epsilon",
+            default=0.2,
+            help="How much likelier a row's largest entry stays than its smallest (ε).",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.05,
         ),
         RESCALE,
         ELECT,
@@ -239,7 +246,14 @@ def spread(deltas: Tensor) -> Tensor:
     space=Space.DENSE,
     sources=(2, None),
     knobs=(
-        Knob("select", 0.5, "Share of the entries kept, by variance between the LoRAs (τ).", 0.05, 1.0, 0.05),
+        Knob(
+            name="select",
+            default=0.5,
+            help="Share of the entries kept, by variance between the LoRAs (τ).",
+            minimum=0.05,
+            maximum=1.0,
+            step=0.05,
+        ),
     ),
     elects=True,
 )
@@ -270,8 +284,22 @@ def sce(given: DenseInput, *, select: float) -> Tensor:
     space=Space.DENSE,
     sources=(2, None),
     knobs=(
-        Knob("lam", 0.4, "How clearly an entry must belong to a LoRA to count (λ).", 0.0, 2.0, 0.05),
-        Knob("agree", 2, "How many LoRAs must need an entry for it to stay.", 1, 8, 1),
+        Knob(
+            name="lam",
+            default=0.4,
+            help="How clearly an entry must belong to a LoRA to count (λ).",
+            minimum=0.0,
+            maximum=2.0,
+            step=0.05,
+        ),
+        Knob(
+            name="agree",
+            default=2,
+            help="How many LoRAs must need an entry for it to stay.",
+            minimum=1,
+            maximum=8,
+            step=1,
+        ),
     ),
 )
 def tall_mask(given: DenseInput, *, lam: float, agree: int) -> Tensor:

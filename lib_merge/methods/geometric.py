@@ -48,7 +48,16 @@ def _slerp(first: float, second: float, product: float, t: float) -> tuple[float
     sources=(2, 2),
     symmetric=False,
     reads=Reads.MODULE,
-    knobs=(Knob("t", 0.5, "0 is the first LoRA, 1 the second (t).", 0.0, 1.0, 0.01),),
+    knobs=(
+        Knob(
+            name="t",
+            default=0.5,
+            help="0 is the first LoRA, 1 the second (t).",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.01,
+        ),
+    ),
     spherical=True,
 )
 def slerp(given: ScalarInput, *, t: float) -> list[float]:

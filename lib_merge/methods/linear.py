@@ -92,7 +92,16 @@ def norm_preserving(given: ScalarInput) -> list[float]:
     space=Space.SCALAR,
     sources=(2, 3),
     symmetric=False,
-    knobs=(Knob("factor", 1.0, "How much of the difference is added (f).", -2.0, 2.0, 0.05),),
+    knobs=(
+        Knob(
+            name="factor",
+            default=1.0,
+            help="How much of the difference is added (f).",
+            minimum=-2.0,
+            maximum=2.0,
+            step=0.05,
+        ),
+    ),
     removes=True,
 )
 def add_difference(given: ScalarInput, *, factor: float) -> list[float]:
@@ -136,7 +145,16 @@ def subtract(given: ScalarInput) -> list[float]:
     space=Space.SCALAR,
     sources=(2, None),
     symmetric=False,
-    knobs=(Knob("beta", 0.9, "How much of the past each step keeps (β).", 0.0, 0.999, 0.01),),
+    knobs=(
+        Knob(
+            name="beta",
+            default=0.9,
+            help="How much of the past each step keeps (β).",
+            minimum=0.0,
+            maximum=0.999,
+            step=0.01,
+        ),
+    ),
 )
 def ema(given: ScalarInput, *, beta: float) -> list[float]:
     """Exponential moving average over the sources in order: θ₁ = τ₁, θₖ = β·θₖ₋₁ + (1 − β)·τₖ.

@@ -44,7 +44,14 @@ def _flattened(values: Tensor, lam: float) -> Tensor:
     return values.pow(1.0 - lam) * values.mean().pow(lam)
 
 
-_LAM = Knob("lam", 0.5, "0 is the plain sum, 1 gives every direction the same strength (λ).", 0.0, 1.0, 0.05)
+_LAM = Knob(
+    name="lam",
+    default=0.5,
+    help="0 is the plain sum, 1 gives every direction the same strength (λ).",
+    minimum=0.0,
+    maximum=1.0,
+    step=0.05,
+)
 
 
 @merge_method(
@@ -79,12 +86,12 @@ def iso_c(given: CoreInput, *, lam: float) -> Triplets:
     knobs=(
         _LAM,
         Knob(
-            "common",
-            0.8,
-            "Share of the directions taken from the sum; the rest belong to single LoRAs (k/r).",
-            0.0,
-            1.0,
-            0.05,
+            name="common",
+            default=0.8,
+            help="Share of the directions taken from the sum; the rest belong to single LoRAs (k/r).",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.05,
         ),
     ),
 )
@@ -123,7 +130,12 @@ def iso_cts(given: CoreInput, *, lam: float, common: float) -> Triplets:
     sources=(2, None),
     knobs=(
         Knob(
-            "floor", 1.0, "Least count a source gets in a direction (α); lower turns more up.", 0.1, 2.0, 0.05
+            name="floor",
+            default=1.0,
+            help="Least count a source gets in a direction (α); lower turns more up.",
+            minimum=0.1,
+            maximum=2.0,
+            step=0.05,
         ),
     ),
 )
@@ -188,7 +200,16 @@ def pico(given: CoreInput, *, compensate: bool) -> Tensor:
     space=Space.CORE,
     sources=(2, 2),
     roles=("style", "subject"),
-    knobs=(Knob("mu", 0.5, "How far the subject gives way; 0 is the plain sum (μ).", 0.0, 10.0, 0.1),),
+    knobs=(
+        Knob(
+            name="mu",
+            default=0.5,
+            help="How far the subject gives way; 0 is the plain sum (μ).",
+            minimum=0.0,
+            maximum=10.0,
+            step=0.1,
+        ),
+    ),
 )
 def np_lora(given: CoreInput, *, mu: float) -> Tensor:
     """Null-space projection (arXiv:2511.11051): τ_style + τ_subject·(I − μ/(1+μ)·V_sV_sᵀ), V_s the style's
@@ -209,7 +230,14 @@ def np_lora(given: CoreInput, *, mu: float) -> Tensor:
     space=Space.CORE,
     sources=(2, None),
     knobs=(
-        Knob("mu", 0.25, "1 is the plain sum, 0 separates fully (μ).", 0.0, 1.0, 0.05),
+        Knob(
+            name="mu",
+            default=0.25,
+            help="1 is the plain sum, 0 separates fully (μ).",
+            minimum=0.0,
+            maximum=1.0,
+            step=0.05,
+        ),
         Knob("guard", True, "Never stronger than the plain sum, in norm or in any single direction."),
     ),
     helps={

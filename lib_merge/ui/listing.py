@@ -118,7 +118,17 @@ def inspected(path: Path) -> dict[str, Any]:
     facts = inspect_file(path)
     with open_lora(path) as file:
         base = file.config.base if file.config is not None else ""
-        info = FileInfo(path, file.name, path.stem, file.size, 0, dict(file.metadata), base, {}, 0)
+        info = FileInfo(
+            path=path,
+            name=file.name,
+            label=path.stem,
+            bytes=file.size,
+            stamp=0,
+            metadata=dict(file.metadata),
+            base=base,
+            kinds={},
+            vectors=0,
+        )
     rows = training([info], [(0, 0)]).rows
     facts["training"] = [[row.title, row.values[0]] for row in rows if row.field != "rank" and row.values[0]]
     facts["made_of"] = _in_words(facts["recipe"])

@@ -84,7 +84,16 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
             "" if cfg is None else f"CFG {cfg:g}",
         ]
         parts.append("" if size is None else f"{size[0]}×{size[1]}")
-        rows.append(Row(" · ".join(part for part in parts if part), text, one, sampler, cfg, size))
+        rows.append(
+            Row(
+                label=" · ".join(part for part in parts if part),
+                prompt=text,
+                seed=one,
+                sampler=sampler,
+                cfg=cfg,
+                size=size,
+            )
+        )
     return rows
 
 
