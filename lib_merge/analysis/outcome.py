@@ -171,12 +171,12 @@ def coefficients(bench: Bench, weighing: Weighing, node: Node) -> np.ndarray:
         rows = member[None] * weighing.asked[:, None, :]
         grams = rows @ bench.products @ rows.transpose(0, 2, 1)  # ⟨wᵢΔWᵢ, wⱼΔWⱼ⟩ of the recipe's own sources
     whole = grams.sum(0)
-    cached: dict[tuple[float, ...], Sequence[float]] = {}
+    cached: dict[tuple[float, ...], list[float]] = {}
     result = np.zeros_like(weighing.outer)
     for place, weights in enumerate(map(tuple, weighing.outer[:, first].tolist())):
         if node.method.reads is Reads.MODULE:
             each = node.coefficients(weights, functools.partial(grams.__getitem__, place))
-        elif (each := cached.get(weights, ())) == ():
+        elif not (each := cached.get(weights, [])):
             each = cached[weights] = node.coefficients(weights, lambda: whole)
         result[place] = np.asarray(each)[weighing.groups]
     result *= weighing.inner
