@@ -10,7 +10,7 @@ import pytest
 from lib_merge import merge, resize
 from lib_merge.adapters import open_lora
 from lib_merge.errors import RecipeError
-from lib_merge.ranks.budget import allot
+from lib_merge.ranks.budget import allot, fewest
 from tests.factories import dense_of, relative, write_lora
 
 
@@ -182,3 +182,21 @@ def test_a_very_faint_result_survives_half_precision(size, tmp_path):
             <= 1e-3
         )
         assert report.energy_kept == pytest.approx(exact.energy_kept, abs=1e-6)
+
+
+@pytest.mark.parametrize("share", [0.5, 0.9, 0.99, 1.0])
+def test_the_fewest_bytes_that_keep_a_share_are_a_budget_of_that_size(share):
+    g = np.random.default_rng(5)
+    spectra = {f"m{n}": np.sort(g.exponential(size=6))[::-1] for n in range(4)}
+    price = {name: 10 * (n + 1) for n, name in enumerate(spectra)}
+    ranks = fewest(spectra, price, share)
+    total = _lost(spectra, dict.fromkeys(spectra, 0))
+    assert 1 - _lost(spectra, ranks) / total >= share - 1e-9
+    spent = sum(ranks[name] * price[name] for name in spectra)
+    assert _lost(spectra, allot(spectra, price, spent, {})) <= _lost(spectra, ranks) + 1e-12
+    if share < 1:  # one rank less, of whatever buys least, is not enough
+        last = min(
+            (name for name in spectra if ranks[name]),
+            key=lambda name: spectra[name][ranks[name] - 1] ** 2 / price[name],
+        )
+        assert 1 - _lost(spectra, {**ranks, last: ranks[last] - 1}) / total < share

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from safetensors import safe_open
 
 from lib_merge import METHODS, Job, Recipe, Source, parse_policy, run_recipe
+from lib_merge.analysis import analyze
 from lib_merge.engine.foresee import foresee
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import OutputError, RecipeError, VerifyError
@@ -199,3 +200,32 @@ def test_a_budget_bounds_the_file(folder, tmp_path):
     recipe = _placed(_sum("plain", "wide", rank=parse_policy("budget:180KB")), folder)
     size, report = _hold(recipe, tmp_path / "m.safetensors")
     assert report.bytes <= size.bytes <= 180_000
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        {},
+        {"rank": parse_policy("3")},
+        {"rank": parse_policy("energy:0.9")},
+        {"rank": parse_policy("budget:180KB")},
+        {"conv_rank": 2},
+        {"prune": 0.3},
+        {"rank": parse_policy("5"), "conv_rank": 2, "prune": 0.1, "precision": "float"},
+    ],
+)
+def test_the_analysis_foresees_the_same_file(more, folder, tmp_path):
+    """It knows the singular values, so what pruning, a share or a budget leave is exact, too."""
+    recipe = _placed(_sum("plain", "vectors", "thin", **more), folder)
+    foreseen = analyze(recipe, methods=[]).recipe
+    _, report = _hold(recipe, tmp_path / "m.safetensors")
+    assert foreseen.bytes == report.bytes
+    assert foreseen.rank == (report.ranks()["min"], report.ranks()["max"])
+    assert 1 - foreseen.error**2 == pytest.approx(report.energy_kept, abs=1e-6)
+
+
+def test_what_cancels_ends_no_look_at_it(folder):
+    recipe = replace(_sum("plain", "plain"), method="subtract")
+    for method in ("subtract", "core_ties", "tsv", "average"):
+        report = analyze(_placed(replace(recipe, method=method), folder))
+        assert report.stage == "advice"

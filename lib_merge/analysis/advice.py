@@ -26,11 +26,12 @@ from lib_merge.analysis.changes import (
     tidy,
     unfounded,
 )
-from lib_merge.analysis.cut import bytes_for, lost
+from lib_merge.analysis.cut import lost
 from lib_merge.analysis.model import Advice, AnalysisReport, PairReport
 from lib_merge.analysis.outcome import Prospect
 from lib_merge.analysis.sources import SAME_LORA
 from lib_merge.linalg.svd import pooled, rank_for
+from lib_merge.ranks.budget import fewest
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
 # A smaller rank is worth a word when it saves this share of the bytes while keeping KEEP of the energy.
@@ -187,8 +188,10 @@ def smaller(prospect: Prospect) -> tuple[str, int, float] | None:
     bytes_at = prospect.size.bytes_at(names)
     shares = RankPolicy(PolicyKind.ENERGY, KEEP)
     wide = np.array([0 if not len(s) or not s[0] > 0 else shares.choose(s, len(s)) for s in spectra])
-    greedy = bytes_for(spectra, prospect.size.prices(names), KEEP)[1]
-    size = prospect.size.fixed + int(greedy @ prospect.size.prices(names))  # a budget counts every alpha
+    prices = prospect.size.prices(names)
+    split = fewest(dict(zip(names, spectra)), dict(zip(names, prices.tolist())), KEEP)
+    greedy = np.array([split[name] for name in names], dtype=int)
+    size = prospect.size.fixed + int(greedy @ prices)  # a budget counts every alpha
     options = [
         (str(one), np.minimum(prospect.stacked, one)),
         (f"energy:{KEEP:g}", np.minimum(prospect.stacked, wide)),

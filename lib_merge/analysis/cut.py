@@ -12,7 +12,6 @@ from lib_merge.analysis.model import CurvePoint
 from lib_merge.engine.survey import RankPlan, plan_ranks
 from lib_merge.engine.threads import in_order
 from lib_merge.engine.tree import Node
-from lib_merge.linalg import tolerances
 from lib_merge.linalg.stack import singular_values
 from lib_merge.linalg.svd import pooled, tails
 from lib_merge.ranks.policy import PolicyKind
@@ -104,22 +103,6 @@ def ranks_under(
         rank = int(most) if whole else min(policy.choose(singular, int(most)), int(most))
         ranks.append(0 if name in plan.dropped else rank)
     return np.array(ranks, dtype=int)
-
-
-def bytes_for(spectra: Sequence[np.ndarray], price: np.ndarray, share: float) -> tuple[int, np.ndarray]:
-    """Return the fewest bytes of factors that keep `share` of the energy, and the ranks: a greedy choice by
-    S²/price.
-    """
-    total = sum(float(np.square(singular).sum()) for singular in spectra)
-    values = np.concatenate([np.square(singular) for singular in spectra]) if len(spectra) else np.zeros(0)
-    places = np.concatenate(
-        [np.full(len(singular), place) for place, singular in enumerate(spectra)] or [np.zeros(0)]
-    )
-    places = places.astype(int)
-    order = np.argsort(-values / price[places], kind="stable") if len(values) else np.zeros(0, dtype=int)
-    enough = int(np.searchsorted(np.cumsum(values[order]), share * total * (1 - tolerances.SHARE_SLACK))) + 1
-    ranks = np.bincount(places[order[:enough]], minlength=len(spectra))
-    return int(ranks @ price), ranks
 
 
 def lost(spectra: Sequence[np.ndarray], ranks: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""`python -m lib_merge …`: the engine on the command line."""
+"""`python -m lib_merge …`: what can be typed, what recipe it asks for, and the verb that does it."""
 
 from __future__ import annotations
 
@@ -8,23 +8,35 @@ import logging
 import signal
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lib_merge import __version__, api
-from lib_merge.cli import analyze as cli_analyze
-from lib_merge.cli.arguments import recipe_of
-from lib_merge.cli.console import ProgressLine
-from lib_merge.cli.text import inspect_text, method_rows, methods_text, report_text
+from lib_merge.analysis import analyze, to_html, to_json
+from lib_merge.analysis.steps import Given, as_recipe
+from lib_merge.blocks.weights import parse_elements
+from lib_merge.cli.text import (
+    ProgressLine,
+    analysis_text,
+    inspect_text,
+    method_rows,
+    methods_text,
+    report_text,
+    show,
+)
 from lib_merge.engine.job import Job
 from lib_merge.engine.report import MergeReport
-from lib_merge.errors import Cancelled, MergeError, OutputError
+from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
+from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
-from lib_merge.methods import DEFAULT_METHOD
-from lib_merge.recipe import PRECISIONS, Recipe
+from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
+from lib_merge.ranks.policy import parse_policy
+from lib_merge.recipe import PRECISIONS, Recipe, Source
 from lib_merge.samples import write_samples
 
 Arguments = argparse.Namespace
+_NONE = (None, "", "-")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -82,7 +94,7 @@ def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
 
 
 def _show(report: MergeReport, *, as_json: bool) -> None:
-    _out(json.dumps(report.to_json(), allow_nan=False) if as_json else report_text(report))
+    show(json.dumps(report.to_json(), allow_nan=False) if as_json else report_text(report))
 
 
 def _resize(arguments: Arguments, stop: _Interrupt) -> None:
@@ -108,7 +120,7 @@ def _verify(arguments: Arguments, stop: _Interrupt) -> None:
 
 def _inspect(arguments: Arguments, _: _Interrupt) -> None:
     found = [inspect_file(Path(path), arguments.family) for path in arguments.files]
-    _out(
+    show(
         json.dumps(found, allow_nan=False)
         if arguments.json
         else "\n\n".join(inspect_text(item) for item in found)
@@ -116,7 +128,7 @@ def _inspect(arguments: Arguments, _: _Interrupt) -> None:
 
 
 def _methods(arguments: Arguments, _: _Interrupt) -> None:
-    _out(json.dumps(method_rows()) if arguments.json else methods_text())
+    show(json.dumps(method_rows()) if arguments.json else methods_text())
 
 
 def _demo(arguments: Arguments, _: _Interrupt) -> None:
@@ -127,15 +139,149 @@ def _demo(arguments: Arguments, _: _Interrupt) -> None:
         message = f"the folder {arguments.folder} cannot be made: {error.strerror or error}."
         raise OutputError(message) from error
     for path in write_samples(folder):
-        _out(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB")
+        show(f"{path.name}  {path.stat().st_size / 1e6:.1f} MB")
 
 
-def _out(text: str) -> None:
-    # names come from files: what the console cannot show is escaped, never an error
-    stream = sys.stdout
-    encoding = stream.encoding or "utf-8"
-    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
-    stream.flush()
+def _analyze(arguments: Arguments, stop: _Interrupt) -> None:
+    with ProgressLine() as progress:
+        job = Job(device=arguments.device, progress=progress, cancelled=lambda: stop.asked)
+        report = analyze(_looked_at(arguments), job=job, methods=_compared(arguments.compare))
+    if arguments.html:
+        write_text(Path(arguments.html), to_html(report))
+    if arguments.json:
+        show(json.dumps(to_json(report, tensors=not arguments.no_tensors), allow_nan=False))
+    else:
+        show(analysis_text(report))
+
+
+def _looked_at(arguments: argparse.Namespace) -> Given:
+    if arguments.recipe:
+        if arguments.ratios or arguments.method:
+            message = "--ratios and --method belong to files; a recipe has its own."
+            raise RecipeError(message)
+        folders = [*(arguments.lora_dir or ()), *{str(Path(file).parent) for file in arguments.files}]
+        return api.load_recipe(arguments.recipe, folders)
+    recipe = as_recipe(arguments.files, arguments.family)
+    if arguments.ratios is not None:
+        if len(arguments.ratios) != len(recipe.sources):
+            message = (
+                f"--ratios has {len(arguments.ratios)} values for {len(recipe.sources)} "
+                "files: give one for each."
+            )
+            raise RecipeError(message)
+        pairs = zip(recipe.sources, arguments.ratios)
+        recipe = replace(recipe, sources=tuple(replace(source, ratio=ratio) for source, ratio in pairs))
+    return recipe if arguments.method is None else replace(recipe, method=arguments.method)
+
+
+def _compared(names: list[str] | None) -> list[str] | None:
+    """Return the methods to compare; None for all but those that work number by number and take seconds
+    each.
+    """
+    if names is None:
+        return None
+    return list(METHODS) if names == ["all"] else [get_method(name).name for name in names]
+
+
+# ---------------------------------------------------------------- from what is typed to a recipe
+
+
+def recipe_of(arguments: argparse.Namespace) -> Recipe:
+    """Return the recipe that the options of `merge` and `resize` ask for.
+
+    Raises:
+        RecipeError: a list of the wrong length, a value that is no number, a knob or role that the method
+            does not have.
+    """
+    method = get_method(arguments.method)
+    count = len(arguments.models)
+    settings = [
+        _per_source("ratios", arguments.ratios, count, 1.0),
+        _per_source("blocks", arguments.blocks, count, None),
+        _per_source("te_ratios", arguments.te_ratios, count, None),
+        _roles(arguments.roles, method, count),
+        _per_source("elements", arguments.elements, count, None),
+    ]
+    sources = tuple(
+        Source(
+            path=Path(model),
+            name=Path(model).name,
+            ratio=ratio,
+            blocks=None if blocks in _NONE else blocks,
+            te_ratio=_te_ratio(te),
+            role=role,
+            elements=() if rules in _NONE else parse_elements(rules),
+        )
+        for model, ratio, blocks, te, role, rules in zip(arguments.models, *settings)
+    )
+    return Recipe(
+        sources=sources,
+        method=method.name,
+        knobs=_knobs(arguments.knob or (), method, count),
+        rank=None if arguments.rank is None else parse_policy(arguments.rank),
+        conv_rank=arguments.conv_rank,
+        prune=arguments.prune,
+        precision=arguments.save_precision,
+        seed=arguments.seed,
+        family=arguments.family,
+    )
+
+
+def _per_source(name: str, values: list[Any] | None, count: int, default: Any) -> list[Any]:  # noqa: ANN401
+    if values is None:
+        return [default] * count
+    if len(values) != count:
+        message = f"--{name} has {len(values)} values for {count} models: give one for each."
+        raise RecipeError(message)
+    return values
+
+
+def _roles(given: list[str] | None, method: Method, count: int) -> list[str | None]:
+    roles = [None if role in _NONE else role for role in _per_source("roles", given, count, None)]
+    if any(roles) and not method.roles:
+        message = f"{method.name} has no roles: leave --roles out, or choose a method that has them."
+        raise RecipeError(message)
+    return roles
+
+
+def _te_ratio(text: str | None) -> float | tuple[float, ...] | None:
+    if text in _NONE:
+        return None
+    try:
+        numbers = tuple(float(part) for part in str(text).split(","))
+    except ValueError as error:
+        message = f"text-encoder ratio {text!r} is not a number, nor two with a comma (TE1,TE2)."
+        raise RecipeError(message) from error
+    return numbers[0] if len(numbers) == 1 else numbers
+
+
+def _knobs(given: Sequence[str], method: Method, count: int) -> dict[str, Any]:
+    """Read NAME=VALUE for all sources and NAME@2=VALUE for the second one alone, whatever their order."""
+    knobs: dict[str, Any] = {}
+    for text in sorted(given, key=lambda text: "@" in text.partition("=")[0]):
+        name, sign, value = text.partition("=")
+        name, at, number = name.strip().partition("@")
+        if not sign:
+            message = f"--knob {text!r} is not NAME=VALUE."
+            raise RecipeError(message)
+        knob = method.knob(name)
+        if not at:
+            knobs[name] = value.strip()
+            continue
+        if knob.scope is not Scope.SOURCE:
+            message = f"--knob {text!r}: {name} of {method.name} has one value for the whole merge."
+            raise RecipeError(message)
+        if not number.isdecimal() or not 1 <= int(number) <= count:
+            message = f"--knob {text!r}: there is no source {number}; they count from 1 to {count}."
+            raise RecipeError(message)
+        values = knobs.get(name, knob.default)
+        values = list(values) if isinstance(values, (list, tuple)) else [values] * count
+        values[int(number) - 1] = value.strip()
+        knobs[name] = values
+    return knobs
+
+
+# ---------------------------------------------------------------- what can be typed
 
 
 def _parser() -> argparse.ArgumentParser:
@@ -180,7 +326,8 @@ def _parser() -> argparse.ArgumentParser:
     inspect = _command(commands, "inspect", "say what is in LoRA files", _inspect)
     inspect.add_argument("files", nargs="+", metavar="FILE")
     inspect.add_argument("--family", metavar="F")
-    cli_analyze.add_parser(commands)
+    text = "say what is in LoRAs, what merging them will do, and what to do about it"
+    _analyze_options(_command(commands, "analyze", text, _analyze))
     _command(commands, "methods", "list the merge methods", _methods)
     demo = _command(commands, "demo", "write synthetic sample LoRAs into a folder", _demo)
     demo.add_argument("folder", metavar="DIR")
@@ -223,3 +370,33 @@ def _search_options(parser: argparse.ArgumentParser) -> None:
         "--lora_dir", action="append", metavar="DIR", help="where to look for the sources; repeatable"
     )
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps, …")
+
+
+def _analyze_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument(
+        "files", nargs="*", metavar="FILE", help="LoRAs; with --recipe none, or where to look for its own"
+    )
+    parser.add_argument(
+        "--recipe", metavar="RECIPE", help="a recipe (.json), or a merged LoRA that carries one"
+    )
+    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per file, default 1")
+    parser.add_argument(
+        "--method", metavar="NAME", help="of the merge that is looked at, default weighted_sum"
+    )
+    parser.add_argument(
+        "--compare",
+        nargs="*",
+        metavar="NAME",
+        help="methods to compare, or all; by default those that take no seconds",
+    )
+    parser.add_argument("--html", metavar="REPORT", help="write one self-contained page")
+    parser.add_argument(
+        "--no_tensors", action="store_true", help="leave the table of tensors out of the JSON"
+    )
+    parser.add_argument(
+        "--lora_dir", action="append", metavar="DIR", help="where to look for a recipe's sources; repeatable"
+    )
+    parser.add_argument(
+        "--device", default="cpu", help="of methods that are carried out: auto, cpu, cuda, mps, …"
+    )
+    parser.add_argument("--family", metavar="F", help="base family where shapes cannot tell")

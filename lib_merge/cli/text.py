@@ -1,12 +1,81 @@
-"""The command line's plain-text output."""
+"""What the command line shows: progress on stderr, reports and lists as plain text on stdout."""
 
 from __future__ import annotations
 
+import contextlib
+import sys
+import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
+from lib_merge.analysis import AnalysisReport
 from lib_merge.engine.report import MergeReport
 from lib_merge.methods import METHODS
+
+QUIET = 1.0  # nothing is shown for work that takes less than this many seconds
+EVERY = 2.0
+
+
+def show(text: str) -> None:
+    """Write to stdout."""
+    # names come from files: what the console cannot show is escaped, never an error
+    stream = sys.stdout
+    encoding = stream.encoding or "utf-8"
+    stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
+    stream.flush()
+
+
+class ProgressLine:
+    """A progress callback for the engine; shows nothing for the first second."""
+
+    def __init__(self) -> None:
+        """Note the start."""
+        self._start = self._said = time.monotonic()
+        self._bar: Any = None
+        self._stage = ""
+
+    def __call__(self, stage: str, done: int, total: int) -> None:
+        """Take the engine's progress."""
+        now = time.monotonic()
+        if now - self._start < QUIET:
+            return
+        if stage != self._stage:
+            self._close()
+            self._stage = stage
+            self._bar = self._new_bar(stage, total)
+        if self._bar is not None:
+            self._bar.update(done - self._bar.n)
+        elif now - self._said >= EVERY:
+            self._said = now
+            sys.stderr.write(f"{stage}: {done} of {total} modules\n")
+
+    @staticmethod
+    def _new_bar(stage: str, total: int) -> Any:  # noqa: ANN401
+        with contextlib.suppress(ImportError):
+            from tqdm import tqdm
+
+            return tqdm(total=total, desc=stage, unit="module", leave=False, file=sys.stderr, mininterval=0.2)
+        return None
+
+    def _close(self) -> None:
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def __enter__(self) -> ProgressLine:
+        """Return the callback."""
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Remove the bar."""
+        self._close()
+
+
+# ---------------------------------------------------------------- merges, files, methods
 
 
 def report_text(report: MergeReport) -> str:
@@ -109,3 +178,75 @@ def methods_markdown() -> str:
 
 def _plain(value: object) -> str:
     return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
+
+
+# ---------------------------------------------------------------- analyses
+
+
+def analysis_text(report: AnalysisReport) -> str:
+    """Return a report in a few plain lines."""
+    parts: tuple[Callable[[AnalysisReport], Iterator[str]], ...] = (_sources, _pairs, _merge, _advice)
+    return "\n".join(_printable(line) for part in parts for line in part(report))
+
+
+def _printable(line: str) -> str:
+    return "".join(letter if letter.isprintable() else "?" for letter in line)
+
+
+def _sources(report: AnalysisReport) -> Iterator[str]:
+    for source in report.sources:
+        part = source.whole
+        low, high = source.rank
+        ranks = f"rank {low}" if low == high else f"rank {low} to {high}"
+        yield (
+            f"{source.name}: {report.family}, {source.modules} modules, {ranks}, norm "
+            f"{part.norm:.4g}, effective rank "
+            f"{part.effective_rank:.1f}, 99 % of the energy in rank {part.ranks.get(0.99, 0)}, text "
+            f"encoders {source.encoder:.0%}"
+        )
+        if source.zero:
+            yield f"  {len(source.zero)} tensors are zero"
+        if source.broken:
+            yield f"  {len(source.broken)} tensors hold NaN or infinity, first {source.broken[0]}"
+    yield from (f"note: {note}" for note in (*report.notes, *report.training.warnings))
+
+
+def _pairs(report: AnalysisReport) -> Iterator[str]:
+    for pair in report.pairs:
+        part = pair.whole
+        names = " and ".join(report.sources[index].label for index in (pair.first, pair.second))
+        line = f"{names}: {pair.relation} ({pair.reason})"
+        if part.modules:
+            line += (
+                f"; overlap {part.overlap_out / part.chance_out:.1f} × chance in what they write, "
+                f"{part.overlap_in / part.chance_in:.1f} × in what they read; signs disagree in "
+                f"{part.conflict:.1%} "
+                f"± {part.error:.1%}, expected {part.expected:.1%}"
+            )
+        yield line
+
+
+def _merge(report: AnalysisReport) -> Iterator[str]:
+    recipe = report.recipe
+    if recipe is None or len(report.sources) < 2:
+        return
+    whole = recipe.whole
+    each = ", ".join(
+        f"{label}@{ratio:g} {share:.0%}"
+        for label, ratio, share in zip(recipe.labels, recipe.ratios, whole.shares)
+    )
+    seen = "" if recipe.direct else f" (from {recipe.seen[0]} of {recipe.seen[1]} modules)"
+    yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
+    talk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
+    yield (
+        f"  {whole.cancel:.2f} × the norm of unrelated sources; others on each one's inputs: "
+        f"{talk}; strongest direction × "
+        f"{whole.growth:.2f}; {recipe.policy}: {recipe.bytes / 1e6:.1f} MB, relative error {recipe.error:.2%}"
+    )
+
+
+def _advice(report: AnalysisReport) -> Iterator[str]:
+    for item in report.advice:
+        yield f"advice: {item.title}. {item.reason}"
+    if not report.advice:
+        yield "advice: none; the numbers speak for no change"

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 import numpy as np
 
 from lib_merge.errors import RecipeError
+from lib_merge.linalg import tolerances
 
 
 def allot(
@@ -45,17 +46,43 @@ def allot(
     return min((_greedy(spectra, price, left, dict(ranks)), uniform), key=lambda split: _lost(spectra, split))
 
 
-def _greedy(
-    spectra: Mapping[str, np.ndarray], price: Mapping[str, int], left: int, ranks: dict[str, int]
-) -> dict[str, int]:
-    order = sorted(
+def fewest(spectra: Mapping[str, np.ndarray], price: Mapping[str, int], share: float) -> dict[str, int]:
+    """Return the ranks that keep a share of the energy in the fewest bytes: taken in a budget's own order,
+    until enough is kept.
+
+    Args:
+        spectra: Float64[k] per module, singular values, descending.
+        price: bytes per rank of each module, (out + in)·width.
+        share: 0…1 of Σ S².
+    """
+    ranks = dict.fromkeys(spectra, 0)
+    missing = share * _lost(spectra, ranks) * (1 - tolerances.SHARE_SLACK)
+    for worth, name in _by_worth(spectra, price, ranks):
+        if missing <= 0:
+            break
+        missing += worth * price[name]
+        ranks[name] += 1
+    return ranks
+
+
+def _by_worth(
+    spectra: Mapping[str, np.ndarray], price: Mapping[str, int], ranks: Mapping[str, int]
+) -> list[tuple[float, str]]:
+    """Return (−S²/price, module) for every rank that is not taken yet, what buys most first."""
+    return sorted(
         (-(float(value) ** 2) / price[name], name)
         for name, values in spectra.items()
         for value in values[ranks[name] :]
         if value > 0
     )
+
+
+def _greedy(
+    spectra: Mapping[str, np.ndarray], price: Mapping[str, int], left: int, ranks: dict[str, int]
+) -> dict[str, int]:
     full: set[str] = set()
-    for _, name in order:  # a module's own ranks come in their order, since its singular values fall
+    # a module's own ranks come in their order, since its singular values fall
+    for _, name in _by_worth(spectra, price, ranks):
         if name in full:
             continue
         if price[name] > left:
