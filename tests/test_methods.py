@@ -12,6 +12,7 @@ from safetensors.torch import load_file
 from lib_merge import METHODS, Job, Source, merge, open_lora
 from lib_merge.cli.commands import main
 from lib_merge.errors import OutputError, RecipeError
+from lib_merge.families import FAMILIES
 from lib_merge.methods import Space
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
 from tests.reference import merge as basic
@@ -69,9 +70,11 @@ def _count(name):
     return 3 if most is None or most >= 3 else max(2, least)
 
 
-def _merge(name, paths, weights, knobs, out, **options):
+def _merge(name, paths, weights, knobs, out, blocks=None, **options):
     roles = (list(METHODS[name].roles) + [None] * len(paths))[: len(paths)]
-    sources = [Source(path=p, name=p.name, ratio=w, role=r) for p, w, r in zip(paths, weights, roles)]
+    sources = [
+        Source(path=p, name=p.name, ratio=w, role=r, blocks=blocks) for p, w, r in zip(paths, weights, roles)
+    ]
     return merge(sources, save_to=out, method=name, knobs=knobs, **options)
 
 
@@ -126,22 +129,27 @@ REAL = (
 )
 
 
+# of each width one block, and the middle: dense methods go through whole matrices, and every block's are alike
+SOME = ("IN01", "IN05", "M00", "OUT05", "OUT09")
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", METHODS)
 def test_a_method_merges_real_files(name, loras, tmp_path):
     """Two and, where it takes more, three real files of different key styles; a real module equals the reference."""
     out = tmp_path / "m.safetensors"
+    on = set(SOME if METHODS[name].space == "dense" else FAMILIES["SD1"].blocks)
+    blocks = {block: float(block in on) for block in FAMILIES["SD1"].blocks}
     counts = {max(2, METHODS[name].sources[0]), _count(name)}
     for count in sorted(counts):
         paths = [loras / file for file in REAL[:count]]
         weights = [0.6, 0.2, 0.5][:count]
         dense = METHODS[name].space == "dense"
-        report = _merge(name, paths, weights, {}, out, rank="16" if dense else None, **FLOAT)
+        report = _merge(name, paths, weights, {}, out, blocks, rank="16" if dense else None, **FLOAT)
         assert np.isfinite(report.relative_error)
         assert len(report.modules) == 128
-        assert (
-            name == "model_stock" or not report.left_out
-        )  # modules whose stock is nothing are left out, and named
+        # modules whose stock is nothing are left out, and named
+        assert name == "model_stock" or len(report.left_out) == (88 if dense else 0)
         if dense:
             assert 0 < report.energy_kept <= 1
         else:
