@@ -68,6 +68,10 @@ def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
     if sys.version_info < (3, 11):
         message = f"this needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}."
         raise Failure(message)
+    linked = next((path for path in (folder, *folder.parents) if path != ROOT and path.is_symlink()), None)
+    if linked is not None and linked.is_relative_to(ROOT):
+        message = f"{linked.name} is a link, and what it points to is not ours to replace; remove it."
+        raise Failure(message)
     print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
     venv.create(folder, with_pip=with_pip)

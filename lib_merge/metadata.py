@@ -57,7 +57,7 @@ def build(
     """
     known = family_of(family)
     rank = str(max(ranks)) if ranks and len(set(ranks)) == 1 else "Dynamic"
-    found = {
+    table = {
         "ss_output_name": title,
         "ss_network_module": "networks.lora",
         "ss_network_dim": rank,
@@ -75,15 +75,15 @@ def build(
     }
     tags = merged_tags(sources)
     if tags:
-        found["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
+        table["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
     words = trigger_words(sources)
     if words:
-        found["modelspec.trigger_phrase"] = ", ".join(words)[:MAX_TRIGGER]
+        table["modelspec.trigger_phrase"] = ", ".join(words)[:MAX_TRIGGER]
     for key in ("ss_sd_model_name", "ss_clip_skip", "modelspec.prediction_type"):
         values = {metadata.get(key) for _, metadata in sources}
         if len(values) == 1 and (value := values.pop()):
-            found[key] = value
-    return found
+            table[key] = value
+    return table
 
 
 def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> dict[str, Any]:

@@ -707,6 +707,10 @@ def main(arguments=None):
         parser.print_help()
         return 2
     wanted = {name: found for part in (RECIPES, OF_SAMPLES, OF_FILES) for name, found in part.items()}
+    unknown = [name for name in given.write or () if name not in wanted]
+    if unknown:
+        near = sorted(name for name in wanted if unknown[0] in name)
+        parser.error(f"there is no recipe {unknown[0]!r}; with that in their name: {near or 'none'}")
     if given.write:
         wanted = {name: wanted[name] for name in given.write}
     kept = _kept()

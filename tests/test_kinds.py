@@ -219,7 +219,7 @@ class _Gate(MergeableKind):
     needs_base = True
 
     def sides(self, shapes):
-        return shapes["gate"][0], 0
+        return (shapes["gate"] or (0,))[0], 0
 
     def layout(self, shapes):
         if len(shapes["gate"]) != 2:
@@ -327,3 +327,13 @@ def test_the_sides_that_single_tensors_show_are_those_of_the_whole(kind):
         return
     shapes = {role.removesuffix(".weight"): tuple(value.shape) for role, value in tensors.items()}
     assert registry.sides(shapes) == wanted.shape
+
+
+@pytest.mark.parametrize("shape", [(), (0,), (3,), (3, 0), (1, 2, 3, 4, 5)])
+def test_no_shape_of_a_file_upsets_the_telling_of_sides(shape):
+    """A family is told from sides before any layout is checked."""
+    for kind in registry.KINDS:
+        for role in kind.marks:
+            rows, columns = kind.sides({role: shape})
+            assert rows >= 0
+            assert columns >= 0

@@ -272,7 +272,7 @@ def test_identity_scaling_and_emptiness(name, tmp_path):
         for ratio in (1.0, 0.5, -1.0):
             _merge(name, [path], [ratio], knobs, out, rank=rank, **FLOAT)
             # means over weights give the LoRA itself, or its negative, whatever the ratio
-            mean = name == "average" or "normalize" in {knob.name for knob in method.knobs}
+            mean = method.normalised(method.settings(knobs, 1))
             expected = {
                 n: (np.sign(ratio) if mean else 1.0 if name == "norm_preserving" and ratio == 1 else ratio)
                 * v

@@ -77,7 +77,10 @@ class Kind(Protocol):
         return not self.marks.isdisjoint(roles)
 
     def sides(self, shapes: Shapes) -> tuple[int, int]:
-        """Return (rows, columns) of a linear ΔW as far as single tensors show them, 0 where they do not."""
+        """Return (rows, columns) of a linear ΔW as far as single tensors show them, 0 where they do not.
+
+        Nobody has checked these shapes yet: they may have any number of axes, and a role may be missing.
+        """
         del shapes
         return 0, 0
 

@@ -223,7 +223,7 @@ def _cut(known: Evidence) -> Iterator[Advice]:
 def _range(known: Evidence) -> Iterator[Advice]:
     narrow = [source for source in known.report.sources if source.headroom < 2.0]
     if narrow and known.recipe.precision == "fp16":
-        source = min(narrow, key=lambda found: found.headroom)
+        source = min(narrow, key=lambda one: one.headroom)
         yield Advice(
             "range",
             "Save as bf16",

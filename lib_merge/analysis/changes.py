@@ -80,16 +80,16 @@ class Evidence:
         sources = self.recipe.sources
         if not always and all(source.te_ratio is None for source in sources):
             return None
-        found: list[Any] = []
+        ratios: list[Any] = []
         for source, factor in zip(sources, factors):
             own = source.te_ratio
             if own is None:
-                found.append(tidy(source.ratio * factor) if always else None)
+                ratios.append(tidy(source.ratio * factor) if always else None)
             else:
-                found.append(
+                ratios.append(
                     [tidy(x * factor) for x in own] if isinstance(own, tuple) else tidy(own * factor)
                 )
-        return found
+        return ratios
 
 
 def evidence(report: AnalysisReport, prospect: Prospect) -> Evidence:
@@ -204,7 +204,7 @@ def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
     between blocks.
     """
     bench = evidence.prospect.bench
-    found: list[dict[str, float]] = [{} for _ in bench.files]
+    weights: list[dict[str, float]] = [{} for _ in bench.files]
     logs: list[float] = []
     total = np.log(np.maximum(evidence.each, 1e-300))
     for block, places in bench.blocks().items():
@@ -217,8 +217,8 @@ def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
         for index, value in enumerate(away):
             weight = tidy(min(CAP, max(1 / CAP, math.exp(-float(value)))))
             if weight != 1.0:
-                found[index][block] = weight
-    return found, math.exp(max(logs, default=0.0))
+                weights[index][block] = weight
+    return weights, math.exp(max(logs, default=0.0))
 
 
 def strength(evidence: Evidence) -> Iterator[Advice]:
@@ -327,7 +327,7 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
         return
     related = [pair for pair in evidence.pairs("related", "same start") if pair.whole.cosine >= SAME]
     if related:
-        pair = max(related, key=lambda found: found.whole.cosine)
+        pair = max(related, key=lambda pair_report: pair_report.whole.cosine)
         yield Advice(
             "related",
             "Use the average",
@@ -339,7 +339,7 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
         )
     against = evidence.pairs("opposed")
     if against:
-        pair = min(against, key=lambda found: found.whole.cosine)
+        pair = min(against, key=lambda pair_report: pair_report.whole.cosine)
         yield Advice(
             "opposed",
             "Use the decorrelated sum",

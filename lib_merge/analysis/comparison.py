@@ -31,7 +31,7 @@ def compare_reports(one: Json | None, other: Json | None) -> dict[str, Any]:
         pairs    per report, [{names, relation, cosine, conflict, expected}]
         blocks   [{block, sides: [figures or None, figures or None], change}], change = ‖τ₂‖/‖τ₁‖ − 1 or None
     """
-    reports = [_report(found) for found in (one, other)]
+    reports = [_report(given) for given in (one, other)]
     return {
         "sources": [_sources(report) for report in reports],
         "whole": [_whole(report) for report in reports],
@@ -40,30 +40,30 @@ def compare_reports(one: Json | None, other: Json | None) -> dict[str, Any]:
     }
 
 
-def _report(found: Json | None) -> Json:
-    return found if isinstance(found, Mapping) and found.get("format") == FORMAT else {}
+def _report(value: Json | None) -> Json:
+    return value if isinstance(value, Mapping) and value.get("format") == FORMAT else {}
 
 
-def _map(found: Any) -> Json:  # noqa: ANN401
-    return found if isinstance(found, Mapping) else {}
+def _map(value: Any) -> Json:  # noqa: ANN401
+    return value if isinstance(value, Mapping) else {}
 
 
-def _list(found: Any) -> list[Any]:  # noqa: ANN401
-    return list(found) if isinstance(found, (list, tuple)) else []
+def _list(value: Any) -> list[Any]:  # noqa: ANN401
+    return list(value) if isinstance(value, (list, tuple)) else []
 
 
-def _number(found: Any) -> float | None:  # noqa: ANN401
-    real = isinstance(found, (int, float)) and not isinstance(found, bool) and math.isfinite(found)
-    return float(found) if real else None
+def _number(value: Any) -> float | None:  # noqa: ANN401
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None
 
 
 def _sources(report: Json) -> list[dict[str, Any]]:
     recipe = _map(report.get("recipe"))
     ratios = _list(recipe.get("ratios"))
-    found = []
+    rows = []
     for index, source in enumerate(map(_map, _list(report.get("sources")))):
         part = _map(source.get("whole"))
-        found.append(
+        rows.append(
             {
                 "label": str(source.get("label", "")),
                 "ratio": _number(ratios[index]) if index < len(ratios) else None,
@@ -71,7 +71,7 @@ def _sources(report: Json) -> list[dict[str, Any]]:
                 "effective_rank": _number(part.get("effective_rank")),
             }
         )
-    return found
+    return rows
 
 
 def _figures(outcome: Json) -> dict[str, Any]:
@@ -94,13 +94,13 @@ def _whole(report: Json) -> dict[str, Any]:
 
 
 def _pairs(report: Json) -> list[dict[str, Any]]:
-    found = []
+    rows = []
     for pair in map(_map, _list(report.get("pairs"))):
         part = _map(pair.get("whole"))
         figures = {name: _number(part.get(name)) for name in ("cosine", "conflict", "expected")}
         names = [str(name) for name in _list(pair.get("names"))]
-        found.append({"names": names, "relation": str(pair.get("relation", "")), **figures})
-    return found
+        rows.append({"names": names, "relation": str(pair.get("relation", "")), **figures})
+    return rows
 
 
 def _blocks(reports: list[Json]) -> list[dict[str, Any]]:

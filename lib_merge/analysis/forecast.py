@@ -226,8 +226,8 @@ class Forecaster:
 
 def _look(node: Node, evaluator: Evaluator, target: Target, asked: np.ndarray) -> Seen:
     """Measure one module of the merge against its sources."""
-    found = evaluator.asked(node, target)
-    merged = found.low_rank() if isinstance(found, Spanned) else found
+    asked_delta = evaluator.asked(node, target)
+    merged = asked_delta.low_rank() if isinstance(asked_delta, Spanned) else asked_delta
     sources = [_source(leaf.parts.get(target.name), leaf.file, target) for leaf in node.leaves()]
     pull = np.array([inner(merged, source) for source in sources])
     talk = np.zeros(len(sources))

@@ -80,13 +80,13 @@ def _read_plain(file: LoraFile, place: ModulePart) -> Read:
     """
     delta = place.load(file.file)
     term, roles = delta.terms[0], place.module.roles  # type: ignore[union-attr]
-    found = tuple(
+    extremes = tuple(
         (roles[role], value.numel(), *_extremes(value))
         for role, value in (("lora_up", term.up), ("lora_down", term.down))
     )
-    if all(math.isfinite(low) and math.isfinite(high) for _, _, low, high in found):
-        return Read(delta, extremes=found)  # type: ignore[arg-type]
-    tensors = tuple(_tensor_sums(item[:2], item[2:], math.nan, math.nan) for item in found)
+    if all(math.isfinite(low) and math.isfinite(high) for _, _, low, high in extremes):
+        return Read(delta, extremes=extremes)  # type: ignore[arg-type]
+    tensors = tuple(_tensor_sums(item[:2], item[2:], math.nan, math.nan) for item in extremes)
     return Read(tensors=tensors, broken=True)
 
 
@@ -217,8 +217,8 @@ def measure(task: Task) -> Measured:
         task=task,
         ranks=tuple(part.stop - part.start for part in stacked.parts),
         products=stacked.products,
-        spectra=tuple(found.singular for found in bases),
-        counts=tuple(found.left.shape[1] for found in bases),
+        spectra=tuple(base.singular for base in bases),
+        counts=tuple(base.left.shape[1] for base in bases),
         out_overlap=out_overlap,
         in_overlap=in_overlap,
         start=start,
@@ -396,19 +396,19 @@ class Bench:
         """True when Gram matrices were kept, so that spectra of new weights need no reading."""
         return all(len(module.grams[0]) == sum(module.ranks) for module in self.modules)
 
-    def fits(self, found: Sequence[Leaf]) -> bool:
+    def fits(self, leaves: Sequence[Leaf]) -> bool:
         """Tell whether these are the files that were measured, unchanged and in the same order."""
         return [
-            (leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in found
+            (leaf.file.path, leaf.file.size, _stamp(leaf.file.path), leaf.file.family) for leaf in leaves
         ] == [(file.path, file.bytes, file.stamp, self.family) for file in self.files]
 
     def blocks(self) -> dict[str, list[int]]:
         """Return block -> places of its modules, blocks in the order of the family."""
         names = [module.task.name for module in self.modules]
-        found: dict[str, list[int]] = {block: [] for block in blocks_present(names, self.family)}
+        places: dict[str, list[int]] = {block: [] for block in blocks_present(names, self.family)}
         for place, module in enumerate(self.modules):
-            found[module.task.block].append(place)
-        return found
+            places[module.task.block].append(place)
+        return places
 
 
 def file_info(leaf: Leaf, label: str) -> FileInfo:
@@ -440,9 +440,9 @@ def _stamp(path: Path) -> int:
         return 0
 
 
-def labels(found: Sequence[Leaf]) -> list[str]:
+def labels(leaves: Sequence[Leaf]) -> list[str]:
     """Return a name for every source; a name used twice is numbered."""
-    names = [leaf.source.label for leaf in found]
+    names = [leaf.source.label for leaf in leaves]
     seen: dict[str, int] = {}
     unique = []
     for name in names:

@@ -183,26 +183,28 @@ def coefficients(bench: Bench, weighing: Weighing, node: Node) -> np.ndarray:
     return result
 
 
-def direct(bench: Bench, weighing: Weighing, found: np.ndarray, peaks: np.ndarray | None = None) -> Outcomes:
+def direct(
+    bench: Bench, weighing: Weighing, factors: np.ndarray, peaks: np.ndarray | None = None
+) -> Outcomes:
     """Return the figures of τ = Σ cᵢΔWᵢ at every module.
 
     Args:
         bench: measured modules.
         weighing: what the recipe asks for.
-        found: Float64[module source], cᵢ.
+        factors: Float64[module source], cᵢ.
         peaks: Float64[module], S₀(τ), where it is known.
     """
     asked, gram = weighing.asked, bench.products
     energy = gram.diagonal(axis1=1, axis2=2)
-    applied = np.einsum("mij,mj->mi", gram, found)
-    away = found[:, None, :] - asked[:, :, None] * np.eye(bench.count)  # row i: d = c − wᵢeᵢ
+    applied = np.einsum("mij,mj->mi", gram, factors)
+    away = factors[:, None, :] - asked[:, :, None] * np.eye(bench.count)  # row i: d = c − wᵢeᵢ
     talk = np.einsum("mij,mijk,mik->mi", away, bench.talk, away)
     count = len(bench.modules)
     return Outcomes(
         places=np.arange(count),
         asked=np.square(asked) * energy,
-        own=np.square(found) * energy,
-        square=(found * applied).sum(1).clip(0),
+        own=np.square(factors) * energy,
+        square=(factors * applied).sum(1).clip(0),
         pull=applied * asked,
         talk=talk.clip(0),
         plain=np.einsum("mi,mij,mj->m", asked, gram, asked).clip(0),
@@ -229,17 +231,17 @@ def growth(
     return ratios
 
 
-def summed(bench: Bench, found: Outcomes) -> Outcome:
+def summed(bench: Bench, outcomes: Outcomes) -> Outcome:
     """Return the figures of several modules together."""
-    full = bench.products[found.places].diagonal(axis1=1, axis2=2).sum(0)
-    asked, own, pull, talk = (getattr(found, name).sum(0) for name in ("asked", "own", "pull", "talk"))
-    norm, apart = math.sqrt(float(found.square.sum())), math.sqrt(float(own.sum()))
+    full = bench.products[outcomes.places].diagonal(axis1=1, axis2=2).sum(0)
+    asked, own, pull, talk = (getattr(outcomes, name).sum(0) for name in ("asked", "own", "pull", "talk"))
+    norm, apart = math.sqrt(float(outcomes.square.sum())), math.sqrt(float(own.sum()))
     contributions = np.sqrt(own)
     total = float(contributions.sum())
     shares = contributions / total if total > 0 else contributions
-    grown = found.growth[~np.isnan(found.growth)]
+    grown = outcomes.growth[~np.isnan(outcomes.growth)]
     return Outcome(
-        modules=len(found),
+        modules=len(outcomes),
         norm=norm,
         apart=apart,
         cancel=norm / apart if apart > 0 else math.nan,
@@ -436,7 +438,7 @@ def fitting(recipe: Recipe) -> list[Method]:
     """
     roles = sorted(source.role for source in recipe.sources if source.role)
     count = len(recipe.sources)
-    found = []
+    methods = []
     for method in METHODS.values():
         if count < 2 or not method.takes(count):
             continue
@@ -444,8 +446,8 @@ def fitting(recipe: Recipe) -> list[Method]:
             method.removes and method.name != recipe.method
         ):
             continue
-        found.append(method)
-    return found
+        methods.append(method)
+    return methods
 
 
 def compared(prospect: Prospect, only: Sequence[str] | None = None) -> tuple[MethodRow, ...]:

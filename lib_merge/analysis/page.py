@@ -35,26 +35,26 @@ def to_json(report: AnalysisReport, *, tensors: bool = True) -> dict[str, Any]:
     Returns:
         Mappings, lists, texts, and finite numbers; what is not a number or infinite becomes null.
     """
-    found: dict[str, Any] = {"format": FORMAT, "version": VERSION}
+    data: dict[str, Any] = {"format": FORMAT, "version": VERSION}
     for item in fields(report):
         if item.name not in ("bench", "sources", "handles"):
-            found[item.name] = _plain(getattr(report, item.name))
-    found["sources"] = [_source(source, tensors=tensors) for source in report.sources]
-    for pair, plain in zip(report.pairs, found["pairs"]):
+            data[item.name] = _plain(getattr(report, item.name))
+    data["sources"] = [_source(source, tensors=tensors) for source in report.sources]
+    for pair, plain in zip(report.pairs, data["pairs"]):
         plain["names"] = [report.sources[index].label for index in (pair.first, pair.second)]
-    for row, plain in zip(report.training.rows, found["training"]["rows"]):
+    for row, plain in zip(report.training.rows, data["training"]["rows"]):
         plain["differs"] = row.differs
-    return found
+    return data
 
 
 def _source(source: Any, *, tensors: bool) -> dict[str, Any]:  # noqa: ANN401
-    found = {
+    data = {
         item.name: _plain(getattr(source, item.name)) for item in fields(source) if item.name != "tensors"
     }
     if tensors:
         rows = [[_plain(getattr(tensor, column)) for column in TENSOR_COLUMNS] for tensor in source.tensors]
-        found["tensors"] = {"columns": list(TENSOR_COLUMNS), "rows": rows}
-    return found
+        data["tensors"] = {"columns": list(TENSOR_COLUMNS), "rows": rows}
+    return data
 
 
 def _plain(value: Any) -> Any:  # noqa: ANN401

@@ -229,19 +229,19 @@ def block_names(report: AnalysisReport) -> list[str]:
     """Return the blocks that any source has, in the family's order."""
     if report.bench is not None and report.bench.modules:
         return list(report.bench.blocks())
-    found = dict.fromkeys(block for source in report.sources for block in source.blocks)
+    names = dict.fromkeys(block for source in report.sources for block in source.blocks)
     order = block_order(report.family)
-    return sorted(found, key=lambda block: order.get(block, len(order)))
+    return sorted(names, key=lambda block: order.get(block, len(order)))
 
 
 def dominance_map(report: AnalysisReport, blocks: Sequence[str]) -> str:
     """Return the block × source heat map of shares of the merge; empty without a recipe."""
     if report.recipe is None:
         return ""
-    found = report.recipe.blocks
+    outcomes = report.recipe.blocks
     values = [
         [
-            found[block].shares[index] if block in found and any(found[block].shares) else math.nan
+            outcomes[block].shares[index] if block in outcomes and any(outcomes[block].shares) else math.nan
             for block in blocks
         ]
         for index in range(len(report.sources))
@@ -292,8 +292,8 @@ def _short(value: float, digits: int) -> str:
     return "0" if not rounded else shown.replace("0.", ".", 1) if abs(rounded) < 1 else shown
 
 
-def _figure(found: Mapping[str, PairPart], block: str, figure: Callable[[PairPart], float]) -> float:
-    return figure(found[block]) if block in found else math.nan
+def _figure(parts: Mapping[str, PairPart], block: str, figure: Callable[[PairPart], float]) -> float:
+    return figure(parts[block]) if block in parts else math.nan
 
 
 def _sure_excess(part: PairPart) -> float:

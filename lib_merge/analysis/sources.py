@@ -86,12 +86,12 @@ def _part(
     )
 
 
-def _tensors(found: Iterable[TensorSums]) -> tuple[TensorStats, ...]:
+def _tensors(everything: Iterable[TensorSums]) -> tuple[TensorStats, ...]:
     """Put the parts of every tensor together again; several modules may share one (Flux' fused q, k and
     v).
     """
     table: dict[str, list[TensorSums]] = {}
-    for sums in found:
+    for sums in everything:
         table.setdefault(sums.key, []).append(sums)
     return tuple(_stats(key, parts) for key, parts in sorted(table.items()))
 
@@ -224,8 +224,8 @@ def pair_report(bench: Bench, first: int, second: int) -> PairReport:
 
 
 def _start(modules: Sequence[Measured], a: int, b: int) -> float:
-    found = [float(m.start[a, b]) for m in modules if not math.isnan(float(m.start[a, b]))]
-    return float(np.median(found)) if found else math.nan
+    cosines = [float(m.start[a, b]) for m in modules if not math.isnan(float(m.start[a, b]))]
+    return float(np.median(cosines)) if cosines else math.nan
 
 
 def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float) -> tuple[str, str, float]:
@@ -338,5 +338,5 @@ def runs(pairs: Sequence[PairReport], count: int) -> list[list[int]]:
         if pair.relation == "epochs":
             old, new = group[pair.second], group[pair.first]
             group = [new if value == old else value for value in group]
-    found = [[index for index in range(count) if group[index] == value] for value in dict.fromkeys(group)]
-    return [members for members in found if len(members) > 1]
+    groups = [[index for index in range(count) if group[index] == value] for value in dict.fromkeys(group)]
+    return [members for members in groups if len(members) > 1]

@@ -33,13 +33,13 @@ def symptoms(report: AnalysisReport, prospect: Prospect, advice: Sequence[Advice
         advice: what was advised; the entries that belong to a complaint come first among its tries.
     """
     known = evidence(report, prospect)
-    found = []
+    table = []
     for name, title, says, tries, advised in TABLE:
         first = [item for item in advice if item.id.split("-")[0] in advised or item.id in advised]
         seen = {repr(dict(item.apply)) for item in first}
         more = [item for item in tries(known) if repr(dict(item.apply)) not in seen and _changes(known, item)]
-        found.append(Symptom(name, title, tuple(says(known)), (*first, *more)))
-    return tuple(found)
+        table.append(Symptom(name, title, tuple(says(known)), (*first, *more)))
+    return tuple(table)
 
 
 def _changes(known: Evidence, item: Advice) -> bool:

@@ -91,13 +91,13 @@ def _epochs(file: FileInfo) -> str | None:
 
 
 def _prediction(file: FileInfo) -> str | None:
-    found = v_prediction(file)
-    return None if found is None else "v" if found else "epsilon"
+    velocity = v_prediction(file)
+    return None if velocity is None else "v" if velocity else "epsilon"
 
 
 def _resolution(file: FileInfo) -> str | None:
-    found = _key("ss_resolution", "modelspec.resolution")(file)
-    return re.sub(r"[()\s]", "", found).replace(",", " × ").replace("x", " × ") if found else None
+    text = _key("ss_resolution", "modelspec.resolution")(file)
+    return re.sub(r"[()\s]", "", text).replace(",", " × ").replace("x", " × ") if text else None
 
 
 def _alpha(file: FileInfo) -> str | None:
@@ -163,8 +163,8 @@ def _short(text: str | None) -> str | None:
 def _warnings(files: Sequence[FileInfo]) -> list[str]:
     said = []
     for what, read in (("line of models", base_line), ("base version", _version)):
-        found = {file.label: read(file) for file in files}
-        known = {label: value for label, value in found.items() if value is not None}
+        values = {file.label: read(file) for file in files}
+        known = {label: value for label, value in values.items() if value is not None}
         if len(set(known.values())) > 1:
             each = ", ".join(f"{label}: {_short(value)}" for label, value in known.items())
             said.append(
@@ -181,5 +181,5 @@ def _warnings(files: Sequence[FileInfo]) -> list[str]:
 
 
 def _version(file: FileInfo) -> str | None:
-    found = _key("ss_base_model_version")(file)
-    return found.lower() if found else None
+    text = _key("ss_base_model_version")(file)
+    return text.lower() if text else None

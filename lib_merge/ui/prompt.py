@@ -134,13 +134,13 @@ def _number(text: str, notes: list[str]) -> float:
 
 def recipes_of(text: str) -> list[Recipe]:
     """Return the merge recipes that an infotext carries; one that is damaged is passed over."""
-    found = []
+    recipes = []
     for match in _RECIPE.finditer(text[:TEXT_LIMIT]):
         try:
-            found.append(loads(json.loads(match[1]), "the picture's recipe"))
+            recipes.append(loads(json.loads(match[1]), "the picture's recipe"))
         except (ValueError, TypeError, MergeError):
             continue
-    return found
+    return recipes
 
 
 def write_prompt(sources: Sequence[PromptSource]) -> tuple[str, list[str]]:

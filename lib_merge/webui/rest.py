@@ -73,7 +73,7 @@ def _described(operation: Operation, method: str, path: str, schemas: Schemas) -
     in_path = [name for name in fields if f"{{{name}}}" in path]
     in_query = [name for name in fields if method == "GET" and name not in in_path]
     hints = schemas.fields(operation.request)
-    found: dict[str, Any] = {
+    description: dict[str, Any] = {
         "parameters": [
             {
                 "name": name,
@@ -93,11 +93,11 @@ def _described(operation: Operation, method: str, path: str, schemas: Schemas) -
         if list(fields) == [BARE]:
             schema = {"anyOf": [hints[BARE], schema]}
             shown = shown[BARE]
-        found["requestBody"] = {
+        description["requestBody"] = {
             "content": {"application/json": {"schema": schema, "example": shown}},
             "required": True,
         }
-    return found
+    return description
 
 
 def _content(says: str, schema: Mapping[str, Any]) -> dict[str, Any]:
