@@ -24,8 +24,6 @@ from lib_merge.methods import METHODS, Method, Reads, Space
 from lib_merge.ranks.size import SizeEstimate
 from lib_merge.recipe import Recipe
 
-# ------------------------------------------------------------------------ outcome
-
 
 @dataclass(frozen=True, slots=True)
 class Outcomes:
