@@ -10,7 +10,7 @@ import numpy as np
 from lib_merge.analysis.measure import CPU, Bench, Measured, grams_of
 from lib_merge.analysis.model import CurvePoint
 from lib_merge.engine.survey import RankPlan, plan_ranks
-from lib_merge.engine.threads import in_order
+from lib_merge.engine.threads import exact_numerics, in_order
 from lib_merge.engine.tree import Node
 from lib_merge.linalg.stack import singular_values
 from lib_merge.linalg.svd import pooled, tails
@@ -43,7 +43,8 @@ def spectra_of(
         side = min(module.task.out, module.task.columns)
         return singular[:side], min(len(used), side)
 
-    done = list(in_order(one, list(zip(bench.modules, coefficients)), CPU, cancelled))
+    with exact_numerics(CPU):
+        done = list(in_order(one, list(zip(bench.modules, coefficients)), CPU, cancelled))
     return [singular for singular, _ in done], np.array([rank for _, rank in done], dtype=int)
 
 

@@ -101,14 +101,16 @@ class SizeEstimate:
         return replace(self, modules=modules, most=None)
 
     def prices(self, names: Sequence[str]) -> np.ndarray:
-        """Return Int[module], bytes of one rank of these modules."""
-        return np.array([self.modules[name].price * self.width for name in names], dtype=int)
+        """Return Int[module], bytes of one rank of these modules; 0 of one that weighs nothing anywhere."""
+        known = [self.modules.get(name) for name in names]
+        return np.array([module.price * self.width if module else 0 for module in known], dtype=int)
 
     def bytes_at(self, names: Sequence[str]) -> Callable[[np.ndarray], int]:
         """Return a function from these modules' ranks, Int[module], to the size of the file; see `at`."""
         prices = self.prices(names)
         rest = self.at(dict.fromkeys(names, 0)).bytes
-        besides = np.array([1 + self.modules[name].vectors for name in names], dtype=int) * self.width
+        known = [self.modules.get(name) for name in names]
+        besides = np.array([1 + module.vectors if module else 0 for module in known], dtype=int) * self.width
 
         def size(ranks: np.ndarray) -> int:
             return rest + int(ranks @ prices) + int(besides[ranks > 0].sum())
