@@ -10,8 +10,8 @@ from __future__ import annotations
 
 from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.api import load_recipe, merge, resize, run_recipe, verify
-from lib_merge.engine.job import Job
 from lib_merge.engine.report import MergeReport
+from lib_merge.engine.threads import Job
 from lib_merge.errors import MergeError
 from lib_merge.methods import METHODS
 from lib_merge.ranks.policy import RankPolicy, parse_policy

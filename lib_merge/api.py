@@ -9,10 +9,10 @@ from typing import Any, Union
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
-from lib_merge.engine import prove
-from lib_merge.engine.job import Job
 from lib_merge.engine.merge import run, save_groups
+from lib_merge.engine.merge import verify as hold_against_recipe
 from lib_merge.engine.report import MergeReport
+from lib_merge.engine.threads import Job
 from lib_merge.errors import RecipeError
 from lib_merge.library.recipes import finder
 from lib_merge.methods import DEFAULT_METHOD
@@ -161,4 +161,4 @@ def verify(merged: PathLike, folders: Sequence[PathLike] = (), *, job: Job | Non
         VerifyError: the file differs from its recipe.
         RecipeError: no recipe in it, or a source is not found.
     """
-    return prove.verify(Path(merged), load_recipe(merged, folders), job or Job())
+    return hold_against_recipe(Path(merged), load_recipe(merged, folders), job or Job())

@@ -1,8 +1,8 @@
 """What a merged file says of itself: in its header for the WebUIs and kohya's tools, beside it for the cards.
 
 Written are only things that are true of the merge: a new unique output name, the family, ranks, the recipe
-    once, the
-trigger tags of every source kept apart. Training keys (steps, losses, session, clock) are not carried over.
+once, the trigger tags of every source kept apart. Training keys (steps, losses, session, clock) are not
+carried over.
 """
 
 from __future__ import annotations

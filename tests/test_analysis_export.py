@@ -14,7 +14,7 @@ from lib_merge import Recipe, Source
 from lib_merge.analysis import STAGES, analyze, analyze_steps, to_html, to_json
 from lib_merge.analysis.plots import DIVERGING, SEQUENTIAL, Axes, Scale, curve, heat_map, text
 from lib_merge.cli.commands import main
-from lib_merge.engine.job import Job
+from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled
 from tests.factories import write_lora
 

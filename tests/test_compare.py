@@ -416,7 +416,7 @@ def test_what_a_crash_left_behind_is_swept(tmp_path):
 
 def test_a_live_merge_equals_the_saved_one(desk, tmp_path):
     from lib_merge.api import run_recipe
-    from lib_merge.engine.job import Job
+    from lib_merge.engine.threads import Job
     from tests.factories import dense_of
 
     recipe = to_recipe(tab_state(_state(*PAIR, method="ties")), desk.library.resolve)

@@ -14,8 +14,7 @@ from lib_merge import Job, Source, merge
 from lib_merge.errors import NumericsError, VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, zero
 from lib_merge.linalg.core import Bases, column_products, core_space
-from lib_merge.linalg.order import bracket, order_statistic
-from lib_merge.linalg.svd import polar, product_svd, solve, svd
+from lib_merge.linalg.svd import bracket, order_statistic, polar, product_svd, solve, svd
 from lib_merge.linalg.truncate import compress
 from lib_merge.ranks.policy import RankPolicy
 from tests.factories import dense_of, relative, write_lora

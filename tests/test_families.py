@@ -16,7 +16,7 @@ import torch
 from lib_merge import families, merge, open_lora
 from lib_merge.blocks import PresetStore, find_preset, import_presets, preset_hint, preset_names
 from lib_merge.blocks.weights import resolve_blocks
-from lib_merge.engine.job import Job
+from lib_merge.engine.threads import Job
 from lib_merge.errors import FamilyError, RecipeError
 from lib_merge.families import FAMILIES, Family, block_of, blocks_present, expand_block_list, family_of
 from lib_merge.families.record import (

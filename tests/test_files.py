@@ -13,10 +13,10 @@ from safetensors.torch import load_file, save, save_file
 
 from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.files.hashes import data_hash, legacy_hash
-from lib_merge.files.names import next_version
+from lib_merge.files.header import header_room
 from lib_merge.files.reader import open_tensors
 from lib_merge.files.store import sweep
-from lib_merge.files.writer import StreamWriter, header_room, write_safetensors
+from lib_merge.files.writer import StreamWriter, next_version, write_safetensors
 
 TENSORS = {
     "b.alpha": torch.tensor(4.0).half(),

@@ -16,8 +16,9 @@ from safetensors.torch import load_file, save, save_file
 from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.files import reader, store
 from lib_merge.files.hashes import data_hash, file_hash
+from lib_merge.files.header import header_room
 from lib_merge.files.reader import open_tensors
-from lib_merge.files.writer import StreamWriter, header_room, write_safetensors
+from lib_merge.files.writer import StreamWriter, write_safetensors
 
 VALUES = torch.tensor([1.5, -2.0])
 

@@ -11,9 +11,9 @@ import torch
 from lib_merge import Recipe, Source
 from lib_merge.adapters import file as adapters_file
 from lib_merge.analysis import analyze
-from lib_merge.engine.foresee import foresee
 from lib_merge.engine.headers import HeaderCache
-from lib_merge.engine.job import Job
+from lib_merge.engine.survey import foresee
+from lib_merge.engine.threads import Job
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import FileFormatError
 from tests.factories import lora_tensors, write, write_lora

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from lib_merge import merge, open_lora
-from lib_merge.adapters import registry
+from lib_merge.adapters import keys
 from lib_merge.adapters.kind import Ending, Layout, LayoutError, MergeableKind
 from lib_merge.errors import ModuleError, UnsupportedKindError
 from lib_merge.linalg import Dense
@@ -246,9 +246,9 @@ class _Base:
 @pytest.fixture
 def gates():
     kind = _Gate()
-    registry.register(kind)
+    keys.register(kind)
     yield kind
-    registry.unregister(kind)
+    keys.unregister(kind)
 
 
 def _gated(tmp_path, module=LIN, rows=18):
@@ -305,16 +305,16 @@ def test_two_kinds_may_not_read_one_key_ending_differently():
         endings = MappingProxyType({"alpha": Ending("stolen")})
 
     with pytest.raises(ValueError, match="Thief: keys that end in alpha are alpha already"):
-        registry.register(Thief())
-    assert all(kind.name != "Thief" for kind in registry.KINDS)
+        keys.register(Thief())
+    assert all(kind.name != "Thief" for kind in keys.KINDS)
 
 
-@pytest.mark.parametrize("kind", registry.KINDS, ids=lambda kind: kind.name)
+@pytest.mark.parametrize("kind", keys.KINDS, ids=lambda kind: kind.name)
 def test_every_kind_is_told_by_the_keys_it_brings(kind):
     roles = {ending.role for ending in kind.endings.values()}
     assert kind.marks <= roles
     for role in kind.marks - set(kind.only_beside):
-        assert registry.kind_of({role, "alpha"}) is kind
+        assert keys.kind_of({role, "alpha"}) is kind
     assert isinstance(kind, MergeableKind) or kind.needs_base
     for role, other in kind.only_beside.items():
         assert {role, other} <= roles
@@ -326,13 +326,13 @@ def test_the_sides_that_single_tensors_show_are_those_of_the_whole(kind):
     if name == CONV:
         return
     shapes = {role.removesuffix(".weight"): tuple(value.shape) for role, value in tensors.items()}
-    assert registry.sides(shapes) == wanted.shape
+    assert keys.sides(shapes) == wanted.shape
 
 
 @pytest.mark.parametrize("shape", [(), (0,), (3,), (3, 0), (1, 2, 3, 4, 5)])
 def test_no_shape_of_a_file_upsets_the_telling_of_sides(shape):
     """A family is told from sides before any layout is checked."""
-    for kind in registry.KINDS:
+    for kind in keys.KINDS:
         for role in kind.marks:
             rows, columns = kind.sides({role: shape})
             assert rows >= 0

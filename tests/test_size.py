@@ -12,7 +12,7 @@ from safetensors import safe_open
 
 from lib_merge import METHODS, Job, Recipe, Source, parse_policy, run_recipe
 from lib_merge.analysis import analyze
-from lib_merge.engine.foresee import foresee
+from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import OutputError, RecipeError, VerifyError
 from lib_merge.recipe import ElementRule

@@ -9,8 +9,7 @@ import time
 import pytest
 import torch
 
-from lib_merge.engine.job import Job
-from lib_merge.engine.threads import in_order
+from lib_merge.engine.threads import Job, in_order
 from lib_merge.errors import Cancelled
 from lib_merge.ui import jobs as running
 from lib_merge.ui.jobs import Jobs, Task

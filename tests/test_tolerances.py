@@ -13,9 +13,8 @@ from lib_merge import Job, RankPolicy, merge, verify
 from lib_merge.errors import VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, tolerances
 from lib_merge.linalg.core import Bases, core_space
-from lib_merge.linalg.order import place_of
 from lib_merge.linalg.stack import basis, stack
-from lib_merge.linalg.svd import numerical_rank, row_values, solve, svd
+from lib_merge.linalg.svd import numerical_rank, place_of, row_values, solve, svd
 from lib_merge.linalg.truncate import AtMost, compress
 from lib_merge.methods import METHODS, ColumnInput, ScalarInput
 from tests.factories import NAMES, lora_tensors, write

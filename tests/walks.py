@@ -70,7 +70,7 @@ def slider(folder):
 def analysis(folder):
     """Return the whole analysis without the tab."""
     from lib_merge.analysis import analyze_steps
-    from lib_merge.engine.job import Job
+    from lib_merge.engine.threads import Job
     from lib_merge.recipe import Recipe, Source
 
     files = write_samples(folder)

@@ -12,10 +12,9 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lib_merge.adapters.keys import Parsed, RawModule, parse_keys
+from lib_merge.adapters.keys import Parsed, RawModule, kind_of, parse_keys, sides
 from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind
 from lib_merge.adapters.peft_config import PeftConfig, find_config
-from lib_merge.adapters.registry import kind_of, sides
 from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
 from lib_merge.families import (
     FAMILIES,
@@ -26,8 +25,7 @@ from lib_merge.families import (
     family_of,
     tell_family,
 )
-from lib_merge.files.dtypes import FLOATS
-from lib_merge.files.header import TensorInfo
+from lib_merge.files.header import FLOATS, TensorInfo
 from lib_merge.files.reader import TensorFile, open_tensors
 from lib_merge.linalg import Delta, Dense, LowRank, Term, rows_of
 

@@ -1,6 +1,6 @@
 """What an adapter kind is: which keys it has, and how its ΔW is laid out and built.
 
-One file of this folder holds one kind; `registry.KINDS` lists them. A kind whose ΔW is a function of the base
+One file of this folder holds one kind; `keys.KINDS` lists them. A kind whose ΔW is a function of the base
 weight says `needs_base`: without that weight its modules are refused by name, and given it, it is handed to
 `load`. Nobody who asks a module for its ΔW has to know.
 """

@@ -1,8 +1,7 @@
 """Advice drawn from the numbers: each with its reason, and with the change that carries it out.
 
 An unremarkable merge gets none: two unrelated LoRAs of like strength disagree in half of their signs by
-    chance, and that
-is no conflict.
+chance, and that is no conflict.
 """
 
 from __future__ import annotations

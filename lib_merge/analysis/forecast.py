@@ -26,9 +26,8 @@ from lib_merge.adapters import LoraFile
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.outcome import Foreseen, Outcomes, Weighing, growth
 from lib_merge.engine.evaluate import Evaluator, MaskSeed, core_result
-from lib_merge.engine.job import Job, pick_device
 from lib_merge.engine.survey import measure_whole
-from lib_merge.engine.threads import exact_numerics, in_order
+from lib_merge.engine.threads import Job, exact_numerics, in_order, pick_device
 from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.linalg import Delta, LowRank, Spanned, inner, scaled, tolerances
 from lib_merge.linalg.core import Bases, CoreSpace, Merged, core_space

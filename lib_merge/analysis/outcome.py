@@ -18,10 +18,10 @@ from lib_merge import recipe_edits
 from lib_merge.analysis.cut import curve, lost, ranks_under, spectra_of
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.model import CurvePoint, MethodRow, Outcome, RecipeReport
-from lib_merge.engine.foresee import foresee
+from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Child, Leaf, Node, Tree
 from lib_merge.methods import METHODS, Method, Reads, Space
-from lib_merge.ranks.size import SizeEstimate
+from lib_merge.ranks.policy import SizeEstimate
 from lib_merge.recipe import Recipe
 
 

@@ -17,8 +17,7 @@ from lib_merge.analysis.outcome import compared, look_ahead
 from lib_merge.analysis.sources import pair_report, source_report
 from lib_merge.analysis.symptoms import starting_points, symptoms
 from lib_merge.analysis.training import training
-from lib_merge.engine.job import Job
-from lib_merge.engine.threads import exact_numerics
+from lib_merge.engine.threads import Job, exact_numerics
 from lib_merge.engine.tree import MISFIT, Leaf, Tree, open_tree
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import Recipe, Source

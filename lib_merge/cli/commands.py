@@ -25,8 +25,8 @@ from lib_merge.cli.text import (
     report_text,
     show,
 )
-from lib_merge.engine.job import Job
 from lib_merge.engine.report import MergeReport
+from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file

@@ -9,7 +9,7 @@ balanced by a power of two, which rounds nothing.
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters import LoraFile
+from lib_merge.engine.survey import embeddings
 from lib_merge.engine.tree import Target
 from lib_merge.errors import NumericsError
-from lib_merge.files.dtypes import name_of
+from lib_merge.files.header import name_of
 from lib_merge.files.writer import StreamWriter, tensor_bytes
 from lib_merge.linalg import Dense, LowRank, Term
 from lib_merge.linalg.truncate import Compressed
@@ -184,20 +185,6 @@ def _full_shape(target: Target) -> tuple[int, ...]:
 # ---------------------------------------------------------------- bundled textual inversions
 
 
-def embeddings(files: Sequence[LoraFile]) -> tuple[dict[str, tuple[LoraFile, str]], list[str]]:
-    """Return new key -> (file, its key) of every bundled embedding, and a note for each that was renamed."""
-    places: dict[str, tuple[LoraFile, str]] = {}
-    notes: list[str] = []
-    for file in files:
-        for name, keys in file.parsed.embeddings.items():
-            for key in keys:
-                new, note = _free_key(key, name, file.path.stem, places)
-                places[new] = file, key
-                if note and note not in notes:
-                    notes.append(note)
-    return places, notes
-
-
 def copy_embeddings(
     files: Sequence[LoraFile], dtype: torch.dtype, writer: StreamWriter, warnings: list[str]
 ) -> list[str]:
@@ -216,13 +203,3 @@ def copy_embeddings(
         value = file.file.read(old).to(dtype)
         writer.add(key, name_of(value.dtype), tuple(value.shape), [tensor_bytes(value)])
     return sorted(places)
-
-
-def _free_key(key: str, name: str, stem: str, taken: Container[str]) -> tuple[str, str]:
-    """Return the key of a copied embedding and a note when it had to be renamed."""
-    bare = name.strip("<>")
-    new = key if key.startswith("bundle_emb.") else f"bundle_emb.{bare}.string_to_param.*"
-    if new not in taken:
-        return new, ""
-    renamed = new.replace(f".{bare}.", f".{bare}-{stem}.", 1)
-    return renamed, f"the embedding {name} is in two sources; the second is now called {bare}-{stem}"

@@ -17,8 +17,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.engine.job import Job
-from lib_merge.engine.threads import MAX_WORKERS, Clock, Result, in_order
+from lib_merge.engine.threads import MAX_WORKERS, Clock, Job, Result, in_order
 from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.errors import NumericsError

@@ -1,10 +1,9 @@
-"""Workers, numerics and clocks of one merge.
+"""How one merge runs: where, with whom it speaks, its workers, numerics and clocks.
 
 Modules are independent, so they run side by side, each with one BLAS thread: two workers with one thread
-    each are up to
-twice as fast as one worker with two (small products do not split well), and a product that never splits gives
-the same bytes on every machine. torch keeps its thread count per process; it is put back when the work is
-done.
+each are up to twice as fast as one worker with two (small products do not split well), and a product that
+never splits gives the same bytes on every machine. torch keeps its thread count per process; it is put back
+when the work is done.
 """
 
 from __future__ import annotations
@@ -16,11 +15,16 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 
-from lib_merge.errors import Cancelled
+from lib_merge.adapters import LoraFile, open_lora
+from lib_merge.errors import Cancelled, OutputError
+from lib_merge.files.writer import check_output_name
+from lib_merge.recipe import Recipe
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -168,3 +172,71 @@ def _quiet(states: contextlib.ExitStack, device: torch.device) -> None:
     for kind in {device.type, "cpu"}:
         with contextlib.suppress(RuntimeError):  # devices without autocast have none to switch off
             states.enter_context(torch.autocast(kind, enabled=False))
+
+
+# ---------------------------------------------------------------- the job
+
+Progress = Callable[[str, int, int], None]
+
+
+@dataclass(slots=True)
+class Job:
+    """How a merge runs; nothing here changes the bytes.
+
+    device            "auto", "cpu", "cuda", "mps", … or a torch.device
+    progress          called with (stage, done, total)
+    cancelled         asked between modules
+    proof             hold the file against what was asked, hash it and wait for the disk before it gets its
+                      name; off only for files that are thrown away after a look
+    """
+
+    device: str | torch.device = "cpu"
+    overwrite: bool = False
+    drop_unsupported: bool = False
+    progress: Progress | None = None
+    cancelled: Callable[[], bool] = field(default=lambda: False)
+    side_car: bool = True
+    proof: bool = True
+    open_file: Callable[[Path], LoraFile] = open_lora
+
+    def tell(self, stage: str, done: int, total: int) -> None:
+        """Report progress."""
+        if self.progress is not None:
+            self.progress(stage, done, total)
+
+
+def pick_device(device: str | torch.device) -> torch.device:
+    """Return the torch device; "auto" is CUDA where there is one, else the CPU.
+
+    Raises:
+        OutputError: torch does not know the device or it is not there.
+    """
+    if device == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        found = torch.device(device)
+        float(torch.ones(1, device=found).sum())  # a device that cannot count ("meta") is none
+    except (RuntimeError, AssertionError, NotImplementedError) as error:
+        message = f"the device {str(device)!r} is not available here: {str(error).splitlines()[0]}"
+        raise OutputError(message) from error
+    return found
+
+
+def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
+    """Raise `OutputError` where the output has a bad name, no folder, is a source, or exists and may not be
+    replaced.
+    """
+    check_output_name(target)
+    if not target.parent.is_dir():
+        message = f"the folder {target.parent.name or target.parent} does not exist."
+        raise OutputError(message)
+    for source in recipe.leaves():
+        with contextlib.suppress(
+            OSError, ValueError
+        ):  # a path that no system could have is said when it is opened
+            if target.exists() and source.path is not None and source.path.samefile(target):
+                message = f"{target.name} is one of the sources; choose another output name."
+                raise OutputError(message)
+    if target.exists() and not overwrite:
+        message = f"{target.name} exists already; choose another name or allow overwriting."
+        raise OutputError(message)

@@ -10,8 +10,8 @@ from torch import Tensor
 
 from lib_merge.errors import NumericsError
 from lib_merge.linalg import Delta, LowRank, scaled, tolerances
-from lib_merge.linalg.order import bracket, order_statistic, place_of
-from lib_merge.linalg.workspace import borrow
+from lib_merge.linalg.delta import borrow
+from lib_merge.linalg.svd import bracket, order_statistic, place_of
 from lib_merge.methods import DenseInput, Method
 from lib_merge.methods.elementwise import spread
 

@@ -8,29 +8,30 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from lib_merge.families.blocks import (
+from lib_merge.families.record import Family, ModuleFacts, Placement
+from lib_merge.families.registry import (
+    FAMILIES,
+    USUAL,
+    FamilyGuess,
     block_of,
     block_order,
     blocks_present,
     encoder_of,
     expand_block_list,
     families_with_list,
+    family_in_name,
+    family_of,
     family_with_list,
     in_order,
+    line_in_name,
     list_lengths,
-    same_blocks,
-)
-from lib_merge.families.record import Family, ModuleFacts, Placement
-from lib_merge.families.registry import (
-    FAMILIES,
-    USUAL,
-    family_of,
     register,
+    same_blocks,
     tables,
+    tell_family,
     unregister,
     with_blocks,
 )
-from lib_merge.families.telling import FamilyGuess, family_in_name, line_in_name, tell_family
 
 __all__ = [
     "FAMILIES",

@@ -1,12 +1,23 @@
-"""The families that are known, by name, in the order that people see."""
+"""The families that are known: by name, told from a file's modules, and with their blocks.
+
+How a family is told: from key names and shapes, for metadata is free text and often wrong. Each fact shown
+narrows the set of families that could have it; what is left is the answer. A text encoder of CLIP-L's width
+alone fits several and is left open.
+
+Blocks: the handles people use for parts of a model. SD1/SD2 have BASE (text encoder), IN00-IN11, M00,
+OUT00-OUT11; SDXL stops at 08; Flux has CLIP, T5, IN, D00-D18, S00-S37, OUT. What fits no block (conv_out,
+time embeddings) is OTHER, which lists do not touch. Families without a table get their blocks from the first
+number in a module's path.
+"""
 
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterator
-from dataclasses import replace
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 
-from lib_merge.families.record import Family
+from lib_merge.errors import RecipeError
+from lib_merge.families.record import Fact, Family, ModuleFacts
 
 OTHER = "other"
 # what is taken where nobody says a family and nothing tells it
@@ -53,4 +64,167 @@ def tables() -> list[Family]:
     first: dict[tuple[str, ...], Family] = {}
     for family in with_blocks():
         first.setdefault(family.blocks, family)
+    return list(first.values())
+
+
+# ---------------------------------------------------------------- how a family is told
+
+
+@dataclass(frozen=True, slots=True)
+class FamilyGuess:
+    """The families that fit, and the fact that decided."""
+
+    candidates: tuple[str, ...]
+    reason: str
+
+
+def tell_family(modules: Iterable[ModuleFacts]) -> FamilyGuess:
+    """Return the families that a file's modules fit."""
+    modules = tuple(modules)
+    shown = _shown(modules)
+    if not shown:
+        return FamilyGuess((OTHER,), "its module names are of no family known here")
+    allowed = set.intersection(*(set(families) for _, families in shown))
+    if not allowed:
+        return FamilyGuess((OTHER,), "its modules belong to different families")
+    allowed -= {name for name in allowed if FAMILIES[name].gives_way_to in allowed}
+    if len(allowed) > 1:
+        components = {module.component for module in modules}
+        allowed -= {name for name in allowed if not components.isdisjoint(FAMILIES[name].improbable)}
+    # the most telling fact is the one people are told
+    reason = min(shown, key=lambda item: len(item[1]))[0].reason
+    return FamilyGuess(tuple(name for name in FAMILIES if name in allowed), reason)
+
+
+def _shown(modules: Iterable[ModuleFacts]) -> list[tuple[Fact, frozenset[str]]]:
+    """Return every fact that some module shows, in the order of first appearance, and who can have it."""
+    hidden = list(_facts(tuple(FAMILIES.values())))
+    shown = []
+    for module in modules:
+        new = [item for item in hidden if item[0].shown_by(module)]
+        if new:
+            shown.extend(new)
+            hidden = [item for item in hidden if item not in new]
+    return shown
+
+
+@functools.lru_cache(maxsize=8)
+def _facts(families: tuple[Family, ...]) -> tuple[tuple[Fact, frozenset[str]], ...]:
+    """Return every fact with the families that can have it; what names say comes before what sizes say."""
+    owners: dict[Fact, set[str]] = {}
+    for family in families:
+        for fact in family.facts:
+            owners.setdefault(fact, set()).add(family.name)
+    return tuple((fact, frozenset(owners[fact])) for fact in sorted(owners, key=lambda fact: fact.of_size))
+
+
+def family_in_name(base: str) -> str | None:
+    """Return the family that the name of a base model in a PEFT configuration tells, where it is plain."""
+    for family in sorted(FAMILIES.values(), key=lambda family: family.config_names.order):
+        name = family.config_names.read(base)
+        if name is not None:
+            return name
+    return None
+
+
+def line_in_name(base: str) -> str | None:
+    """Return the line of models (Pony, Illustrious, …) that the name of a base model tells, or None."""
+    for family in sorted(FAMILIES.values(), key=lambda family: family.lines.order):
+        line = family.lines.read(base)
+        if line is not None:
+            return line
+    return None
+
+
+# ---------------------------------------------------------------- blocks
+
+
+def block_of(name: str, family: str) -> str:
+    """Return the block of a module.
+
+    Args:
+        name: canonical module name (`lora_unet_…`, `lora_te1_…`).
+        family: the base family.
+    """
+    return _block(name, family_of(family))
+
+
+@functools.lru_cache(maxsize=1 << 14)
+def _block(name: str, family: Family) -> str:
+    return family.block(name, encoder_of(name))
+
+
+def encoder_of(name: str) -> int:
+    """Return 0 for a module of the UNet or transformer, else the number of its text encoder."""
+    if not name.startswith("lora_te"):
+        return 0
+    digit = name[len("lora_te") : len("lora_te") + 1]
+    return int(digit) if digit.isdigit() and digit != "0" else 1
+
+
+def blocks_present(names: Iterable[str], family: str) -> tuple[str, ...]:
+    """Return the blocks that the modules lie in, in the table's order (or sorted, OTHER last)."""
+    present = {block_of(name, family) for name in names}
+    table = family_of(family).blocks
+    if table:
+        return tuple(block for block in table if block in present)
+    return tuple(sorted(present, key=lambda block: (block == "OTHER", block != "BASE", block)))
+
+
+def block_order(family: str) -> dict[str, int]:
+    """Return the place of every block in the family's table; empty where there is none."""
+    return {block: place for place, block in enumerate(family_of(family).blocks)}
+
+
+def in_order(blocks: Iterable[str], family: str) -> list[str]:
+    """Return blocks, each once, as the family orders them; those it does not know come last, by name."""
+    order = block_order(family)
+    return sorted(dict.fromkeys(blocks), key=lambda block: (order.get(block, len(order)), block))
+
+
+def same_blocks(one: str, other: str) -> bool:
+    """Tell whether two families have the same blocks, so that what is made for one serves the other."""
+    return one == other or bool(family_of(one).blocks and family_of(one).blocks == family_of(other).blocks)
+
+
+def expand_block_list(values: Sequence[float], family: str) -> tuple[dict[str, float], list[str]]:
+    """Turn a list of one of the family's lengths into {block: weight}.
+
+    Blocks of the family that the list has no place for get 0, as every tool that reads such lists does;
+    OTHER gets 1.
+
+    Returns:
+        ({block: weight}, the blocks without a place).
+    Raises:
+        RecipeError: a length the family has no list for.
+    """
+    record = family_of(family)
+    listed = record.list_of(len(values))
+    if listed is None:
+        lengths = " or ".join(str(len(listed)) for listed in record.lists)
+        takes = lengths or "no lists; name the blocks instead"
+        message = f"a list of {len(values)} block weights does not fit {family}, which takes {takes}."
+        raise RecipeError(message)
+    given = dict(zip(listed.blocks, values))
+    without = [block for block in record.blocks if block not in given and block != "OTHER"]
+    return {**{block: float(given.get(block, 0.0)) for block in record.blocks}, "OTHER": 1.0}, without
+
+
+def list_lengths() -> list[int]:
+    """Return every length that some family's lists have, the shortest first."""
+    return sorted({len(listed) for family in FAMILIES.values() for listed in family.lists})
+
+
+def family_with_list(count: int) -> str | None:
+    """Return the family that takes a list of `count` weights, where only one table of blocks has one."""
+    taking = families_with_list(count)
+    return taking[0].name if len(taking) == 1 else None
+
+
+def families_with_list(count: int) -> list[Family]:
+    """Return the families that take a list of `count` weights, one for every table of blocks."""
+    first: dict[tuple[str, ...], Family] = {}
+    for family in FAMILIES.values():
+        if family.list_of(count) is not None:
+            first.setdefault(family.blocks, family)
     return list(first.values())

@@ -1,8 +1,7 @@
 """The header of a safetensors file, checked before anything is allocated from what it says.
 
 Layout: 8 bytes little-endian header length, that many bytes of JSON (padding blanks allowed at its end),
-    then the data.
-The tensors' byte ranges must cover the data exactly, without gap or overlap.
+then the data. The tensors' byte ranges must cover the data exactly, without gap or overlap.
 """
 
 from __future__ import annotations
@@ -11,12 +10,13 @@ import json
 import re
 import struct
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
+import torch
+
 from lib_merge.errors import FileFormatError
-from lib_merge.files.dtypes import ITEM_BYTES
 
 MAX_HEADER = 100_000_000
 MAX_AXES = 16
@@ -197,6 +197,76 @@ def header_bytes(entries: Mapping[str, TensorInfo], metadata: Mapping[str, str],
     return json.dumps(table, ensure_ascii=False, separators=(",", ":")).encode("utf-8")
 
 
+def first_byte(reserve: int) -> int:
+    """Return where the data begins behind a header that `reserve` bytes are kept for."""
+    return (8 + reserve + 7) // 8 * 8
+
+
+def header_room(entries: Iterable[tuple[str, str, Sequence[int]]], metadata_bytes: int) -> int:
+    """Return an upper bound of a header's length.
+
+    Args:
+        entries: (key, dtype, shape) of every tensor; shapes may be larger than what is written.
+        metadata_bytes: room for the metadata's JSON.
+    """
+    # {"dtype":"BF16","shape":[…],"data_offsets":[a,b]} with offsets of up to 14 digits
+    return (
+        metadata_bytes
+        + 64
+        + sum(
+            len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
+        )
+    )
+
+
 def display_name(path: Path) -> str:
     """Return the file's name for messages, unprintable characters escaped."""
     return path.name if path.name.isprintable() else ascii(path.name)
+
+
+# ---------------------------------------------------------------- element types
+
+# name -> (bytes per element, torch attribute). Larger types come first in safetensors' own file order.
+_TABLE: dict[str, tuple[int, str]] = {
+    "BOOL": (1, "bool"),
+    "U8": (1, "uint8"),
+    "I8": (1, "int8"),
+    "F8_E5M2": (1, "float8_e5m2"),
+    "F8_E4M3": (1, "float8_e4m3fn"),
+    "I16": (2, "int16"),
+    "U16": (2, "uint16"),
+    "F16": (2, "float16"),
+    "BF16": (2, "bfloat16"),
+    "I32": (4, "int32"),
+    "U32": (4, "uint32"),
+    "F32": (4, "float32"),
+    "F64": (8, "float64"),
+    "I64": (8, "int64"),
+    "U64": (8, "uint64"),
+}
+FLOATS = frozenset({"F8_E5M2", "F8_E4M3", "F16", "BF16", "F32", "F64"})
+ORDER = {name: index for index, name in enumerate(_TABLE)}
+ITEM_BYTES = {name: size for name, (size, _) in _TABLE.items()}
+TORCH_NAMES = {attribute: name for name, (_, attribute) in _TABLE.items()}
+
+
+def torch_dtype(name: str, where: str) -> torch.dtype:
+    """Return torch's type for a safetensors type name.
+
+    Raises:
+        FileFormatError: this torch does not have the type.
+    """
+    found = getattr(torch, _TABLE[name][1], None)
+    if isinstance(found, torch.dtype):
+        return found
+    message = f"{where} holds {name} numbers, which this version of torch ({torch.__version__}) cannot read."
+    raise FileFormatError(message)
+
+
+def name_of(dtype: torch.dtype) -> str:
+    """Return safetensors' name of a torch type."""
+    for name, (_, attribute) in _TABLE.items():
+        if getattr(torch, attribute, None) is dtype:
+            return name
+    message = f"{dtype} has no safetensors name"
+    raise ValueError(message)

@@ -1,12 +1,11 @@
 """The stack machine behind the restricted pickle reader: it can describe tensors and nothing else.
 
 A pickle is a program. torch's own `weights_only` loader has been made to run code before (up to 2.5.1), so
-this one
-shares nothing with it: the machine is Python's own, with every instruction that could call or change an
-    object
-removed or replaced, and the few names that a tensor pickle needs mapped to inert records of ours. No name is
-ever imported. What is merely expensive is bounded too: the program's length, the work of its calls, and what
-may be hashed (the hash of a tuple of tuples can take for ever, or overflow the interpreter's stack).
+this one shares nothing with it: the machine is Python's own, with every instruction that could call or change
+an object removed or replaced, and the few names that a tensor pickle needs mapped to inert records of ours.
+No name is ever imported. What is merely expensive is bounded too: the program's length, the work of its
+calls, and what may be hashed (the hash of a tuple of tuples can take for ever, or overflow the interpreter's
+stack).
 """
 
 from __future__ import annotations
@@ -17,7 +16,7 @@ from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar, NoReturn
 
 from lib_merge.errors import UnsafePickleError
-from lib_merge.files.dtypes import ITEM_BYTES, TORCH_NAMES
+from lib_merge.files.header import ITEM_BYTES, TORCH_NAMES
 
 MAX_PROGRAM = 16 << 20
 MAX_WORK = 10_000_000

@@ -20,8 +20,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.errors import FileFormatError, MergeError, UnsafePickleError
-from lib_merge.files.dtypes import ITEM_BYTES, torch_dtype
-from lib_merge.files.header import MAX_AXES, display_name
+from lib_merge.files.header import ITEM_BYTES, MAX_AXES, display_name, torch_dtype
 from lib_merge.files.machine import MAX_PROGRAM, Machine, Storage, TensorRecord
 
 _LEGACY_MAGIC = 0x1950A86A20F9469CFC6C

@@ -1,8 +1,7 @@
 """Lazy reading: one tensor, or one run of neighbouring tensors, at a time.
 
 Tensors are read into memory of their own and never are views of a mapped file: a WebUI may replace a mapped
-    file under
-a reader, and pages of a map would count as memory.
+file under a reader, and pages of a map would count as memory.
 """
 
 from __future__ import annotations
@@ -19,9 +18,8 @@ import torch
 from torch import Tensor
 
 from lib_merge.errors import FileFormatError
-from lib_merge.files.dtypes import torch_dtype
 from lib_merge.files.hashes import file_hash
-from lib_merge.files.header import Header, TensorInfo, display_name, read_header
+from lib_merge.files.header import Header, TensorInfo, display_name, read_header, torch_dtype
 
 __all__ = ["PickleFile", "SafetensorsFile", "TensorFile", "TensorInfo", "open_tensors"]
 
@@ -241,7 +239,7 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
 
 def _open_pickle(path: Path) -> PickleFile:
     from lib_merge.files import pickles
-    from lib_merge.files.dtypes import name_of
+    from lib_merge.files.header import name_of
 
     tensors = pickles.read_pickle(path)
     names = {value.dtype: name_of(value.dtype) for value in tensors.values()}

@@ -9,6 +9,7 @@ that folder sweeps away.
 from __future__ import annotations
 
 import math
+import re
 import sys
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,11 @@ from types import TracebackType
 from typing import Any
 
 from lib_merge.errors import OutputError
-from lib_merge.files.dtypes import ITEM_BYTES
-from lib_merge.files.header import TensorInfo, header_bytes
-from lib_merge.files.names import check_output_name, next_version
+from lib_merge.files.header import ITEM_BYTES, TensorInfo, first_byte, header_bytes, header_room
 from lib_merge.files.store import Temporary, sweep, write_error
 
 # Windows: another process maps the file. Python does not know this one as a PermissionError.
 _MAPPED = 1224
-Entry = tuple[str, str, Sequence[int]]
 
 
 class StreamWriter:
@@ -162,28 +160,6 @@ class StreamWriter:
         self.discard()
 
 
-def first_byte(reserve: int) -> int:
-    """Return where the data begins behind a header that `reserve` bytes are kept for."""
-    return (8 + reserve + 7) // 8 * 8
-
-
-def header_room(entries: Iterable[Entry], metadata_bytes: int) -> int:
-    """Return an upper bound of a header's length.
-
-    Args:
-        entries: (key, dtype, shape) of every tensor; shapes may be larger than what is written.
-        metadata_bytes: room for the metadata's JSON.
-    """
-    # {"dtype":"BF16","shape":[…],"data_offsets":[a,b]} with offsets of up to 14 digits
-    return (
-        metadata_bytes
-        + 64
-        + sum(
-            len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
-        )
-    )
-
-
 def write_safetensors(
     path: Path, tensors: Mapping[str, Any], metadata: Mapping[str, str], *, overwrite: bool = True
 ) -> Path:
@@ -195,7 +171,7 @@ def write_safetensors(
         metadata: texts for the header.
         overwrite: replace an existing file.
     """
-    from lib_merge.files.dtypes import ORDER, name_of
+    from lib_merge.files.header import ORDER, name_of
 
     keys = sorted(tensors, key=lambda key: (-ORDER[name_of(tensors[key].dtype)], key))
     entries = [(key, name_of(tensors[key].dtype), tuple(tensors[key].shape)) for key in keys]
@@ -212,3 +188,49 @@ def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; t
     import torch
 
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
+
+
+# ---------------------------------------------------------------- names
+#
+# That work on every system, and those that are still free.
+
+_RESERVED = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$", re.IGNORECASE)
+# the last range: bytes of a name that are no text, as Python keeps them on Linux
+_FORBIDDEN = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff]')
+MAX_NAME = 240
+SUFFIX = ".safetensors"
+
+
+def check_output_name(path: Path) -> None:
+    """Raise `OutputError` for a name that Windows, macOS or Linux could not keep.
+
+    Args:
+        path: the wished output; only its last part is judged.
+    """
+    name = path.name
+    if _FORBIDDEN.search(name):
+        message = (
+            f'the output name {name!a} has a character that file names cannot have everywhere (<>:"|?*\\/).'
+        )
+    elif _RESERVED.match(name) or name.endswith((" ", ".")) or name.startswith(" "):
+        message = f"the output name {name!a} is reserved on Windows or ends in a blank or dot."
+    elif len(name.encode("utf-8")) > MAX_NAME:
+        message = f"the output name is {len(name.encode('utf-8'))} bytes long; {MAX_NAME} is the limit."
+    elif path.suffix != SUFFIX or path.stem == "":
+        message = f"the output {name!a} must end in {SUFFIX}."
+    else:
+        return
+    raise OutputError(message)
+
+
+def next_version(path: Path) -> Path:
+    """Return `stem_v2`, `stem_v3`, … beside `path`: the first that does not exist; an existing _vN is
+    counted up.
+    """
+    match = re.fullmatch(r"(.*)_v(\d{1,6})", path.stem)
+    stem, number = (match[1], int(match[2])) if match else (path.stem, 1)
+    while True:
+        number += 1
+        candidate = path.with_name(f"{stem}_v{number}{path.suffix}")
+        if not candidate.exists():
+            return candidate

@@ -13,7 +13,7 @@ from pathlib import Path
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.files import store
 from lib_merge.files.hashes import file_hash
-from lib_merge.files.names import check_output_name
+from lib_merge.files.writer import check_output_name
 from lib_merge.library.library import SUFFIXES
 from lib_merge.recipe import Recipe, Source, from_json
 

@@ -27,7 +27,6 @@ from torch import Tensor
 from lib_merge.errors import NumericsError
 from lib_merge.linalg import tolerances
 from lib_merge.linalg.delta import Columns, Delta, Dense, Spanned
-from lib_merge.linalg.order import smallest
 from lib_merge.linalg.svd import (
     Triplets,
     block_diagonal,
@@ -35,6 +34,7 @@ from lib_merge.linalg.svd import (
     eigen,
     main_directions,
     product_svd,
+    smallest,
     triangle,
 )
 

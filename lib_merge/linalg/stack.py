@@ -18,10 +18,9 @@ from torch import Tensor
 
 from lib_merge.errors import NumericsError
 from lib_merge.linalg import tolerances
-from lib_merge.linalg.delta import Delta, Dense, LowRank, Term
+from lib_merge.linalg.delta import Delta, Dense, LowRank, Term, borrow
 from lib_merge.linalg.svd import from_grams, values_from_grams
 from lib_merge.linalg.truncate import AtMost, compress
-from lib_merge.linalg.workspace import borrow
 
 # R²·(out + in) up to which float64 products cost nothing worth saving.
 SMALL = 4e6

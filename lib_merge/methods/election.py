@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import hardshrink
 
-from lib_merge.linalg.order import smallest
-from lib_merge.linalg.workspace import like
+from lib_merge.linalg.delta import like
+from lib_merge.linalg.svd import smallest
 from lib_merge.methods.registry import Knob, Scope
 
 TRIM = Knob(

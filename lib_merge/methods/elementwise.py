@@ -9,7 +9,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from lib_merge.linalg.workspace import like
+from lib_merge.linalg.delta import like
 from lib_merge.methods.election import (
     DROP,
     ELECT,

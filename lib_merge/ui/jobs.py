@@ -18,7 +18,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import torch
 
-from lib_merge.engine.job import Job
+from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, RecipeError
 from lib_merge.ui.host import Host
 from lib_merge.ui.protocol import About, sentence

@@ -12,8 +12,8 @@ from lib_merge.blocks import ImportLine, NeighbourFile, Preset, find_preset_file
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families import USUAL
-from lib_merge.files.names import check_output_name
 from lib_merge.files.store import move
+from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import Entry
 from lib_merge.ui.catalog import PresetsReply, presets
 from lib_merge.ui.desk import Desk, Nothing, operation

@@ -9,18 +9,17 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from lib_merge import api, metadata
-from lib_merge.engine.job import Job
 from lib_merge.engine.report import MergeReport
+from lib_merge.engine.threads import Job
 from lib_merge.errors import OutputError, RecipeError
-from lib_merge.files.names import check_output_name
+from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import Entry
 from lib_merge.recipe import Recipe, from_json, with_paths
 from lib_merge.ui.desk import Desk, carried_recipe, operation
 from lib_merge.ui.jobs import JobReply, Task, compute
 from lib_merge.ui.listing import LoraRequest
-from lib_merge.ui.naming import check_plain_name, sub_folder
 from lib_merge.ui.pictures import keep_preview
-from lib_merge.ui.planning import StateRequest, outlook, target_of
+from lib_merge.ui.planning import StateRequest, check_plain_name, outlook, sub_folder, target_of
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, to_recipe
 from lib_merge.ui.understanding import report_merge

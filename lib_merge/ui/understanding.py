@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from lib_merge.analysis import AnalysisReport, analyze_steps, to_html, to_json
 from lib_merge.analysis.comparison import compare_reports
-from lib_merge.engine.job import Job
+from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, RecipeError
 from lib_merge.kept.history import Entry
 from lib_merge.methods import METHODS

@@ -26,7 +26,7 @@ from typing import Any
 import torch
 
 from lib_merge.api import run_recipe
-from lib_merge.engine.job import Job
+from lib_merge.engine.threads import Job
 from lib_merge.files.store import Temporary, remove_unheld
 from lib_merge.recipe import Recipe
 
