@@ -126,6 +126,7 @@ def test_tensors_are_exact(pair):
         assert source.headroom == pytest.approx(65504 / largest)
 
 
+@pytest.mark.slow
 def test_pairs_agree_with_dense(pair):
     paths, (a, b) = pair
     found = look(paths).pairs[0]
@@ -199,6 +200,7 @@ def _check_outcome(outcome, total, parts, full, names):
     )
 
 
+@pytest.mark.slow
 def test_weighted_sum_agrees_with_dense(pair):
     paths, both = pair
     blocks = ({"IN04": 0.3, "M00": 1.5}, {"OUT07": -0.5})
@@ -241,6 +243,7 @@ def test_scalar_methods_agree_with_the_merge_itself(pair, tmp_path, method):
     )
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", ["decorrelated_sum", "tsv", "core_ties", "ties"])
 def test_other_methods_agree_with_the_merge_itself(pair, tmp_path, method):
     from lib_merge import merge

@@ -132,6 +132,7 @@ def test_what_another_process_changed_is_seen(archive, tmp_path):
 # -------------------------------------------------------------------------------------------- many at once
 
 
+@pytest.mark.slow
 def test_eight_processes_of_forty_updates_lose_none(archive, tmp_path):
     """Fault C5: 6 of 40 concurrent updates were lost."""
     entry = archive.history.add(name="shared", verdict={})
@@ -174,6 +175,7 @@ def test_read_and_changed_in_one_step(archive, tmp_path):
     assert _sql(tmp_path, "SELECT value FROM state WHERE name = 'n'") == [("100",)]
 
 
+@pytest.mark.slow
 def test_eight_processes_make_the_file_together(tmp_path):
     code = """
         import sys
@@ -193,6 +195,7 @@ def test_eight_processes_make_the_file_together(tmp_path):
     assert archive.take_warnings() == []
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 def test_a_kill_in_the_middle_of_a_change_takes_it_back(archive, tmp_path):
     entry = archive.history.add(name="a", notes="before")
@@ -442,6 +445,7 @@ def test_the_history_is_only_rebuilt_after_damage(archive):
     assert archive.history.rebuild(merges) == 0
 
 
+@pytest.mark.slow
 def test_many_processes_mend_one_broken_file(archive, tmp_path):
     archive.history.add(name="a")
     (tmp_path / NAME).write_bytes(b"nonsense" * 1000)

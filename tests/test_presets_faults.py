@@ -173,6 +173,7 @@ def _python(code, *arguments):
     )  # fmt: skip
 
 
+@pytest.mark.slow
 def test_two_processes_lose_nothing(store, tmp_path):
     code = """
         import sys
@@ -193,6 +194,7 @@ def test_two_processes_lose_nothing(store, tmp_path):
     assert _names(tmp_path) == ["presets.json"]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
 def test_a_kill_in_the_middle_of_a_save_keeps_the_old_file(store, tmp_path, moment):
@@ -243,6 +245,7 @@ JSON = st.recursive(
 )  # fmt: skip
 
 
+@pytest.mark.slow
 @given(entries=st.lists(JSON, max_size=4))
 def test_no_content_of_the_file_raises_or_gets_lost(tmp_path_factory, entries):
     store = PresetStore(tmp_path_factory.mktemp("s") / "p.json")

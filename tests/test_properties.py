@@ -29,6 +29,7 @@ def files(tmp_path):
     return [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=r, alpha=a) for n, r, a in kinds]
 
 
+@pytest.mark.slow
 @given(
     ratios=st.lists(st.floats(-2, 2).map(lambda x: round(x, 3)), min_size=3, max_size=3),
     rank=st.sampled_from(["lossless", "5", "12"]),

@@ -139,6 +139,7 @@ def _hold(recipe, out):
     return size, report
 
 
+@pytest.mark.slow
 @settings(max_examples=150)
 @given(recipe=_recipes())
 def test_what_is_foreseen_is_what_is_saved(recipe, folder, tmp_path_factory):

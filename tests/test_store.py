@@ -51,6 +51,7 @@ def _old(path):
 # -------------------------------------------------------------------------------------------- old or new
 
 
+@pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
 def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(path, tmp_path, moment):
@@ -80,6 +81,7 @@ def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(pa
     assert path.read_bytes() == b"last"
 
 
+@pytest.mark.slow
 @POSIX
 def test_readers_see_whole_files_only(path):
     contents = [bytes([65 + number]) * 200_000 for number in range(3)]
@@ -200,6 +202,7 @@ def _touch(path):
     return path
 
 
+@pytest.mark.slow
 @POSIX
 def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
     """Fault C2: of 8 merges at once, a sweep took the temporaries of others."""
@@ -221,6 +224,7 @@ def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
 # -------------------------------------------------------------------------------------------- one at a time
 
 
+@pytest.mark.slow
 def test_two_processes_that_count_in_one_file_lose_no_number(path, tmp_path):
     code = """
         import sys
@@ -258,6 +262,7 @@ def test_threads_exclude_each_other(path):
     assert len(most) == 80
 
 
+@pytest.mark.slow
 @POSIX
 def test_a_killed_holder_leaves_nothing_locked(path):
     code = """
