@@ -7,6 +7,19 @@
     const JOB = "lora-merge-job";
     const STAGES = { queue: "waiting for the generation to finish", survey: "looking at all modules", merge: "merging", verify: "proving", save: "saving", recipe: "reading the recipe" };
 
+    /* what each host makes of a file's names; {} for a family that no table knows */
+    function loadsIn(hosts) {
+        const all = Object.values(hosts || {});
+        if (!all.length) return el("p", { class: "lm-dim" }, "loads in: no table vouches for this family");
+        return el("p", { class: "lm-loads" }, "loads in ", el("span", { class: "lm-badges" }, ...all.map((host) => {
+            const lost = host.total - host.loaded;
+            const part = host.share_lost === null ? `loads ${host.loaded} of ${host.total}` : `loses ${host.share_lost < 0.005 ? "less than 1 %" : space.percent(host.share_lost, 0)}`;
+            const reasons = [`${host.loaded} of ${host.total} modules${host.how === "run" ? "" : ` (${host.how})`}`, ...Object.entries(host.lost).map(([name, reason]) => `${name}: ${reason}`)];
+            return el("span", { class: `lm-badge ${lost ? "lm-warn" : "lm-good-text"}`, title: reasons.join("\n") }, el("bdi", {}, host.title), lost ? ` ${part}` : " ✓");
+        })));
+    }
+    space.loadsIn = loadsIn;
+
     class Output {
         constructor(app) {
             this.app = app;
@@ -244,6 +257,7 @@
                 el("p", {}, "asked = saved to ", el("b", {}, space.percent(result.relative_error, 3)), result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : "",
                     ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
                     result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),
+                loadsIn(result.loads_in),
                 ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),
                 el("div", { class: "lm-line" },
                     use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,

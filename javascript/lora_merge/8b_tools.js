@@ -125,6 +125,7 @@
                 ["Made of", found.made_of],
                 ...found.training,
             ];
+            rows.push(["Loads in", found.loads_in_words, found.loads_in_why.join("\n")]);
             return el("table", { class: "lm-table lm-facts-table" }, el("tbody", {}, ...rows.filter(([, text]) => text).map(([title, text, hint]) => el("tr", { title: hint }, el("th", { scope: "row" }, title), el("td", {}, el("bdi", {}, text))))));
         }
 

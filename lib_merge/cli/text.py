@@ -12,6 +12,7 @@ from typing import Any
 
 from lib_merge.analysis import AnalysisReport
 from lib_merge.engine.report import MergeReport
+from lib_merge.loaders import sentence, why
 from lib_merge.methods import METHODS
 
 QUIET = 1.0  # nothing is shown for work that takes less than this many seconds
@@ -92,12 +93,15 @@ def report_text(report: MergeReport) -> str:
     if report.pruned:
         saved, error = report.pruned["bytes_saved"], report.pruned["relative_error"]
         lines.append(f"pruned {saved / 1e6:.2f} MB, adding {error:.3%} error")
+    if report.loads_in:
+        lines.append(f"loads in {sentence(report.loads_in)}")
+        lines.extend(f"  {line}" for line in why(report.loads_in))
     lines.extend(f"note: {warning}" for warning in report.warnings)
     if report.left_out:
         reasons: dict[str, int] = {}
-        for why in report.left_out.values():
-            reasons[why] = reasons.get(why, 0) + 1
-        lines.append("left out: " + ", ".join(f"{count} × {why}" for why, count in reasons.items()))
+        for reason in report.left_out.values():
+            reasons[reason] = reasons.get(reason, 0) + 1
+        lines.append("left out: " + ", ".join(f"{count} × {reason}" for reason, count in reasons.items()))
     total = report.seconds.get("total", 0.0)
     lines.append(f"{total:.2f} s, at most {report.peak_rss_mb:.0f} MB of memory")
     return "\n".join(lines)
@@ -114,6 +118,8 @@ def inspect_text(item: dict[str, Any]) -> str:
         f"{item['bytes'] / 1e6:.1f} MB, norm {item['norm']:.4g}",
         f"  blocks: {' '.join(item['blocks'])}",
     ]
+    lines.extend(f"  loads in {item['loads_in_words']}" for _ in range(bool(item["loads_in"])))
+    lines.extend(f"    {line}" for line in item["loads_in_why"])
     if item["tags"]:
         lines.append(f"  tags: {', '.join(item['tags'])}")
     if item["broken"]:

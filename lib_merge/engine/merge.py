@@ -15,6 +15,7 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import NamedTuple
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
@@ -33,11 +34,13 @@ from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree, written
 from lib_merge.errors import OutputError, VerifyError
+from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
 from lib_merge.linalg import Dense, LowRank, Spanned, difference_norm, norm, tolerances
 from lib_merge.linalg.truncate import compress
+from lib_merge.loaders import Verdict, verdicts, written_in
 from lib_merge.methods import Space
 from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe
@@ -88,7 +91,7 @@ def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job
         if job.proof:
             # the disk takes its time while the proof reads from memory
             with _beside(writer.sync):
-                report.modules = prove(writer.temp, tree, plan, job)
+                report.modules, report.loads_in = prove(writer.temp, tree, plan, job)
             again = {module.name for module in off_target(report.modules, tree.root)} - plan.anew
             if again:
                 plan.anew |= again
@@ -257,8 +260,15 @@ def rounding(precision: str) -> float:
     return allowed[precision]
 
 
-def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> list[ModuleReport]:
-    """Return ‖saved − asked‖ and ‖asked‖ of every module, from freshly read sources.
+class Proof(NamedTuple):
+    """What the saved file is: each module against what was asked, and what each host makes of its names."""
+
+    modules: list[ModuleReport]
+    loads_in: list[Verdict]
+
+
+def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> Proof:
+    """Return ‖saved − asked‖ and ‖asked‖ of every module, from freshly read sources, and who loads the file.
 
     Args:
         saved: the file to hold against the tree; a module that it lacks is measured as zero.
@@ -290,7 +300,9 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> list[ModuleReport]:
                 name=target.name, block=target.block, rank=rank, error=error, cut=cut, size=size
             )
 
-        return list(over_modules(measure, targets, node, evaluator.device, job, stage="verify"))
+        modules = list(over_modules(measure, targets, node, evaluator.device, job, stage="verify"))
+        sizes = {module.name: module.size for module in modules}
+        return Proof(modules, verdicts(family_of(node.family), written_in(merged), sizes))
 
 
 def off_target(modules: Sequence[ModuleReport], node: Node) -> list[ModuleReport]:
@@ -346,7 +358,7 @@ def verify(merged: Path, recipe: Recipe, job: Job) -> MergeReport:
         plan = survey(tree, device, job)
         plan.cuts = _cuts(tree, plan, job)
         _same_modules(merged, node)
-        report.modules = prove(merged, tree, plan, job)
+        report.modules, report.loads_in = prove(merged, tree, plan, job)
         _still_numbers(merged, report)
         check_proof(report.modules, node)
     with open_lora(merged).file as opened:

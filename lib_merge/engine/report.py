@@ -14,6 +14,7 @@ import torch
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
 from lib_merge.engine.tree import Node, Target
 from lib_merge.linalg import tolerances
+from lib_merge.loaders import Verdict
 from lib_merge.methods import get_method
 
 # Norms of the sources are taken at this many modules, evenly spaced: enough for a factor of two, free beside
@@ -54,6 +55,7 @@ class MergeReport:
     method: str
     family: str
     modules: list[ModuleReport] = field(default_factory=list)
+    loads_in: list[Verdict] = field(default_factory=list)
     bytes: int = 0
     seconds: dict[str, float] = field(default_factory=dict)
     peak_rss_mb: float = 0.0
@@ -123,6 +125,7 @@ class MergeReport:
             "left_out": self.left_out,
             "pruned": self.pruned,
             "blocks": self.blocks(),
+            "loads_in": {one.host: one.to_json() for one in self.loads_in},
         }
 
     def per_module(self) -> list[dict[str, Any]]:

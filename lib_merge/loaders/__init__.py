@@ -1,0 +1,22 @@
+"""What A1111, Forge, reForge, Classic, Neo and ComfyUI load: names of modules, and where they land."""
+
+from __future__ import annotations
+
+from lib_merge.loaders.check import Verdict, Written, sentence, verdict, verdicts, why, written_in
+from lib_merge.loaders.hosts import HOSTS
+from lib_merge.loaders.record import Host, How, Loads, Place
+
+__all__ = [
+    "HOSTS",
+    "Host",
+    "How",
+    "Loads",
+    "Place",
+    "Verdict",
+    "Written",
+    "sentence",
+    "verdict",
+    "verdicts",
+    "why",
+    "written_in",
+]
