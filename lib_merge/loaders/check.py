@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lib_merge.adapters import LoraFile
-from lib_merge.adapters.keys import RawModule, key_ends
 from lib_merge.families import Family, family_of
+from lib_merge.families.layers import Size
 from lib_merge.loaders.encoders import ENCODERS
 from lib_merge.loaders.hosts import HOSTS
 from lib_merge.loaders.record import Host, How, Loads, Place
@@ -70,37 +70,48 @@ class Written(NamedTuple):
     place: Place | None
 
 
-def written_in(file: LoraFile) -> list[Written]:
-    """Return the modules of a file, those among them that cannot be merged."""
-    family = family_of(file.family or "")
+class Contents(NamedTuple):
+    """What a file brings to a loader.
+
+    family   the base family
+    size     the model of the family that the file was trained on; None where no table of it is there
+    modules  those among them that cannot be merged, too
+    """
+
+    family: Family
+    size: Size | None
+    modules: tuple[Written, ...]
+
+
+def written_in(file: LoraFile) -> Contents:
+    """Return what a file, settled for its family, brings to a loader."""
+    family, size = family_of(file.family or ""), file.model
     modules = []
     for raw in file.parsed.modules:
-        placed = family.place(raw.component, raw.path)
-        place = Place(_bare(placed.fused or placed.name), placed.rows) if raw.component == "unet" else None
-        modules.append(Written(placed.name, stem_of(raw), raw.roles.keys(), place))
-    return modules
+        name = family.place(raw.component, raw.path, raw.stem, size).name
+        spot = family.layers.find(raw.path, size) if family.layers and raw.component == "unet" else None
+        place = Place(spot.module.replace(".", "_"), spot.rows) if spot is not None else None
+        modules.append(Written(name, raw.stem, raw.roles.keys(), place))
+    return Contents(family, size, tuple(modules))
 
 
-def verdicts(
-    family: Family, modules: Sequence[Written], sizes: Mapping[str, float] | None = None
-) -> list[Verdict]:
+def verdicts(contents: Contents, sizes: Mapping[str, float] | None = None) -> list[Verdict]:
     """Return what every host that has the family makes of a file; none for a family without a table.
 
     Args:
-        family: the base family.
-        modules: of the file.
+        contents: of the file.
         sizes: canonical module name -> ‖ΔW‖_F.
     """
-    return [verdict(host, family, modules, sizes) for host in HOSTS.values() if family.name in host.families]
+    return [
+        verdict(host, contents, sizes) for host in HOSTS.values() if contents.family.name in host.families
+    ]
 
 
-def verdict(
-    host: Host, family: Family, modules: Sequence[Written], sizes: Mapping[str, float] | None = None
-) -> Verdict:
+def verdict(host: Host, contents: Contents, sizes: Mapping[str, float] | None = None) -> Verdict:
     """Return what one host makes of a file; see `verdicts`."""
-    loads = host.families[family.name]
+    loads, modules = host.families[contents.family.name], contents.modules
     names = {module.name for module in modules}
-    reasons = ((module.name, _reason(host, loads, family, module, names)) for module in modules)
+    reasons = ((module.name, _reason(host, loads, contents, module, names)) for module in modules)
     lost = {name: reason for name, reason in reasons if reason}
     if len(lost) > host.most_unknown * len(modules):
         refused = f"it refuses files of which more than {host.most_unknown:.0%} is unknown to it"
@@ -116,29 +127,30 @@ def verdict(
     )
 
 
-def _reason(host: Host, loads: Loads, family: Family, module: Written, names: Collection[str]) -> str:
+def _reason(host: Host, loads: Loads, contents: Contents, module: Written, names: Collection[str]) -> str:
     """Return why a host does not load a module as it is meant, or ""."""
     strangers = sorted(set(module.roles) - host.roles)
     if strangers:
         return f"it reads no {strangers[0]}"
-    place = where(loads, family, module.stem)
+    place = where(loads, contents.family, module.stem, contents.size)
     if place is None:
         return UNKNOWN
     if module.place is not None and place != module.place:
         return f"it takes {module.stem} for {place.weight}"
-    together = family.set_of(module.name) if host.all_or_none else None
+    together = contents.family.set_of(module.name) if host.all_or_none else None
     if together is not None and any(together[0] + part not in names for part in together[2]):
         return f"it wants all of {', '.join(part.strip('_') for part in together[2])}"
     return ""
 
 
-def where(loads: Loads, family: Family, stem: str) -> Place | None:
+def where(loads: Loads, family: Family, stem: str, size: Size | None = None) -> Place | None:
     """Return where a loader puts a module of a name, or None where it knows none such.
 
     Args:
         loads: what the host loads of the family.
         family: the base family.
         stem: the module's name as the file has it, front and all.
+        size: the model of the family whose sizes count.
     """
     for front in sorted(loads.encoders, key=len, reverse=True):
         path = _path(stem, front)
@@ -146,18 +158,24 @@ def where(loads: Loads, family: Family, stem: str) -> Place | None:
             encoder = loads.encoders[front]
             known = ENCODERS[encoder].has(path) and not _without(loads, path)
             return Place(f"{encoder}.{path}") if known else None
-    for front in loads.own:
-        path = _path(stem, front)
-        if path is not None and family.has(path) and not _without(loads, path):
-            return Place(path)
-    for front in loads.other:
-        path = _path(stem, front)
-        if path is not None and not _without(loads, path):
-            placed = family.place("unet", path)
-            weight = _bare(placed.fused or placed.name)
-            if weight != path and family.has(weight):
-                return Place(weight, placed.rows)
+    for fronts, own in ((loads.own, True), (loads.other, False)):
+        for front in fronts:
+            path = _path(stem, front)
+            place = None if path is None else _denoiser(loads, family, path, size, own=own)
+            if place is not None:
+                return place
     return None
+
+
+def _denoiser(loads: Loads, family: Family, path: str, size: Size | None, *, own: bool) -> Place | None:
+    """Return what a path means, read as one of the model's own (or else as one of diffusers')."""
+    spot = family.layers.find(path, size) if family.layers is not None else None
+    if spot is None or family.layers is None or _without(loads, path):
+        return None
+    if spot.module not in (size or family.layers.sizes[0]).modules:
+        return None
+    weight = spot.module.replace(".", "_")
+    return Place(weight, spot.rows) if (weight == path) is own else None
 
 
 def _path(stem: str, front: str) -> str | None:
@@ -170,29 +188,8 @@ def _path(stem: str, front: str) -> str | None:
     return rest.replace(".", "_")
 
 
-def _bare(name: str) -> str:
-    return name.removeprefix("lora_unet_")
-
-
 def _without(loads: Loads, path: str) -> bool:
     return loads.without is not None and loads.without.search(path) is not None
-
-
-def stem_of(raw: RawModule) -> str:
-    """Return a module's name as its file has it: a key without its end."""
-    ends = key_ends().means
-    for key in raw.roles.values():
-        at = len(key)
-        stems = []
-        for _ in range(key_ends().parts):
-            at = key.rfind(".", 0, at)
-            if at < 0:
-                break
-            if key[at + 1 :] in ends:
-                stems.append(key[:at])
-        if stems:
-            return stems[-1]
-    return next(iter(raw.roles.values()))
 
 
 def _share(lost: Mapping[str, str], sizes: Mapping[str, float] | None) -> float | None:
