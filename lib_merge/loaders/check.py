@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import functools
+import re
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from lib_merge.adapters import LoraFile
 from lib_merge.families import Family, family_of
-from lib_merge.families.layers import Size
+from lib_merge.families.layers import Piece, Size, Spot
 from lib_merge.loaders.encoders import ENCODERS
 from lib_merge.loaders.hosts import HOSTS
-from lib_merge.loaders.record import Host, How, Loads, Place
+from lib_merge.loaders.record import Encoder, Front, Host, How, Loads, Place
+from lib_merge.loaders.spelling import with_dots
 
+_NUMBER, _PLACE = re.compile(r"\d+"), re.compile(r"\{\w\}")
 # lost modules that are shown with their reasons
 SHOWN = 12
 UNKNOWN = "it knows no such name"
@@ -154,28 +158,67 @@ def where(loads: Loads, family: Family, stem: str, size: Size | None = None) -> 
     """
     for front in sorted(loads.encoders, key=len, reverse=True):
         path = _path(stem, front)
-        if path is not None:
-            encoder = loads.encoders[front]
-            known = ENCODERS[encoder].has(path) and not _without(loads, path)
-            return Place(f"{encoder}.{path}") if known else None
+        for name in loads.encoders[front] if path is not None else ():
+            if path is not None and _in_encoder(
+                ENCODERS[name], path, stem[len(front) :], dotted=not front.endswith("_")
+            ):
+                return None if _without(loads, path) else Place(f"{name}.{path}")
     for fronts, own in ((loads.own, True), (loads.other, False)):
-        for front in fronts:
+        for entry in fronts:
+            front, only = entry if isinstance(entry, Front) else (entry, None)
             path = _path(stem, front)
-            place = None if path is None else _denoiser(loads, family, path, size, own=own)
-            if place is not None:
-                return place
+            if path is None or _without(loads, path) or (only is not None and not only.match(path)):
+                continue
+            spot = family.layers.find(path, size) if family.layers is not None else None
+            if spot is None or not _there(loads, family, spot, path, size, own=own):
+                continue
+            if front.endswith("_") or _dotted(family, stem[len(front) :]):
+                return Place(spot.module.replace(".", "_"), spot.rows)
     return None
 
 
-def _denoiser(loads: Loads, family: Family, path: str, size: Size | None, *, own: bool) -> Place | None:
-    """Return what a path means, read as one of the model's own (or else as one of diffusers')."""
-    spot = family.layers.find(path, size) if family.layers is not None else None
-    if spot is None or family.layers is None or _without(loads, path):
-        return None
-    if spot.module not in (size or family.layers.sizes[0]).modules:
-        return None
-    weight = spot.module.replace(".", "_")
-    return Place(weight, spot.rows) if (weight == path) is own else None
+def _in_encoder(encoder: Encoder, path: str, name: str, *, dotted: bool) -> bool:
+    """Tell whether a text encoder has a module; with dots its path has a head before it."""
+    if not dotted:
+        return encoder.has(path)
+    known = path.startswith(encoder.head) and encoder.has(path[len(encoder.head) :])
+    return known and name == with_dots(path)
+
+
+def _there(loads: Loads, family: Family, spot: Spot, path: str, size: Size | None, *, own: bool) -> bool:
+    """Tell whether a path is the model's own name of a module that it has, or else diffusers' name of one."""
+    if family.layers is None or spot.module not in (size or family.layers.sizes[0]).modules:
+        return False
+    if spot.module.replace(".", "_") != path:
+        return not own
+    return own or (loads.mixed and _NUMBER.sub("#", spot.module) not in _aliased(family))
+
+
+def _dotted(family: Family, name: str) -> bool:
+    """Tell whether a name has its dots where the model (or diffusers) has them."""
+    known = _dots_of(family)
+    forms = (name, _NUMBER.sub("#", name), _NUMBER.sub("#", f"{name}.0"))
+    if family.layers is not None and not family.layers.aliases:
+        return name in known or name == with_dots(name.replace(".", "_"))
+    return not known.isdisjoint(forms)
+
+
+@functools.lru_cache(maxsize=64)
+def _aliased(family: Family) -> frozenset[str]:
+    """Return the forms of the modules that diffusers calls otherwise, # for a number."""
+    if family.layers is None:
+        return frozenset()
+    wholes = (means.whole if isinstance(means, Piece) else means for means in family.layers.aliases.values())
+    return frozenset(_NUMBER.sub("#", _PLACE.sub("#", whole)) for whole in wholes)
+
+
+@functools.lru_cache(maxsize=64)
+def _dots_of(family: Family) -> frozenset[str]:
+    """Return the dotted paths of a family's models, and the forms of their other names, # for a number."""
+    if family.layers is None:
+        return frozenset()
+    others = (_NUMBER.sub("#", _PLACE.sub("#", name)) for name in family.layers.aliases)
+    return frozenset(others).union(*(size.modules for size in family.layers.sizes))
 
 
 def _path(stem: str, front: str) -> str | None:

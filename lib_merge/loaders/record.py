@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from enum import Enum
 from typing import NamedTuple
 
-from lib_merge.families.record import Rows
+from lib_merge.families.placement import Rows
 
 
 class How(Enum):
@@ -46,16 +46,25 @@ class Encoder:
     path    pattern of a module's path with underscores; the first group is the number of its layer
     layers  that there are
     others  paths outside the layers
+    head    what stands before a path that is written with dots
     """
 
     path: re.Pattern[str]
     layers: int
     others: frozenset[str] = frozenset()
+    head: str = ""
 
     def has(self, path: str) -> bool:
         """Tell whether the encoder has a module."""
         match = self.path.fullmatch(path)
         return path in self.others if match is None else int(match[1]) < self.layers
+
+
+class Front(NamedTuple):
+    """What names begin with, and the only paths that it stands before: all where there is no pattern."""
+
+    text: str
+    only: re.Pattern[str] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,14 +75,16 @@ class Loads:
 
     own       fronts before the model's own names
     other     fronts before diffusers' names
-    encoders  front -> text encoder
+    mixed     diffusers has the model's own name where it has none of its own, and so has the host
+    encoders  front -> text encoders; the first that has a module is meant
     without   pattern of paths that it does not know although the family has them; None = it knows all
     how       this was found out
     """
 
-    own: tuple[str, ...] = ()
-    other: tuple[str, ...] = ()
-    encoders: Mapping[str, str] = field(default_factory=dict)
+    own: tuple[Front | str, ...] = ()
+    other: tuple[Front | str, ...] = ()
+    mixed: bool = False
+    encoders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     without: re.Pattern[str] | None = None
     how: How = How.RUN
 

@@ -37,22 +37,22 @@ class Spelling(str, Enum):
 
     @property
     def ends(self) -> Mapping[str, str]:
-        """End of a key as kohya has it -> as it is written; "" = not at all: its meaning is in the factors."""
+        """End of a key as kohya has it -> as it is written; "" = not at all, it is in the factors."""
         return _PEFT_ENDS if self is Spelling.DIFFUSERS else {}
 
 
 # the files that are written have alpha = rank, or a power of two beside it that `up` is multiplied with
 _PEFT_ENDS = {"lora_up.weight": "lora_B.weight", "lora_down.weight": "lora_A.weight", "alpha": ""}
 # words of module names that have an underscore of their own, longest first
-_WORDS = (
-    "time_emb_proj conv_shortcut time_embedding add_embedding class_embedding transformer_blocks down_blocks "
-    "up_blocks mid_block text_projection final_layer_norm layer_norm1 layer_norm2 token_embedding "
-    "position_embedding text_model self_attn q_proj k_proj v_proj out_proj o_proj gate_proj up_proj down_proj "
-    "embed_tokens input_layernorm post_attention_layernorm q_norm k_norm wi_0 wi_1 layer_norm "
-    "relative_attention_bias proj_in proj_out conv_in conv_out conv_norm_out to_q to_k to_v to_out linear_1 "
-    "linear_2"
-).split()
-_WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS, key=len, reverse=True))}|[^_]+)(?=_|$)")
+_WORDS = """
+    time_emb_proj conv_shortcut time_embedding add_embedding class_embedding
+    transformer_blocks down_blocks up_blocks mid_block text_projection final_layer_norm
+    layer_norm1 layer_norm2 token_embedding position_embedding text_model self_attn q_proj
+    k_proj v_proj out_proj o_proj gate_proj up_proj down_proj embed_tokens input_layernorm
+    post_attention_layernorm q_norm k_norm wi_0 wi_1 layer_norm relative_attention_bias
+    proj_in proj_out conv_in conv_out conv_norm_out to_q to_k to_v to_out linear_1 linear_2
+"""
+_WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS.split(), key=len, reverse=True))}|[^_]+)(?=_|$)")
 _ENCODER_FRONTS: Mapping[Spelling, tuple[str, str, str]] = {
     Spelling.KOHYA: ("lora_te1_", "lora_te2_", "lora_te3_"),
     Spelling.ONETRAINER: ("lora_te1_", "lora_te2_", "lora_te3_"),
@@ -93,11 +93,16 @@ def stem_in(spelling: Spelling, family: Family, size: Size | None, name: str) ->
     other = _other_name(family, spot)
     if other is None:
         return None
-    if family.unet:
+    if _is_unet(family):
         return f"unet.{other}" if spelling is Spelling.DIFFUSERS else f"lora_unet_{other.replace('.', '_')}"
     if spelling is Spelling.DIFFUSERS:
         return f"transformer.{other}"
     return f"lora_transformer_{other.replace('.', '_')}"
+
+
+def _is_unet(family: Family) -> bool:
+    """Tell whether the models are UNets, whose names by diffusers follow rules instead of a table."""
+    return family.layers is not None and "input_blocks.0.0" in family.layers.sizes[0].modules
 
 
 def _path(name: str) -> str:
@@ -113,7 +118,7 @@ def _other_name(family: Family, spot: Spot) -> str | None:
     layers = family.layers
     if layers is None:
         return None
-    if family.unet:
+    if _is_unet(family):
         return with_dots(to_diffusers(spot.module.replace(".", "_")))
     return layers.spelt(spot)
 
