@@ -11,6 +11,7 @@ import pytest
 from lib_merge.families import family_of
 from lib_merge.loaders import HOSTS, How, verdict, why
 from lib_merge.loaders.check import Contents, Written, where
+from tests.readme import LOADERS, loaders_markdown
 
 # name in the maps -> (family, model of it)
 MODELS = {
@@ -136,3 +137,9 @@ def test_neo_refuses_a_file_that_is_mostly_unknown_to_it():
 def test_a_kind_that_a_host_does_not_read_is_lost():
     contents = _contents("Flux", "lora_unet_double_blocks_0_img_attn_proj", roles=("oft_blocks", "alpha"))
     assert "reads no oft_blocks" in verdict(HOSTS["neo"], contents).lost["lora_unet_double_blocks_0_img_attn_proj"]
+
+
+def test_the_table_of_the_documentation_is_the_tables():
+    text = LOADERS.read_text(encoding="utf-8")
+    table = text.split("<!-- loaders:begin -->")[1].split("<!-- loaders:end -->")[0]
+    assert table.strip() == loaders_markdown().strip(), "run: python -m tests.readme"

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from lib_merge.loaders.check import Verdict, Written, sentence, verdict, verdicts, why, written_in
 from lib_merge.loaders.hosts import HOSTS
-from lib_merge.loaders.record import Host, How, Loads, Place
+from lib_merge.loaders.record import Front, Host, How, Loads, Place
 
 __all__ = [
+    "Front",
     "HOSTS",
     "Host",
     "How",
