@@ -9,7 +9,7 @@
 from __future__ import annotations
 
 from lib_merge.adapters import LoraFile, open_lora
-from lib_merge.api import load_recipe, merge, resize, run_recipe, verify
+from lib_merge.api import convert, load_recipe, merge, resize, run_recipe, verify
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import MergeError
@@ -27,6 +27,7 @@ __all__ = [
     "RankPolicy",
     "Recipe",
     "Source",
+    "convert",
     "load_recipe",
     "merge",
     "open_lora",

@@ -37,6 +37,7 @@ def merge(
     save_precision: str = "fp16",
     seed: int = 0,
     family: str | None = None,
+    target: str = "",
     job: Job | None = None,
     keep_levels: PathLike | None = None,
 ) -> MergeReport:
@@ -58,6 +59,7 @@ def merge(
         save_precision: fp16, bf16 or float.
         seed: of random masks and block tokens.
         family: decides where shapes cannot.
+        target: names that this host loads, or a spelling; "" = names that every host of the family loads.
         job: device, overwrite, progress, cancel.
         keep_levels: folder for one file per group.
     Returns:
@@ -82,6 +84,7 @@ def merge(
         precision=save_precision,
         seed=seed,
         family=family,
+        names=target,
     )
     return run_recipe(recipe, save_to, job=job, keep_levels=keep_levels)
 
@@ -122,6 +125,28 @@ def resize(
         options: further arguments of `merge`.
     """
     return merge([model], rank=rank, save_to=save_to, **options)
+
+
+def convert(
+    model: PathLike,
+    *,
+    save_to: PathLike,
+    target: str = "",
+    **options: Any,  # noqa: ANN401
+) -> MergeReport:
+    """Write one LoRA anew under other names, as LoRA factors whatever its kind, proven like a merge.
+
+    LoHa, LoKr and Tucker become LoRA exactly; fused q, k and v are split or put together where the spelling
+    wants it, exactly unless a rank is asked for. Names that are known to be broken come out right.
+
+    Args:
+        model: the LoRA.
+        save_to: the output.
+        target: a spelling (kohya, diffusers, comfyui, onetrainer) or a host that must load it; "" = what
+            every host of the family loads.
+        options: further arguments of `merge`.
+    """
+    return merge([model], save_to=save_to, target=target, **options)
 
 
 def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:

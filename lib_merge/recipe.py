@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Union
 
 from lib_merge.errors import RecipeError
+from lib_merge.loaders import NAMINGS
 from lib_merge.methods import DEFAULT_METHOD, Method, Space, get_method
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 
@@ -83,6 +84,8 @@ class Recipe:
     prune      drop ranks and modules below this share of the largest (0 = none)
     precision  fp16, bf16 or float
     family     None = told from the files
+    names      how modules are called in the file: a spelling (kohya, diffusers, …), or a host that must know
+               them; "" = as every host of the family knows them, split where a source is split
     """
 
     sources: tuple[Source, ...]
@@ -94,6 +97,7 @@ class Recipe:
     precision: str = "fp16"
     seed: int = 0
     family: str | None = None
+    names: str = ""
 
     @property
     def flat(self) -> bool:
@@ -140,6 +144,9 @@ class Recipe:
         if self.precision not in PRECISIONS:
             message = f"precision {self.precision!r} is not one of {', '.join(PRECISIONS)}."
             raise RecipeError(message)
+        if self.names and self.names not in NAMINGS:
+            message = f"the names {self.names!r} are none of {', '.join(NAMINGS)}."
+            raise RecipeError(message)
         check_number("prune", self.prune, 0.0, 1.0)
         if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
             message = f"conv_rank is {self.conv_rank}; it takes a whole number from 1."
@@ -178,6 +185,7 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "precision": recipe.precision,
         "seed": recipe.seed,
         "family": recipe.family,
+        **({"names": recipe.names} if recipe.names else {}),
     }
 
 
@@ -257,6 +265,7 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
         precision=str(data.get("precision", "fp16")),
         seed=int(data.get("seed") or 0),
         family=data.get("family") or None,
+        names=str(data.get("names") or ""),
     )
 
 

@@ -30,6 +30,7 @@ from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
+from lib_merge.loaders import NAMINGS
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import PRECISIONS, Recipe, Source
@@ -103,6 +104,11 @@ def _resize(arguments: Arguments, stop: _Interrupt) -> None:
         setattr(arguments, name, None)
     arguments.seed = 0
     _merge(arguments, stop)
+
+
+def _convert(arguments: Arguments, stop: _Interrupt) -> None:
+    """Write one LoRA anew: known names, ΔW as LoRA factors, and nothing of it lost on the way."""
+    _resize(arguments, stop)
 
 
 def _run_recipe(arguments: Arguments, stop: _Interrupt) -> None:
@@ -224,6 +230,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         precision=arguments.save_precision,
         seed=arguments.seed,
         family=arguments.family,
+        names=arguments.target or "",
     )
 
 
@@ -313,6 +320,10 @@ def _parser() -> argparse.ArgumentParser:
     resize.add_argument("--model", required=True, metavar="FILE")
     resize.add_argument("--save_to", required=True, metavar="OUT")
     _output_options(resize)
+    convert = _command(commands, "convert", "write one LoRA with other names, or as plain LoRA", _convert)
+    convert.add_argument("--model", required=True, metavar="FILE")
+    convert.add_argument("--save_to", required=True, metavar="OUT")
+    _output_options(convert)
     run = _command(commands, "run", "run a recipe (.json, or the one inside a merged LoRA)", _run_recipe)
     run.add_argument("recipe", metavar="RECIPE")
     run.add_argument("--save_to", metavar="OUT")
@@ -359,6 +370,11 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--save_precision", default="fp16", choices=PRECISIONS)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps, …")
     parser.add_argument("--family", metavar="F", help="base family where shapes cannot tell")
+    parser.add_argument(
+        "--target",
+        choices=NAMINGS,
+        help="names that this host loads, or of this spelling; by default what every host loads",
+    )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(
         "--drop_unsupported", action="store_true", help="leave out kinds that need the base model"

@@ -41,6 +41,19 @@ class Spelling(str, Enum):
         return _PEFT_ENDS if self is Spelling.DIFFUSERS else {}
 
 
+class Layout(Enum):
+    """How fused projections (q, k, v in one weight) are written.
+
+    KEPT   split where a source has them split, else in one
+    FUSED  in one piece, of as many ranks as its pieces have together
+    SPLIT  in pieces
+    """
+
+    KEPT = "kept"
+    FUSED = "fused"
+    SPLIT = "split"
+
+
 # the files that are written have alpha = rank, or a power of two beside it that `up` is multiplied with
 _PEFT_ENDS = {"lora_up.weight": "lora_B.weight", "lora_down.weight": "lora_A.weight", "alpha": ""}
 # words of module names that have an underscore of their own, longest first

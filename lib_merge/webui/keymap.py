@@ -93,7 +93,7 @@ def _in_a1111(model: Any, stems: Collection[str]) -> set[str] | None:  # noqa: A
 
 
 def _layer_of(stem: str, converted: str, layers: Collection[str]) -> bool:
-    """Tell whether A1111 finds a layer: under diffusers' name, as one of q, k, v, or under the model's own."""
+    """Tell whether A1111 finds a layer: by diffusers' name, as one of q, k, v, or by the model's own."""
     projection = _PROJECTION.match(converted)
     return (
         converted in layers
