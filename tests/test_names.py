@@ -148,7 +148,7 @@ def test_modules_lie_in_the_blocks_the_tables_say(family):
 
 def test_block_lists_are_read_in_their_own_order():
     assert [[len(listed) for listed in family.lists] for family in FAMILIES.values()][:6] == [
-        [17, 26], [17, 26], [12, 20], [], [61], [61],
+        [17, 26], [17, 26], [12, 20], [], [61], [],
     ]  # fmt: skip
     weights, unnamed = expand_block_list([index / 10 for index in range(17)], "SD1")
     assert weights["BASE"] == 0.0

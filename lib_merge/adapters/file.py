@@ -15,12 +15,14 @@ from torch import Tensor
 from lib_merge.adapters.keys import Parsed, RawModule, kind_of, parse_keys, sides
 from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind
 from lib_merge.adapters.peft_config import PeftConfig, find_config
-from lib_merge.errors import FamilyError, ModuleError, UnsupportedKindError
+from lib_merge.adapters.settle import likely_families, refuse_by_name, settle_family
+from lib_merge.errors import ModuleError, UnsupportedKindError
 from lib_merge.families import (
-    FAMILIES,
     FamilyGuess,
     ModuleFacts,
     Placement,
+    Size,
+    family_in_metadata,
     family_in_name,
     family_of,
     tell_family,
@@ -234,7 +236,9 @@ class LoraFile:
     """An opened LoRA.
 
     family     None until settled when shapes alone cannot tell
+    model      the model of the family whose sizes the file has; None where the family has no table
     guess      the families the shapes allow, and why
+    facts      what each module says of the family
     modules    canonical name -> module, filled by `settled`
     fused_in   split name -> (fused name, rows), for modules that another layout fuses (Flux q/k/v)
     notes      sentences for the report
@@ -245,7 +249,9 @@ class LoraFile:
     parsed: Parsed
     config: PeftConfig | None
     guess: FamilyGuess
+    facts: Sequence[ModuleFacts] = ()
     family: str | None = None
+    model: Size | None = None
     modules: dict[str, Module] = field(default_factory=dict)
     fused_in: dict[str, tuple[str, tuple[int, int]]] = field(default_factory=dict)
     left_out: dict[str, str] = field(default_factory=dict)
@@ -277,6 +283,12 @@ class LoraFile:
             return self._sha256[0]
 
     @property
+    def said(self) -> str | None:
+        """The family that a configuration or the header names; it breaks ties and never overrules shapes."""
+        told = family_in_name(self.config.base) if self.config else None
+        return told or family_in_metadata(self.metadata)
+
+    @property
     def split_modules(self) -> set[str]:
         """Names of fused modules that this file has in pieces."""
         return {fused for fused, _ in self.fused_in.values()}
@@ -296,10 +308,13 @@ class LoraFile:
         """
         if family == self.family and not self.left_out and base is None:
             return self  # opened as this family already, and nothing is refused: nothing would change
-        done = replace(self, family=family, modules={}, fused_in={}, left_out={}, notes=[])
+        record = family_of(family)
+        model = record.layers.likeliest(self.facts) if record.layers else None
+        done = replace(self, family=family, model=model, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
-            _add_module(done, raw, family_of(family).place(raw.component, raw.path), base)
+            _add_module(done, raw, record.place(raw.component, raw.path, raw.spelt, model), base)
+        _refuse_twice(done)
         _refuse(done, drop_unsupported)
         if self.parsed.unknown:
             for key in self.parsed.unknown:
@@ -318,13 +333,14 @@ class LoraFile:
         family = family_of(self.family or "")
         for name, module in self.modules.items():
             kernel = module.layout.kernel or family.kernel(name, module.layout.columns)
-            if name in split and name not in self.fused_in:
-                pieces = family.split(name)
-                for piece, rows in pieces or ():
-                    parts[piece] = ModulePart(module, kernel, rows)
-                if pieces:
-                    continue
-            parts[name] = ModulePart(module, kernel)
+            fused, (first, last) = self.fused_in.get(name, (name, (0, module.layout.out)))
+            pieces = family.split(fused, self.model) if fused != name or name in split else None
+            # a piece of several others is cut, too: no loader has a name for it
+            inside = [(n, rows) for n, rows in pieces or () if rows[0] >= first and rows[1] <= last]
+            if not inside or inside[0][0] == name:
+                parts[name] = ModulePart(module, kernel)
+            for piece, rows in inside if name not in parts else ():
+                parts[piece] = ModulePart(module, kernel, (rows[0] - first, rows[1] - first))
         return parts
 
     def close(self) -> None:
@@ -365,13 +381,13 @@ def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
     if not parsed.modules and not parsed.embeddings:
         message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
         raise ModuleError(message)
-    opened = LoraFile(path, file, parsed, config, guess_family(parsed, file.tensors))
+    facts = facts_of(parsed, file.tensors)
+    opened = LoraFile(path, file, parsed, config, tell_family(facts), facts)
+    refuse_by_name(opened)
     if family is not None:
         return opened.settled(settle_family([opened], family), drop_unsupported=True)
-    if len(opened.guess.candidates) == 1:
-        return opened.settled(opened.guess.candidates[0], drop_unsupported=True)
-    hint = family_in_name(config.base) if config else None
-    return opened.settled(hint, drop_unsupported=True) if hint in opened.guess.candidates else opened
+    likely = likely_families(opened)
+    return opened.settled(likely[0], drop_unsupported=True) if len(likely) == 1 else opened
 
 
 def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGuess:
@@ -381,64 +397,24 @@ def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGue
         parsed: its modules.
         tensors: its header table.
     """
-    return tell_family(
+    return tell_family(facts_of(parsed, tensors))
+
+
+def facts_of(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> list[ModuleFacts]:
+    """Return what each module of a file says of its family.
+
+    Args:
+        parsed: the file's modules.
+        tensors: its header table.
+    """
+    return [
         ModuleFacts(
             module.component,
             module.path,
             *sides({role: tensors[key].shape for role, key in module.roles.items()}),
         )
         for module in parsed.modules
-    )
-
-
-def settle_family(files: Sequence[LoraFile], asked: str | None) -> str:
-    """Return the one family of all files.
-
-    Shapes decide; where they allow several, the other sources, then a configuration beside the file, then
-    `asked`.
-
-    Raises:
-        FamilyError: two families, or none can be told.
-    """
-    if asked is not None and asked not in FAMILIES:
-        message = f"there is no family {asked!r}; families: {', '.join(FAMILIES)}."
-        raise FamilyError(message)
-    allowed = _shared_families(files)
-    if len(allowed) > 1:
-        hints = [family_in_name(file.config.base) for file in files if file.config]
-        allowed = [family for family in hints if family in allowed][:1] or allowed
-    if len(allowed) == 1 and asked in (None, allowed[0]):
-        return allowed[0]
-    if asked in allowed:
-        return str(asked)
-    if asked is not None:
-        message = f"{files[0].name} is for {' or '.join(allowed)} ({files[0].guess.reason}), not for {asked}."
-        raise FamilyError(message)
-    message = (
-        f"{files[0].name} fits {' and '.join(allowed)} ({files[0].guess.reason}): say which with --family, "
-        "or merge it with a LoRA that tells."
-    )
-    raise FamilyError(message)
-
-
-def _shared_families(files: Sequence[LoraFile]) -> list[str]:
-    """Return the families that all files fit."""
-    allowed = list(files[0].guess.candidates)
-    for file in files[1:]:
-        both = [family for family in allowed if family in file.guess.candidates]
-        if not both:
-            first = next(
-                f for f in files if not set(f.guess.candidates) & set(file.guess.candidates) or f is files[0]
-            )
-            message = (
-                f"{first.name} is for {' or '.join(first.guess.candidates)} ({first.guess.reason}) "
-                f"and {file.name} for "
-                f"{' or '.join(file.guess.candidates)} ({file.guess.reason}): LoRAs of different "
-                "base models cannot be merged."
-            )
-            raise FamilyError(message)
-        allowed = both
-    return allowed
+    ]
 
 
 def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:
@@ -465,6 +441,14 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWei
     )
     if placed.fused and placed.rows:
         file.fused_in[placed.name] = (placed.fused, placed.rows)
+
+
+def _refuse_twice(file: LoraFile) -> None:
+    """Refuse a file that has a module whole and in pieces: loaders take both, or whichever comes last."""
+    for name, (fused, _) in file.fused_in.items():
+        if fused in file.modules:
+            message = f"{file.name}: {fused} and {name} are the same rows twice; the file is ambiguous."
+            raise ModuleError(message)
 
 
 def _bound(base: BaseWeights, placed: Placement) -> BaseWeight:

@@ -34,6 +34,7 @@ _XLABS = re.compile(
 )
 # front -> component; the first that matches is cut off
 _FRONTS: tuple[tuple[str, str, str], ...] = (
+    ("lora_unet__", "unet", "kohya"),
     ("lora_unet_", "unet", "kohya"),
     ("oft_unet_", "unet", "kohya"),
     ("lora_te1_", "te1", "kohya"),
@@ -52,11 +53,14 @@ _FRONTS: tuple[tuple[str, str, str], ...] = (
     ("text_encoder_3.", "te3", "diffusers"),
     ("text_encoder_2.", "te2", "diffusers"),
     ("text_encoder.", "te", "diffusers"),
-    ("text_encoders.clip_l.transformer.", "te1", "BFL"),
-    ("text_encoders.clip_g.transformer.", "te2", "BFL"),
-    ("text_encoders.t5xxl.transformer.", "te3", "BFL"),
+    ("clip_l.", "te1", "OMI"),
+    ("clip_g.", "te2", "OMI"),
+    ("t5.", "te3", "OMI"),
 )
 _CONTAINERS = ("base_model.model.", "base_model.")
+# a text encoder as ComfyUI and Forge Neo call it; one that is not named here is a language model
+_ENCODER = re.compile(r"^text_encoders\.(?P<name>\w+)\.(?:transformer\.)?(?P<rest>.+)$", re.DOTALL)
+_ENCODERS = {"clip_l": "te1", "clip_g": "te2", "clip_h": "te0", "t5xxl": "te3"}
 _TEXT_ATTENTION = {
     "to_q": "q_proj",
     "to_k": "k_proj",
@@ -72,16 +76,18 @@ class RawModule:
     """One module before its family is known.
 
     component  unet, te0 (kohya's single `lora_te_`), te (a text encoder whose number the family decides),
-               te1, te2, te3
+               te1, te2, te3, lm (one that is a language model)
     path       module path with underscores, prefix stripped
     roles      role -> key in the file
     scale      from a PEFT configuration; None = the file's alpha, or 1
+    spelt      how the file spells the module, with its prefix; "" where its keys do not show it
     """
 
     component: str
     path: str
     roles: Mapping[str, str]
     scale: float | None = None
+    spelt: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +155,13 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
         dotted.setdefault(place, stem)
     groups = _without_strangers(groups, ends, unknown)
     modules = tuple(
-        RawModule(component, path, roles, _scale(config, component, dotted[component, path], roles, tensors))
+        RawModule(
+            component,
+            path,
+            roles,
+            _scale(config, component, dotted[component, path], roles, tensors),
+            _spelt(roles, ends),
+        )
         for (component, path), roles in groups.items()
     )
     names = {name: tuple(keys) for name, keys in embeddings.items()}
@@ -204,25 +216,43 @@ def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
 
 def _front(stem: str) -> tuple[str, str, str]:
     """Return (component, rest, style) of a module name."""
-    style = ""
-    for container in _CONTAINERS:
-        if stem.startswith(container):
-            stem, style = stem[len(container) :], "PEFT"
+    stem, style = _out_of_containers(stem, "")
     for front, component, named in _FRONTS:
         if stem.startswith(front):
-            return component, stem[len(front) :], style or named
+            rest, inside = _out_of_containers(stem[len(front) :], named)
+            return component, rest, style or inside
+    match = _ENCODER.match(stem)
+    if match:
+        component = _ENCODERS.get(match["name"], "lm")
+        rest = match["rest"]
+        return component, rest.removeprefix("model.") if component == "lm" else rest, style or "BFL"
     if stem.startswith(("text_model.encoder.", "text_model_encoder_")):
         return "te", stem, style
     return "unet", stem, style
 
 
+def _out_of_containers(stem: str, style: str) -> tuple[str, str]:
+    """Return a name without PEFT's containers, and the style it tells."""
+    for container in _CONTAINERS:
+        if stem.startswith(container):
+            stem, style = stem[len(container) :], "PEFT"
+    return stem, style
+
+
+def _spelt(roles: Mapping[str, str], ends: KeyEnds) -> str:
+    """Return how a file spells a module, with its prefix; "" where its keys have no end of their own."""
+    for key in roles.values():
+        for end in sorted(ends.means, key=len, reverse=True):
+            if key.endswith(f".{end}"):
+                return key[: -len(end) - 1]
+    return ""
+
+
 def _attention(component: str, stem: str) -> str:
-    """Spell attention projections as the modules are called: `to_out.0`, and q_proj in text encoders."""
+    """Spell the attention projections of text encoders as their modules are called: q_proj, out_proj."""
     head, dot, last = stem.rpartition(".")
-    if component != "unet" and last in _TEXT_ATTENTION:
+    if component not in ("unet", "lm") and last in _TEXT_ATTENTION:
         return f"{head}{dot}{_TEXT_ATTENTION[last]}"
-    if last == "to_out" and component == "unet":
-        return f"{stem}.0"
     return stem
 
 

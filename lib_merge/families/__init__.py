@@ -8,7 +8,9 @@ from __future__ import annotations
 import importlib
 import pkgutil
 
-from lib_merge.families.record import Family, ModuleFacts, Placement
+from lib_merge.families.layers import Size
+from lib_merge.families.placement import ModuleFacts, Placement
+from lib_merge.families.record import Family
 from lib_merge.families.registry import (
     FAMILIES,
     USUAL,
@@ -19,6 +21,7 @@ from lib_merge.families.registry import (
     encoder_of,
     expand_block_list,
     families_with_list,
+    family_in_metadata,
     family_in_name,
     family_of,
     family_with_list,
@@ -40,12 +43,14 @@ __all__ = [
     "FamilyGuess",
     "ModuleFacts",
     "Placement",
+    "Size",
     "block_of",
     "block_order",
     "blocks_present",
     "encoder_of",
     "expand_block_list",
     "families_with_list",
+    "family_in_metadata",
     "family_in_name",
     "family_of",
     "family_with_list",

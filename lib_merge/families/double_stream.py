@@ -1,4 +1,4 @@
-"""What double-stream transformers (Flux, Chroma) have in common: names in both spellings, blocks, presets.
+"""What double-stream transformers (Flux, Chroma, Flux.2) have in common: both spellings, blocks, presets.
 
 The original (BFL) names fuse q, k and v; diffusers' have separate layers. Every WebUI that runs Flux loads
 both spellings, the split one under `lora_transformer_`. So a module stays as its sources have it: fused where
@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property
 
+from lib_merge.families.layers import Aliases, Piece, cut
 from lib_merge.families.record import (
     EVEN,
     NO_TEXT_ENCODER,
@@ -21,64 +22,87 @@ from lib_merge.families.record import (
     BlockList,
     Counting,
     Hint,
-    Pieces,
-    Placement,
-    Rows,
     ShippedPreset,
     numbered,
 )
 
-_DOUBLE = {
-    "attn_to_out_0": "img_attn_proj",
-    "attn_to_add_out": "txt_attn_proj",
-    "ff_net_0_proj": "img_mlp_0",
-    "ff_net_2": "img_mlp_2",
-    "ff_context_net_0_proj": "txt_mlp_0",
-    "ff_context_net_2": "txt_mlp_2",
-    "norm1_linear": "img_mod_lin",
-    "norm1_context_linear": "txt_mod_lin",
-}
-_SINGLE = {"proj_out": "linear2", "norm_linear": "modulation_lin"}
-_OUTER = {
+_IMAGE = "double_blocks.{n}.img_attn.qkv"
+_TEXT = "double_blocks.{n}.txt_attn.qkv"
+_SINGLE = "single_blocks.{n}.linear1"
+ALIASES: Aliases = {
     "x_embedder": "img_in",
     "context_embedder": "txt_in",
-    "time_text_embed_timestep_embedder_linear_1": "time_in_in_layer",
-    "time_text_embed_timestep_embedder_linear_2": "time_in_out_layer",
-    "time_text_embed_text_embedder_linear_1": "vector_in_in_layer",
-    "time_text_embed_text_embedder_linear_2": "vector_in_out_layer",
-    "time_text_embed_guidance_embedder_linear_1": "guidance_in_in_layer",
-    "time_text_embed_guidance_embedder_linear_2": "guidance_in_out_layer",
-    "norm_out_linear": "final_layer_adaLN_modulation_1",
-    "proj_out": "final_layer_linear",
+    "time_text_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_text_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_text_embed.text_embedder.linear_1": "vector_in.in_layer",
+    "time_text_embed.text_embedder.linear_2": "vector_in.out_layer",
+    "time_text_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_text_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "time_guidance_embed.timestep_embedder.linear_1": "time_in.in_layer",
+    "time_guidance_embed.timestep_embedder.linear_2": "time_in.out_layer",
+    "time_guidance_embed.guidance_embedder.linear_1": "guidance_in.in_layer",
+    "time_guidance_embed.guidance_embedder.linear_2": "guidance_in.out_layer",
+    "norm_out.linear": "final_layer.adaLN_modulation.1",
+    "proj_out": "final_layer.linear",
+    **cut(_IMAGE, *(f"transformer_blocks.{{n}}.attn.to_{letter}" for letter in "qkv")),
+    **cut(_TEXT, *(f"transformer_blocks.{{n}}.attn.add_{letter}_proj" for letter in "qkv")),
+    **cut(_IMAGE, *(f"{_IMAGE}.{part}" for part in range(3))),
+    **cut(_TEXT, *(f"{_TEXT}.{part}" for part in range(3))),
+    "transformer_blocks.{n}.attn.to_out.0": "double_blocks.{n}.img_attn.proj",
+    "transformer_blocks.{n}.attn.to_add_out": "double_blocks.{n}.txt_attn.proj",
+    "transformer_blocks.{n}.attn.norm_q": "double_blocks.{n}.img_attn.norm.query_norm",
+    "transformer_blocks.{n}.attn.norm_k": "double_blocks.{n}.img_attn.norm.key_norm",
+    "transformer_blocks.{n}.attn.norm_added_q": "double_blocks.{n}.txt_attn.norm.query_norm",
+    "transformer_blocks.{n}.attn.norm_added_k": "double_blocks.{n}.txt_attn.norm.key_norm",
+    "transformer_blocks.{n}.ff.net.0.proj": "double_blocks.{n}.img_mlp.0",
+    "transformer_blocks.{n}.ff.net.2": "double_blocks.{n}.img_mlp.2",
+    "transformer_blocks.{n}.ff.linear_in": "double_blocks.{n}.img_mlp.0",
+    "transformer_blocks.{n}.ff.linear_out": "double_blocks.{n}.img_mlp.2",
+    "transformer_blocks.{n}.ff_context.net.0.proj": "double_blocks.{n}.txt_mlp.0",
+    "transformer_blocks.{n}.ff_context.net.2": "double_blocks.{n}.txt_mlp.2",
+    "transformer_blocks.{n}.ff_context.linear_in": "double_blocks.{n}.txt_mlp.0",
+    "transformer_blocks.{n}.ff_context.linear_out": "double_blocks.{n}.txt_mlp.2",
+    "transformer_blocks.{n}.norm1.linear": "double_blocks.{n}.img_mod.lin",
+    "transformer_blocks.{n}.norm1_context.linear": "double_blocks.{n}.txt_mod.lin",
+    **cut(_SINGLE, *(f"single_transformer_blocks.{{n}}.attn.to_{letter}" for letter in "qkv")),
+    "single_transformer_blocks.{n}.proj_mlp": Piece(_SINGLE, 3),
+    **cut(_SINGLE, *(f"{_SINGLE}.{part}" for part in range(3))),
+    f"{_SINGLE}.3": Piece(_SINGLE, 3),
+    f"{_SINGLE}_qkv": Piece(_SINGLE, 0, 3),
+    "single_transformer_blocks.{n}.attn.to_qkv_mlp_proj": _SINGLE,
+    "single_transformer_blocks.{n}.attn.to_out": "single_blocks.{n}.linear2",
+    "single_transformer_blocks.{n}.proj_out": "single_blocks.{n}.linear2",
+    "single_transformer_blocks.{n}.attn.norm_q": "single_blocks.{n}.norm.query_norm",
+    "single_transformer_blocks.{n}.attn.norm_k": "single_blocks.{n}.norm.key_norm",
+    "single_transformer_blocks.{n}.norm.linear": "single_blocks.{n}.modulation.lin",
+    "double_stream_modulation_img.linear": "double_stream_modulation_img.lin",
+    "double_stream_modulation_txt.linear": "double_stream_modulation_txt.lin",
+    "single_stream_modulation.linear": "single_stream_modulation.lin",
 }
-_SWAPPED = "norm_out_linear"  # diffusers orders its halves as scale, shift; BFL as shift, scale
-_PATH = re.compile(r"^(single_)?transformer_blocks_(\d+)_(.+)$")
-_FUSED = re.compile(r"^lora_unet_(double_blocks|single_blocks)_(\d+)_(img_attn_qkv|txt_attn_qkv|linear1)$")
+# diffusers orders its halves as scale, shift; BFL as shift, scale
+SWAPPED = frozenset({"norm_out.linear"})
 _BLOCK = re.compile(r"^lora_(?:unet|transformer)_(single_)?(?:double_|transformer_|)blocks_(\d+)_")
 _IN = re.compile(r"(?:^|_)(img|txt|time|vector|guidance)_in(?:_|$)")
 
 
 @dataclass(frozen=True)
 class DoubleStream:
-    """The layers of one model of this build.
+    """The blocks of models of this build.
 
-    hidden   rows of q, of k and of v
-    mlp      rows of the feed-forward layer that a single block fuses with them
     doubles  blocks that keep image and text apart
     singles  blocks that do not
+    texts    block ids of the text encoders
     """
 
-    hidden: int
-    mlp: int
     doubles: int
     singles: int
+    texts: tuple[str, ...] = ("CLIP", "T5")
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         """Block ids in order, without OTHER."""
         return (
-            "CLIP",
-            "T5",
+            *self.texts,
             "IN",
             *numbered("D", *range(self.doubles)),
             *numbered("S", *range(self.singles)),
@@ -88,7 +112,7 @@ class DoubleStream:
     def block(self, name: str, encoder: int) -> str:
         """Return the block of a module by its canonical name."""
         if encoder:
-            return "CLIP" if encoder == 1 else "T5"
+            return self.texts[min(encoder, len(self.texts)) - 1]
         match = _BLOCK.match(name)
         if match:
             block = f"{'D' if match[1] is None else 'S'}{int(match[2]):02d}"
@@ -96,53 +120,6 @@ class DoubleStream:
         if "_final_layer_" in name:
             return "OUT"
         return "IN" if _IN.search(name.removeprefix("lora_unet_")) else "OTHER"
-
-    @cached_property
-    def _qkv(self) -> tuple[tuple[str, Rows], ...]:
-        starts = zip("qkv", range(0, 3 * self.hidden, self.hidden))
-        return tuple((letter, (start, start + self.hidden)) for letter, start in starts)
-
-    @cached_property
-    def _split_double(self) -> Mapping[str, tuple[str, Rows]]:
-        return {
-            **{f"attn_to_{letter}": ("img_attn_qkv", rows) for letter, rows in self._qkv},
-            **{f"attn_add_{letter}_proj": ("txt_attn_qkv", rows) for letter, rows in self._qkv},
-        }
-
-    @cached_property
-    def _split_single(self) -> Mapping[str, tuple[str, Rows]]:
-        return {
-            **{f"attn_to_{letter}": ("linear1", rows) for letter, rows in self._qkv},
-            "proj_mlp": ("linear1", (3 * self.hidden, 3 * self.hidden + self.mlp)),
-        }
-
-    def place(self, path: str) -> Placement:
-        """Return where a module goes, from either spelling.
-
-        The name is one that loaders know; for a split projection also which rows of which module it covers.
-        """
-        if path in _OUTER:
-            return Placement(f"lora_unet_{_OUTER[path]}", swap_halves=path == _SWAPPED)
-        match = _PATH.match(path)
-        if match is None:
-            return Placement(f"lora_unet_{path}")
-        single, number, rest = match.groups()
-        side = f"{'single' if single else 'double'}_blocks_{number}"
-        piece = (self._split_single if single else self._split_double).get(rest)
-        if piece is not None:
-            return Placement(f"lora_transformer_{path}", f"lora_unet_{side}_{piece[0]}", piece[1])
-        ours = (_SINGLE if single else _DOUBLE).get(rest)
-        return Placement(f"lora_unet_{side}_{ours}" if ours else f"lora_transformer_{path}")
-
-    def split(self, fused: str) -> Pieces | None:
-        """Return the split modules of a fused one with their rows, or None for a module that is not fused."""
-        match = _FUSED.match(fused)
-        if match is None:
-            return None
-        single = match[1] == "single_blocks"
-        stem = f"lora_transformer_{'single_' if single else ''}transformer_blocks_{match[2]}_"
-        table = self._split_single if single else self._split_double
-        return tuple((f"{stem}{rest}", rows) for rest, (whole, rows) in table.items() if whole == match[3])
 
     @property
     def block_list(self) -> BlockList:
@@ -155,7 +132,7 @@ class DoubleStream:
             prefix,
             {
                 "all": {
-                    "base": ("CLIP", "T5", "IN", "OUT"),
+                    "base": (*self.texts, "IN", "OUT"),
                     "double": numbered("D", *range(self.doubles)),
                     "single": numbered("S", *range(self.singles)),
                 }

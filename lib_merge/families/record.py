@@ -9,23 +9,11 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import NamedTuple
+
+from lib_merge.families.layers import Layers, Size
+from lib_merge.families.placement import ModuleFacts, Pieces, Placement
 
 # ---------------------------------------------------------------- how a family is told
-
-
-class ModuleFacts(NamedTuple):
-    """What one module of a file says to somebody who wants to tell its family.
-
-    component      unet (any denoiser), or the text encoder as its key style numbers it: te, te0, te1, …
-    path           module path with underscores, without its prefix
-    rows, columns  of its weight, from whichever factor shows them; 0 where none does
-    """
-
-    component: str
-    path: str
-    rows: int
-    columns: int
 
 
 @dataclass(frozen=True)
@@ -214,32 +202,8 @@ def text_block(name: str) -> str:
 
 # ---------------------------------------------------------------- names
 
-Rows = tuple[int, int]
-Pieces = tuple[tuple[str, Rows], ...]
-
-
-@dataclass(frozen=True, slots=True)
-class Placement:
-    """The output name of a module; for a piece of a fused module also which rows of which one it covers.
-
-    swap_halves  the two halves of the out axis change places on the way
-    """
-
-    name: str
-    fused: str | None = None
-    rows: Rows | None = None
-    swap_halves: bool = False
-
-
-def as_spelt(path: str) -> Placement:
-    """Return a denoiser's module under its own path: the names of a family without a table."""
-    return Placement(f"lora_unet_{path}")
-
-
-def in_one_piece(name: str) -> Pieces | None:
-    """Return None: no module of the family is ever cut into pieces."""
-    del name
-    return None
+# a text encoder that is a language model (Qwen3, Gemma, …): hosts have no name for it in common
+LANGUAGE_MODEL = "lm"
 
 
 @dataclass(frozen=True)
@@ -300,10 +264,13 @@ class Family:
         order          place among the families in every list people see
 
     How it is told:
-        facts          what its modules can show
-        gives_way_to   the family that is meant where both fit
+        layers         the modules of its models with their sizes, and their other names: the family that has
+                       all of a file's modules in their sizes is meant
+        facts          what its modules can show, for what sizes leave open and for people
+        gives_way_to   the family that is meant where both fit and nothing else tells
+        refused        why nothing of it can be merged; "" for all but a few
         improbable     text-encoder components that speak against it while another family fits
-        config_names   what names of base models in a PEFT configuration speak for it
+        config_names   what names of base models in a PEFT configuration or a header speak for it
         lines          names of base models -> the line of models they belong to (Pony, Illustrious, …)
 
     Blocks:
@@ -319,8 +286,7 @@ class Family:
     Names:
         encoders       component of a key style -> te, te1, te2, te3 as canonical names have it
         encoder_ratios what the tab calls the ratios of the text encoders
-        denoiser       path of a denoiser's module -> its canonical name, and of what it is a piece
-        split          canonical name of a fused module -> its pieces with their rows, or None
+        adapters       beginnings of the denoiser's paths that some file under a text encoder
         convolutions   pattern of canonical names of 3×3 convolutions, for kinds that store flat matrices
         together       modules that a loader wants all or none of
 
@@ -333,8 +299,10 @@ class Family:
 
     name: str
     order: int = 1000
+    layers: Layers | None = None
     facts: tuple[Fact, ...] = ()
     gives_way_to: str = ""
+    refused: str = ""
     improbable: frozenset[str] = frozenset()
     config_names: NameRules = NameRules(0, ())
     lines: NameRules = NameRules(0, ())
@@ -348,8 +316,7 @@ class Family:
     presets: Mapping[str, ShippedPreset] = field(default_factory=lambda: {**EVEN, **NO_TEXT_ENCODER})
     encoders: Mapping[str, str] = field(default_factory=dict)
     encoder_ratios: tuple[str, ...] = ("text encoder",)
-    denoiser: Callable[[str], Placement] = as_spelt
-    split: Callable[[str], Pieces | None] = in_one_piece
+    adapters: tuple[str, ...] = ()
     convolutions: re.Pattern[str] = CONVOLUTIONS
     together: tuple[Together, ...] = ()
     base_version: str = ""
@@ -364,17 +331,34 @@ class Family:
         object.__setattr__(self, "base_version", self.base_version or self.name.lower())
         object.__setattr__(self, "architecture", self.architecture or f"{self.name.lower()}/lora")
 
-    def place(self, component: str, path: str) -> Placement:
-        """Return where a module goes: the name that A1111, Forge and ComfyUI load it by.
+    def place(self, component: str, path: str, spelt: str = "", size: Size | None = None) -> Placement:
+        """Return where a module goes: the name that the family's loaders know it by.
 
         Args:
             component: unet, or the text encoder as the key style numbers it.
             path: module path with underscores.
+            spelt: how the file spells the module: what is not known here keeps its name.
+            size: the model of the family whose sizes count; the usual one if None.
         """
-        if component == "unet":
-            return self.denoiser(path)
+        if component == "unet" or (self.adapters and path.startswith(self.adapters)):
+            return (
+                self.layers.place(path, spelt, size)
+                if self.layers
+                else Placement(spelt or f"lora_unet_{path}")
+            )
         encoder = self.encoders.get(component, component)
+        if encoder == LANGUAGE_MODEL:
+            return Placement(spelt or f"lora_te_{path}")
         return Placement(f"lora_{'te' if encoder == 'te0' else encoder}_{path}")
+
+    def split(self, fused: str, size: Size | None = None) -> Pieces | None:
+        """Return the pieces of a fused module with their rows, or None for one that is never cut.
+
+        Args:
+            fused: its canonical name.
+            size: the model of the family whose sizes count; the usual one if None.
+        """
+        return self.layers.split(fused, size) if self.layers else None
 
     def list_of(self, count: int) -> BlockList | None:
         """Return the list of `count` weights that people paste for this family, or None."""

@@ -1,8 +1,9 @@
 """The families that are known: by name, told from a file's modules, and with their blocks.
 
-How a family is told: from key names and shapes, for metadata is free text and often wrong. Each fact shown
-narrows the set of families that could have it; what is left is the answer. A text encoder of CLIP-L's width
-alone fits several and is left open.
+How a family is told: from key names and shapes, for metadata is free text and often wrong. The families that
+have every module of the file in its size fit it; of several, the one whose blocks the file covers. What has
+no table, or only text encoders, is told by facts: each one shown narrows the set of families that could have
+it. A text encoder of CLIP-L's width alone fits several and is left open.
 
 Blocks: the handles people use for parts of a model. SD1/SD2 have BASE (text encoder), IN00-IN11, M00,
 OUT00-OUT11; SDXL stops at 08; Flux has CLIP, T5, IN, D00-D18, S00-S37, OUT. What fits no block (conv_out,
@@ -13,11 +14,12 @@ number in a module's path.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lib_merge.errors import RecipeError
-from lib_merge.families.record import Fact, Family, ModuleFacts
+from lib_merge.families.placement import ModuleFacts
+from lib_merge.families.record import Fact, Family
 
 OTHER = "other"
 # what is taken where nobody says a family and nothing tells it
@@ -72,28 +74,93 @@ def tables() -> list[Family]:
 
 @dataclass(frozen=True, slots=True)
 class FamilyGuess:
-    """The families that fit, and the fact that decided."""
+    """The families that fit, and the fact that decided.
+
+    candidates  those that are likely
+    reason      for people
+    possible    the same and those that give way to one of them: another source may tell
+    arguable    all that have its modules in their sizes: a person may say that it is one of these
+    """
 
     candidates: tuple[str, ...]
     reason: str
+    possible: tuple[str, ...] = ()
+    arguable: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Fill in what is the same where nothing else was said."""
+        object.__setattr__(self, "possible", self.possible or self.candidates)
+        object.__setattr__(self, "arguable", self.arguable or self.possible)
 
 
 def tell_family(modules: Iterable[ModuleFacts]) -> FamilyGuess:
     """Return the families that a file's modules fit."""
     modules = tuple(modules)
     shown = _shown(modules)
-    if not shown:
+    refused = next((fact for fact, names in shown if all(FAMILIES[name].refused for name in names)), None)
+    if refused is not None:
+        return FamilyGuess(
+            _sorted(name for name in FAMILIES if refused in FAMILIES[name].facts), refused.reason
+        )
+    fitting = _fitting(modules)
+    if not fitting and not shown:
         return FamilyGuess((OTHER,), "its module names are of no family known here")
-    allowed = set.intersection(*(set(families) for _, families in shown))
-    if not allowed:
+    if fitting:
+        arguable = _told_by_text(fitting, shown)
+        possible = _covered(arguable, modules)
+    else:
+        arguable = possible = set.intersection(*(set(families) for _, families in shown))
+    if not possible:
         return FamilyGuess((OTHER,), "its modules belong to different families")
-    allowed -= {name for name in allowed if FAMILIES[name].gives_way_to in allowed}
-    if len(allowed) > 1:
+    likely = possible - {name for name in possible if FAMILIES[name].gives_way_to in possible}
+    if len(likely) > 1:
         components = {module.component for module in modules}
-        allowed -= {name for name in allowed if not components.isdisjoint(FAMILIES[name].improbable)}
-    # the most telling fact is the one people are told
-    reason = min(shown, key=lambda item: len(item[1]))[0].reason
-    return FamilyGuess(tuple(name for name in FAMILIES if name in allowed), reason)
+        likely -= {name for name in likely if not components.isdisjoint(FAMILIES[name].improbable)}
+    return FamilyGuess(_sorted(likely), _reason(likely, shown), _sorted(possible), _sorted(arguable))
+
+
+def _sorted(names: Iterable[str]) -> tuple[str, ...]:
+    names = set(names)
+    return tuple(name for name in FAMILIES if name in names)
+
+
+def _reason(likely: set[str], shown: Sequence[tuple[Fact, frozenset[str]]]) -> str:
+    """Return the most telling fact that is true of all of them."""
+    telling = [(len(families), fact.reason) for fact, families in shown if likely <= families]
+    return min(telling, key=lambda item: item[0])[1] if telling else "names and sizes of its modules"
+
+
+MOST = 0.75  # of a file's modules: a family that has so many of them, and more than any other, is meant
+
+
+def _fitting(modules: Sequence[ModuleFacts]) -> set[str]:
+    """Return the families that have all modules of a denoiser in their size, else those that have most."""
+    denoiser = [module for module in modules if module.component == "unet"]
+    known = {family.name: family.layers for family in FAMILIES.values() if family.layers}
+    if not denoiser:
+        return set()
+    whole = {name for name, layers in known.items() if layers.fitting(denoiser)}
+    if whole:
+        return whole
+    shares = {name: layers.share(denoiser) for name, layers in known.items()}
+    most = max(shares.values(), default=0.0)
+    return {name for name, share in shares.items() if share == most} if most >= MOST else set()
+
+
+def _told_by_text(fitting: set[str], shown: Sequence[tuple[Fact, frozenset[str]]]) -> set[str]:
+    """Return the families of these whose text encoders are those of the file, where one has them."""
+    told = fitting.intersection(*(families for fact, families in shown if fact.component != "unet"))
+    return told or fitting
+
+
+def _covered(names: set[str], modules: Sequence[ModuleFacts]) -> set[str]:
+    """Return the families of these whose every block the file is in: it is not by chance; else all."""
+    covered = set()
+    for name in names if len(names) > 1 else ():
+        layers = FAMILIES[name].layers
+        if layers and any(layers.covered(modules, size) for size in layers.fitting(modules)):
+            covered.add(name)
+    return covered or names
 
 
 def _shown(modules: Iterable[ModuleFacts]) -> list[tuple[Fact, frozenset[str]]]:
@@ -116,6 +183,22 @@ def _facts(families: tuple[Family, ...]) -> tuple[tuple[Fact, frozenset[str]], .
         for fact in family.facts:
             owners.setdefault(fact, set()).add(family.name)
     return tuple((fact, frozenset(owners[fact])) for fact in sorted(owners, key=lambda fact: fact.of_size))
+
+
+# what a header says of the base model, the plainest first
+_SAYS = ("ss_base_model_version", "modelspec.architecture", "ss_sd_model_name")
+
+
+def family_in_metadata(metadata: Mapping[str, str]) -> str | None:
+    """Return the family that a header says a LoRA is for, or None."""
+    for said in filter(None, map(metadata.get, _SAYS)):
+        for family in FAMILIES.values():
+            if said in (family.base_version, family.architecture):
+                return family.name
+        name = family_in_name(said)
+        if name is not None:
+            return name
+    return None
 
 
 def family_in_name(base: str) -> str | None:
@@ -156,6 +239,8 @@ def _block(name: str, family: Family) -> str:
 
 def encoder_of(name: str) -> int:
     """Return 0 for a module of the UNet or transformer, else the number of its text encoder."""
+    if name.startswith("text_encoders."):
+        return 1
     if not name.startswith("lora_te"):
         return 0
     digit = name[len("lora_te") : len("lora_te") + 1]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from lib_merge.families import unet
+from lib_merge.families import unet, unet_weights
 from lib_merge.families.record import BlockList, Family, HostModel, NameRules, numbered
 from lib_merge.families.shared_facts import TE0, TE1, TEXT_768
 
@@ -31,9 +31,12 @@ PRESETS = unet.unet_presets(
 FAMILY = Family(
     name="SD1",
     order=10,
+    layers=unet.diffusers_layers("SD1", unet_weights.SD1),
     facts=(unet.UNET, unet.FOUR_LEVELS, unet.cross_width(768), TE0, TE1, TEXT_768),
     improbable=frozenset({"te1"}),  # a numbered text encoder is one of several
-    config_names=NameRules.of(50, (r"stable-diffusion-v1|stable-diffusion-1|sd-v1|sd15|sd1\.5|v1-5", "SD1")),
+    config_names=NameRules.of(
+        50, (r"stable-diffusion-v1|sd_v1|stable-diffusion-1|sd-v1|sd15|sd1\.5|v1-5", "SD1")
+    ),
     lines=NameRules.of(
         20,
         (
@@ -51,7 +54,6 @@ FAMILY = Family(
     sides=("IN", "OUT"),
     presets=PRESETS,
     encoders={"te": "te", "te0": "te", "te1": "te"},
-    denoiser=unet.diffusers_place,
     base_version="sd_v1",
     architecture="stable-diffusion-v1/lora",
     card_version="SD1",

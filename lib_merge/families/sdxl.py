@@ -4,8 +4,17 @@ from __future__ import annotations
 
 import re
 
-from lib_merge.families import unet
-from lib_merge.families.record import BlockList, Fact, Family, Hint, HostModel, NameRules, numbered
+from lib_merge.families import unet, unet_weights
+from lib_merge.families.record import (
+    BlockList,
+    Fact,
+    Family,
+    Hint,
+    HostModel,
+    NameRules,
+    ShippedPreset,
+    numbered,
+)
 from lib_merge.families.shared_facts import TE1, TE2, TEXT_768, TEXT_1280
 
 BLOCKS = unet.unet_blocks(9)
@@ -38,6 +47,7 @@ DEEPER = Fact(
 FAMILY = Family(
     name="SDXL",
     order=30,
+    layers=unet.sgm_layers("SDXL", unet_weights.SDXL),
     facts=(unet.UNET, DEEPER, unet.cross_width(2048), TE1, TE2, TEXT_768, TEXT_1280),
     config_names=NameRules.of(10, (r"sdxl|stable-diffusion-xl|pony|illustrious", "SDXL")),
     lines=NameRules.of(
@@ -60,10 +70,19 @@ FAMILY = Family(
         "OUT01": Hint("the block that holds style and colours", f"{_B_LORA}; {_INSTANT_STYLE}"),
     },
     sides=("IN", "OUT"),
-    presets=PRESETS,
+    presets={
+        **PRESETS,
+        "B-LORA-CONTENT": ShippedPreset(
+            f"Only OUT00, what is shown; goes with B-LORA-STYLE ({_B_LORA}).", rules={"OUT00": 1.0}, rest=0.0
+        ),
+        "B-LORA-STYLE": ShippedPreset(
+            f"Only OUT01, style and colours; goes with B-LORA-CONTENT ({_B_LORA}).",
+            rules={"OUT01": 1.0},
+            rest=0.0,
+        ),
+    },
     encoders={"te": "te1", "te0": "te1"},
     encoder_ratios=("TE1", "TE2"),
-    denoiser=unet.sgm_place,
     together=(unet.attention_together("lora_te2_"),),
     base_version="sdxl_base_v1-0",
     architecture="stable-diffusion-xl-v1-base/lora",

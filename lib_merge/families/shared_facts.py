@@ -25,6 +25,9 @@ JOINT_1536, JOINT_2432, JOINT_3072, JOINT_6144 = (
     Fact(f"joint attention width {width}", _JOINT, columns=width) for width in (1536, 2432, 3072, 6144)
 )
 
+TWO_ATTENTIONS = Fact("blocks with two attentions", re.compile(r"^transformer_blocks_\d+_attn[12]_to_"))
+REFINERS = Fact("refiners of noise and context", re.compile(r"^(noise|context)_refiner_\d+_"))
+
 TE0, TE1, TE2, TE3 = (
     Fact(f"text encoder keys of the {component} kind", component=component)
     for component in ("te0", "te1", "te2", "te3")
@@ -32,4 +35,10 @@ TE0, TE1, TE2, TE3 = (
 _TEXT = re.compile(r"^text_model_encoder_layers(?=_).*_self_attn_", re.DOTALL)
 TEXT_768, TEXT_1024, TEXT_1280 = (
     Fact(f"text encoder width {width}", _TEXT, "text", columns=width) for width in (768, 1024, 1280)
+)
+_LANGUAGE = re.compile(r"^layers_\d+_(self_attn_[qkv]_proj|mlp_(gate|up)_proj)$")
+# Qwen3 0.6B; Gemma 2; Qwen3 4B; Ministral 3; Qwen2.5-VL 7B
+LM_1024, LM_2304, LM_2560, LM_3072, LM_3584 = (
+    Fact(f"language model of width {width}", _LANGUAGE, "text", columns=width)
+    for width in (1024, 2304, 2560, 3072, 3584)
 )

@@ -11,6 +11,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
+from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import (
     EVEN,
     NO_TEXT_ENCODER,
@@ -20,7 +21,6 @@ from lib_merge.families.record import (
     Counting,
     Fact,
     Hint,
-    Placement,
     ShippedPreset,
     Together,
     letters,
@@ -120,14 +120,26 @@ def to_diffusers(path: str) -> str:
     return f"{name}_resnets_{layer}_{_RESNET_BACK.get(rest, rest)}"
 
 
-def sgm_place(path: str) -> Placement:
-    """Return where a UNet's module goes in a family whose loaders know it by its SGM name."""
-    return Placement(f"lora_unet_{to_sgm(path)}")
+def sgm_layers(name: str, weights: Mapping[str, Shape]) -> Layers:
+    """Return the modules of a UNet whose loaders know them by their SGM names."""
+    return Layers(sizes=(Size(name, weights),), native=_sgm_path)
 
 
-def diffusers_place(path: str) -> Placement:
-    """Return where a UNet's module goes in a family whose loaders know it by its diffusers name."""
-    return Placement(f"lora_unet_{to_diffusers(path)}")
+def diffusers_layers(name: str, weights: Mapping[str, Shape]) -> Layers:
+    """Return the modules of a UNet of four levels, whose loaders know them by diffusers' names."""
+    return Layers(sizes=(Size(name, weights),), native=_four_level_path, saved=to_diffusers)
+
+
+def _sgm_path(path: str) -> str:
+    """Return the SGM name of a module, also of one under an attention processor."""
+    path = path.replace("_processor_to_", "_to_")
+    return to_sgm(f"{path}_0" if path.endswith("_to_out") else path)
+
+
+def _four_level_path(path: str) -> str:
+    """Return the same; the third output block has no attention before its convolution here."""
+    path = _sgm_path(path)
+    return "output_blocks_2_1_conv" if path == "output_blocks_2_2_conv" else path
 
 
 # ---------------------------------------------------------------- blocks
