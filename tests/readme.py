@@ -21,7 +21,9 @@ def main() -> None:
     ):
         text = path.read_text(encoding="utf-8")
         block = f"<!-- {name}:begin -->\n{table}\n<!-- {name}:end -->"
-        text = re.sub(rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", lambda _, b=block: b, text, flags=re.DOTALL)
+        text = re.sub(
+            rf"<!-- {name}:begin -->.*?<!-- {name}:end -->", lambda _, b=block: b, text, flags=re.DOTALL
+        )
         path.write_text(text, encoding="utf-8")
 
 

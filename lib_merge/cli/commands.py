@@ -297,25 +297,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lora-merge {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    merge = _command(commands, "merge", "merge LoRAs into one", _merge)
-    merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
-    merge.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
-    merge.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
-    merge.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
-    merge.add_argument(
-        "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
-    )
-    merge.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
-    merge.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
-    merge.add_argument(
-        "--elements", nargs="+", metavar="RULES", help="blocks:words:ratio rules per source, - for none"
-    )
-    merge.add_argument(
-        "--te_ratios", nargs="+", metavar="R", help="text-encoder ratio per source: R, TE1,TE2 or -"
-    )
-    merge.add_argument("--seed", type=int, default=0, help="of random masks")
-    merge.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
-    _output_options(merge)
+    _merge_options(_command(commands, "merge", "merge LoRAs into one", _merge))
     resize = _command(commands, "resize", "save one LoRA at another rank", _resize)
     resize.add_argument("--model", required=True, metavar="FILE")
     resize.add_argument("--save_to", required=True, metavar="OUT")
@@ -357,6 +339,27 @@ def _command(
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def _merge_options(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
+    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
+    parser.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
+    parser.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
+    parser.add_argument(
+        "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
+    )
+    parser.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
+    parser.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
+    parser.add_argument(
+        "--elements", nargs="+", metavar="RULES", help="blocks:words:ratio rules per source, - for none"
+    )
+    parser.add_argument(
+        "--te_ratios", nargs="+", metavar="R", help="text-encoder ratio per source: R, TE1,TE2 or -"
+    )
+    parser.add_argument("--seed", type=int, default=0, help="of random masks")
+    parser.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
+    _output_options(parser)
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:

@@ -34,7 +34,6 @@ from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree, written
 from lib_merge.errors import OutputError, VerifyError
-from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
@@ -302,7 +301,7 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> Proof:
 
         modules = list(over_modules(measure, targets, node, evaluator.device, job, stage="verify"))
         sizes = {module.name: module.size for module in modules}
-        return Proof(modules, verdicts(family_of(node.family), written_in(merged), sizes))
+        return Proof(modules, verdicts(written_in(merged), sizes))
 
 
 def off_target(modules: Sequence[ModuleReport], node: Node) -> list[ModuleReport]:

@@ -17,7 +17,7 @@ from typing import Any, Protocol
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.errors import MergeError, OutputError
-from lib_merge.families import block_of, blocks_present, encoder_of, family_of
+from lib_merge.families import block_of, blocks_present, encoder_of
 from lib_merge.linalg import norm
 from lib_merge.loaders import sentence, verdicts, why, written_in
 
@@ -72,7 +72,7 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
 
 def _loaders(file: LoraFile) -> dict[str, Any]:
     """Return who loads how much of the file, as figures and in words."""
-    checked = verdicts(family_of(file.family or ""), written_in(file))
+    checked = verdicts(written_in(file))
     return {
         "loads_in": {one.host: one.to_json() for one in checked},
         "loads_in_words": sentence(checked),

@@ -92,10 +92,10 @@ def written_in(file: LoraFile) -> Contents:
     family, size = family_of(file.family or ""), file.model
     modules = []
     for raw in file.parsed.modules:
-        name = family.place(raw.component, raw.path, raw.stem, size).name
+        name = family.place(raw.component, raw.path, raw.spelt, size).name
         spot = family.layers.find(raw.path, size) if family.layers and raw.component == "unet" else None
         place = Place(spot.module.replace(".", "_"), spot.rows) if spot is not None else None
-        modules.append(Written(name, raw.stem, raw.roles.keys(), place))
+        modules.append(Written(name, raw.spelt, raw.roles.keys(), place))
     return Contents(family, size, tuple(modules))
 
 

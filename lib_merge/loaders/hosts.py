@@ -39,6 +39,7 @@ _TE_FLUX = {**_TE, "lora_te2_": ("T5",), "lora_te3_": ("T5",)}
 # hosts cut these by widths that are not the model's: they do not fit
 _FLUX2_MLP = re.compile(r"single_transformer_blocks_\d+_proj_mlp")
 _LUMINA2_KV = re.compile(r"attention_to_[kv]$")
+_LUMINA2_NAMES = re.compile(r"(?!.*adaLN_modulation_1$)")
 # names of one-dimensional weights, which diffusers' copies call otherwise
 _NORMS = r"(?:single_)?transformer_blocks_\d+_attn_norm_(?:added_)?[qk]"
 _FEW_NORMS = re.compile(_NORMS)
@@ -100,7 +101,7 @@ _COMFY: Mapping[str, Loads] = {
     "Z-Image": Loads(own=OWN, other=_PLAIN, mixed=True, encoders=_encoder("qwen3_4b", "Qwen3 4B")),
     "Lumina2": Loads(
         own=OWN,
-        other=_PLAIN,
+        other=tuple(Front(front, _LUMINA2_NAMES) for front in _PLAIN),
         mixed=True,
         without=_LUMINA2_KV,
         encoders=_encoder("gemma2_2b", "Gemma 2 2B"),
@@ -136,7 +137,7 @@ _COMFY: Mapping[str, Loads] = {
 COMFYUI = Host(
     name="comfyui",
     title="ComfyUI",
-    source="comfyanonymous/ComfyUI",
+    source="comfyanonymous/ComfyUI, 0.33.0",
     commit="783545f6",
     families=_COMFY,
     roles=ROLES | {"glora", "oft", "boft", "reshape_weight", "set_weight"},

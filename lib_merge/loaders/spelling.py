@@ -6,12 +6,13 @@ spelling, for a trainer or a tool, names it: kohya's, diffusers' (PEFT), ComfyUI
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Mapping
 from enum import Enum
 
 from lib_merge.families import Family, encoder_of
-from lib_merge.families.layers import Size, Spot
+from lib_merge.families.layers import Piece, Size, Spot
 from lib_merge.families.unet import to_diffusers
 
 
@@ -66,6 +67,7 @@ _WORDS = """
     proj_in proj_out conv_in conv_out conv_norm_out to_q to_k to_v to_out linear_1 linear_2
 """
 _WORD = re.compile(rf"(?:{'|'.join(sorted(_WORDS.split(), key=len, reverse=True))}|[^_]+)(?=_|$)")
+_CHOICE = re.compile(r"\{(\w)\}")
 _ENCODER_FRONTS: Mapping[Spelling, tuple[str, str, str]] = {
     Spelling.KOHYA: ("lora_te1_", "lora_te2_", "lora_te3_"),
     Spelling.ONETRAINER: ("lora_te1_", "lora_te2_", "lora_te3_"),
@@ -133,7 +135,21 @@ def _other_name(family: Family, spot: Spot) -> str | None:
         return None
     if _is_unet(family):
         return with_dots(to_diffusers(spot.module.replace(".", "_")))
-    return layers.spelt(spot)
+    for alias, means in layers.aliases.items():
+        piece = means if isinstance(means, Piece) else Piece(means)
+        match = _numbers(piece.whole).fullmatch(spot.module)
+        if match is not None and (piece.rows(spot.shape) if piece.cuts else None) == spot.rows:
+            return alias.format(**match.groupdict())
+    return spot.module if spot.rows is None else None
+
+
+@functools.lru_cache(maxsize=1024)
+def _numbers(pattern: str) -> re.Pattern[str]:
+    """Return what finds the numbers {n} and {m} of a module's pattern."""
+    parts = _CHOICE.split(pattern)
+    return re.compile(
+        "".join(rf"(?P<{part}>\d+)" if place % 2 else re.escape(part) for place, part in enumerate(parts))
+    )
 
 
 def _encoder_stem(spelling: Spelling, family: Family, encoder: int, name: str) -> str | None:
