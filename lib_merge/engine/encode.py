@@ -146,7 +146,7 @@ def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Enco
 
 
 def encode_matrix(target: Target, delta: Dense, dtype: torch.dtype) -> Encoded:
-    """Encode a whole matrix as `.diff`, which every WebUI loads."""
+    """Encode a whole matrix as `.diff`, which every WebUI loads; of a norm's weight it has one axis."""
     matrix = delta.dense().to("cpu", dtype)
     _check(matrix, target.name)
     encoded = Encoded(0)
@@ -179,7 +179,7 @@ def _down_shape(target: Target, rank: int) -> tuple[int, ...]:
 
 
 def _full_shape(target: Target) -> tuple[int, ...]:
-    return (target.out, *_down_shape(target, 1)[1:])
+    return (target.out,) if target.one_axis else (target.out, *_down_shape(target, 1)[1:])
 
 
 # ---------------------------------------------------------------- bundled textual inversions

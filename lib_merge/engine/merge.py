@@ -156,6 +156,9 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     policy = plan.kept.policy_at(tree.root, item)
     if isinstance(delta, LowRank) and not delta.terms:
         return Encoded(dropped="weight 0 in every source that has it")
+    if item.one_axis:  # no loader takes factors of a weight that is no matrix
+        whole = delta.low_rank() if isinstance(delta, Spanned) else delta
+        return encode_matrix(item, Dense(1.0, whole.dense()), dtype)
     if policy.exact and item.name not in plan.anew:
         if isinstance(delta, Spanned):
             delta = delta.low_rank()
