@@ -36,6 +36,9 @@ class Encoded:
 
     entries    (key, dtype name, shape, buffers)
     rank       ranks saved; 0 for a whole matrix or vectors only
+    cut, size  ‖what was cut‖, ‖ΔW‖
+    dropped    why the matrix is not there; "" where it is
+    filler     zeros that a loader wants, and nothing else
     """
 
     rank: int = 0
@@ -43,6 +46,7 @@ class Encoded:
     cut: float = 0.0
     size: float = -1.0
     dropped: str = ""
+    filler: bool = False
 
     def put(self, key: str, value: Tensor) -> None:
         """Append a tensor."""
