@@ -108,10 +108,15 @@ def read_tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return {
-        folder: {str(tag): count for tag, count in tags.items() if isinstance(count, (int, float))}
+        whole(folder): {whole(tag): count for tag, count in tags.items() if isinstance(count, (int, float))}
         for folder, tags in folders.items()
         if isinstance(tags, dict)
     }
+
+
+def whole(text: str) -> str:
+    """Return a text with halves of characters escaped: JSON may hold one, and no file could take it."""
+    return text if text.isascii() else text.encode("utf-8", "backslashreplace").decode("utf-8")
 
 
 def trigger_words(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> list[str]:
@@ -120,7 +125,7 @@ def trigger_words(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> list[s
     for source, metadata in sources:
         side = read_side_car(source.path) if source.path is not None else {}
         for text in (side.get("activation text"), metadata.get("modelspec.trigger_phrase")):
-            for word in str(text or "").split(","):
+            for word in whole(str(text or "")).split(","):
                 if word.strip() and word.strip() not in words:
                     words.append(word.strip())
     return words
@@ -197,8 +202,8 @@ def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str]
     negatives = []
     for source in recipe.sources:
         text = read_side_car(source.path).get("negative text") if source.path is not None else None
-        if text and text not in negatives:
-            negatives.append(str(text))
+        if text and (negative := whole(str(text))) not in negatives:
+            negatives.append(negative)
     ours = {
         "description": describe_recipe(recipe),
         "sd version": family_of(family).card_version,

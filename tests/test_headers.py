@@ -87,7 +87,7 @@ def test_a_file_that_changed_is_read_again(pair, opened):
     write(pair[0], lora_tensors(0, rank=7))
     with cache(pair[0]) as file:
         assert {module.layout.rank for module in file.modules.values()} == {7}
-    pair[0].with_name("adapter_config.json").write_text("{}", encoding="utf-8")
+    pair[0].with_name(f"{pair[0].stem}.adapter_config.json").write_text("{}", encoding="utf-8")
     cache(pair[0]).close()
     assert opened == [pair[0]] * 3
 

@@ -293,10 +293,12 @@ def test_the_base_of_a_piece_is_its_rows_and_of_a_swapped_module_in_its_files_or
         assert torch.allclose(parts[norm].load(file.file).dense().float(), expected)
 
 
-def test_keys_of_an_unregistered_kind_mean_nothing(tmp_path):
+def test_an_adapters_weights_that_no_kind_reads_are_refused(tmp_path):
     _, path = _gated(tmp_path)
     with open_lora(path) as file:
-        assert file.left_out == {f"{LIN}.gate": "no known meaning"}
+        assert file.left_out == {f"{LIN}.gate": "LoRA weights of unknown meaning"}
+        with pytest.raises(UnsupportedKindError, match=rf"1 LoRA weights of unknown meaning \({LIN}\.gate\)"):
+            file.settled("SD1")
 
 
 def test_two_kinds_may_not_read_one_key_ending_differently():

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import math
+import os
+import re
 
 import pytest
 import torch
 
 from lib_merge import open_lora
-from lib_merge.errors import FileFormatError
+from lib_merge.library.inspect import inspect_file
 from tests.factories import lora_tensors, write
 
 STEM = "unet.down_blocks.1.attentions.0.transformer_blocks.0"
@@ -36,15 +38,73 @@ def test_without_a_configuration_the_scale_is_one(tmp_path):
     assert _scales(_file(tmp_path / "a.safetensors")) == {"attn1_to_q": 1.0, "attn2_to_k": 1.0}
 
 
-@pytest.mark.parametrize("beside", ["adapter_config.json", "a.adapter_config.json"])
-def test_alpha_comes_from_the_configuration_beside_the_file(beside, tmp_path):
+OWN = "adapter_model.safetensors"
+
+
+def _notes(path):
+    with open_lora(path) as file:
+        return file.notes
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"),
+    [
+        (OWN, "adapter_config.json"),
+        ("pytorch_lora_weights.safetensors", "adapter_config.json"),
+        ("a.safetensors", "a.adapter_config.json"),
+    ],
+)
+def test_alpha_comes_from_the_files_own_configuration_and_is_said(name, beside, tmp_path):
     (tmp_path / beside).write_text(json.dumps({"r": 4, "lora_alpha": 16}))
-    assert _scales(_file(tmp_path / "a.safetensors")) == {"attn1_to_q": 4.0, "attn2_to_k": 4.0}
+    path = _file(tmp_path / name)
+    assert _scales(path) == {"attn1_to_q": 4.0, "attn2_to_k": 4.0}
+    assert _notes(path) == [f"alpha/rank = 4 comes from {beside} beside {name}"]
+    assert inspect_file(path)["alpha"] == f"16 (from {beside} beside {name})"
+    assert inspect_file(path)["notes"] == _notes(path)
+
+
+def test_a_strangers_configuration_in_the_folder_does_not_count(tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 64}))
+    path = _file(tmp_path / "style.safetensors")
+    assert set(_scales(path).values()) == {1.0}
+    assert not _notes(path)
+    assert inspect_file(path)["alpha"] == "= rank"
+
+
+@pytest.mark.parametrize(
+    ("config", "why"),
+    [
+        ({"r": 16, "lora_alpha": 64}, "it says rank 16, and .* has rank 4"),
+        ({"lora_alpha": 64}, "it says no rank"),
+        ({"r": 4, "lora_alpha": 64, "target_modules": ["to_q"]}, "attn2.to_k is none of its target modules"),
+        ({"r": 4, "lora_alpha": 64, "target_modules": r".*to_q"}, "attn2.to_k is none of its target modules"),
+        ({"r": 4, "lora_alpha": 64, "rank_pattern": {"to_k": 8}}, "it says rank 8"),
+    ],
+)
+def test_a_configuration_of_other_ranks_or_modules_is_not_used_and_that_is_said(config, why, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({**config, "base_model_name_or_path": "flux"}))
+    path = _file(tmp_path / OWN)
+    assert set(_scales(path).values()) == {1.0}
+    (note,) = _notes(path)
+    assert re.search(rf"adapter_config\.json beside {OWN} was not used: .*{why}", note)
+    with open_lora(path) as file:
+        assert file.config is None
+
+
+def test_patterns_of_ranks_and_modules_are_understood(tmp_path):
+    targets = {
+        "r": 2,
+        "lora_alpha": 8,
+        "rank_pattern": {"attn.*": 4},
+        "target_modules": ["attn1.to_q", "to_k"],
+    }
+    (tmp_path / "adapter_config.json").write_text(json.dumps(targets))
+    assert set(_scales(_file(tmp_path / OWN)).values()) == {2.0}
 
 
 def test_rank_stabilised_files_divide_by_the_root_of_the_rank(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 16, "use_rslora": True}))
-    assert _scales(_file(tmp_path / "a.safetensors"))["attn1_to_q"] == pytest.approx(16 / math.sqrt(4))
+    assert _scales(_file(tmp_path / OWN))["attn1_to_q"] == pytest.approx(16 / math.sqrt(4))
 
 
 @pytest.mark.parametrize(
@@ -55,33 +115,62 @@ def test_patterns_give_single_modules_their_own_alpha(pattern, tmp_path):
     (tmp_path / "adapter_config.json").write_text(
         json.dumps({"r": 4, "lora_alpha": 4, "alpha_pattern": {pattern: 12}})
     )
-    assert _scales(_file(tmp_path / "a.safetensors")) == {"attn1_to_q": 1.0, "attn2_to_k": 3.0}
+    path = _file(tmp_path / OWN)
+    assert _scales(path) == {"attn1_to_q": 1.0, "attn2_to_k": 3.0}
+    assert _notes(path) == [f"alpha/rank = 1 to 3 comes from adapter_config.json beside {OWN}"]
 
 
-def test_the_headers_own_metadata_wins_and_speaks_per_component(tmp_path):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"lora_alpha": 99}))
-    inside = {"unet.r": 4, "unet.lora_alpha": 2, "text_encoder.lora_alpha": 77}
-    assert (
-        _scales(_file(tmp_path / "a.safetensors", {"lora_adapter_metadata": json.dumps(inside)}))[
-            "attn1_to_q"
-        ]
-        == 0.5
-    )
+@pytest.mark.parametrize(
+    "inside",
+    [
+        {
+            "lora_adapter_metadata": json.dumps(
+                {"unet.r": 4, "unet.lora_alpha": 8, "text_encoder.lora_alpha": 7}
+            )
+        },
+        {"unet.r": "4", "unet.lora_alpha": "8"},
+        {"lora_alpha": "8"},
+    ],
+)
+def test_what_a_header_says_of_alpha_is_told_and_not_applied_as_in_every_webui(inside, tmp_path):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 99}))
+    path = _file(tmp_path / OWN, inside)
+    assert set(_scales(path).values()) == {1.0}
+    (note,) = _notes(path)
+    assert "asks for alpha/rank = 2; Forge, ComfyUI and A1111 load the file at scale 1" in note
+    assert "loaded as rank" in inspect_file(path)["alpha"]
+
+
+def test_a_header_whose_alpha_is_the_rank_needs_no_word(tmp_path):
+    inside = {"lora_adapter_metadata": json.dumps({"unet.r": 4, "unet.lora_alpha": 4})}
+    assert not _notes(_file(tmp_path / "a.safetensors", inside))
 
 
 def test_a_configuration_does_not_touch_a_kohya_file_beside_it(tmp_path):
     (tmp_path / "adapter_config.json").write_text(json.dumps({"r": 4, "lora_alpha": 999}))
-    with open_lora(write(tmp_path / "a.safetensors", lora_tensors(0))) as file:
+    with open_lora(write(tmp_path / OWN, lora_tensors(0))) as file:
         assert {module.load(file.file).terms[0].scale for module in file.modules.values()} == {0.5}
+        assert not file.notes
 
 
-@pytest.mark.parametrize("text", ["{", "[1]", '{"lora_alpha": "much"}', '{"lora_alpha": 1e999}'])
-def test_a_broken_configuration_is_one_sentence(text, tmp_path):
-    (tmp_path / "adapter_config.json").write_text(text)
-    with pytest.raises(FileFormatError) as error:
-        _scales(_file(tmp_path / "a.safetensors"))
-    assert "\n" not in str(error.value)
-    assert "adapter_config.json" in str(error.value)
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[1]", '{"r": 4, "lora_alpha": "much"}', '{"r": 4, "lora_alpha": 1e999}', f'{{"r": 4, "lora_alpha": 1{"0" * 400}}}', "\xff"],
+)  # fmt: skip
+def test_a_broken_configuration_blocks_nothing_and_is_said(text, tmp_path):
+    (tmp_path / "adapter_config.json").write_bytes(text.encode("latin-1"))
+    path = _file(tmp_path / OWN)
+    assert set(_scales(path).values()) == {1.0}
+    (note,) = _notes(path)
+    assert f"adapter_config.json beside {OWN} was not used: " in note
+    assert "\n" not in note
+    assert len(note) < 300
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="no pipes here")
+def test_a_pipe_in_the_place_of_a_configuration_does_not_block(tmp_path):
+    os.mkfifo(tmp_path / "adapter_config.json")
+    assert "was not used: " in _notes(_file(tmp_path / OWN))[0]
 
 
 def test_the_names_of_peft_meet_those_of_diffusers(tmp_path):

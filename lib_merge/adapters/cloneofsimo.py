@@ -2,6 +2,7 @@
 
 The number is the place of a linear layer in a walk over the UNet's classes: down blocks, up blocks, then the
 mid block; within a transformer block attn1 q, k, v, out, then the GEGLU projection, then attn2 q, k, v, out.
+Since diffusers 0.11 the GEGLU projection comes last: it is the one pair of its shape, and its place tells.
 In the text encoder every layer gives k, v, q, out: all 768 × 768 in SD1, so that a wrong order would pass
 unseen. Files that trained only the attention leave the GEGLU out. The scale is 1; textual inversions may ride
 along (`<s1>` with metadata `<embed>`).
@@ -31,9 +32,13 @@ class Positional:
     unknown: tuple[str, ...]
 
 
-def unet_walk(*, geglu: bool) -> list[tuple[str, int, int]]:
+def unet_walk(*, geglu: bool, geglu_last: bool = False) -> list[tuple[str, int, int]]:
     """Return (module path, out, in) in the walk's order; `in` is 0 where it is the text width of the
     family.
+
+    Args:
+        geglu: the feed-forward layers were trained, too.
+        geglu_last: they come after both attentions, as in diffusers 0.11 and newer.
     """
     blocks = [
         (f"{side}_blocks_{block if side == 'down' else block + 1}_attentions_{layer}", width)
@@ -45,17 +50,18 @@ def unet_walk(*, geglu: bool) -> list[tuple[str, int, int]]:
     for name, width in [*blocks, ("mid_block_attentions_0", 1280)]:
         inner = f"{name}_transformer_blocks_0"
         walk.extend((f"{inner}_attn1_{projection}", width, width) for projection in _ATTENTION)
-        if geglu:
-            walk.append((f"{inner}_ff_net_0_proj", width * 8, width))
+        feed_forward = [(f"{inner}_ff_net_0_proj", width * 8, width)] if geglu else []
+        walk.extend([] if geglu_last else feed_forward)
         for projection in _ATTENTION:
             columns = 0 if projection in ("to_k", "to_v") else width
             walk.append((f"{inner}_attn2_{projection}", width, columns))
+        walk.extend(feed_forward if geglu_last else [])
     return walk
 
 
-def cloneofsimo_unet_order(*, geglu: bool = True) -> tuple[str, ...]:
-    """Return the canonical names of the UNet's modules by index."""
-    return tuple(f"lora_unet_{path}" for path, _, _ in unet_walk(geglu=geglu))
+def cloneofsimo_unet_order(*, geglu: bool = True, geglu_last: bool = False) -> tuple[str, ...]:
+    """Return the canonical names of the UNet's modules by index; see `unet_walk`."""
+    return tuple(f"lora_unet_{path}" for path, _, _ in unet_walk(geglu=geglu, geglu_last=geglu_last))
 
 
 def cloneofsimo_text_order(layers: int) -> tuple[str, ...]:
@@ -119,6 +125,12 @@ def _named(
             )
             raise ModuleError(message)
     shapes = [(tensors[roles["lora_up"]].shape, tensors[roles["lora_down"]].shape) for roles in ordered]
+    for index, (up, down) in enumerate(shapes):
+        if len(up) < 2 or len(down) < 2:
+            message = (
+                f"{file}: pair {index} has the shapes {list(up)} and {list(down)}, which are no matrices."
+            )
+            raise ModuleError(message)
     paths = _unet_paths(shapes, file) if component == "unet" else _text_paths(shapes, file)
     return [(component, path, roles) for path, roles in zip(paths, ordered)]
 
@@ -127,24 +139,34 @@ def _unet_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file:
     """Names by position; every shape is held against the walk, so that a wrong order cannot pass where
     shapes differ.
     """
-    for geglu in (True, False):
-        walk = unet_walk(geglu=geglu)
-        if len(walk) == len(shapes):
-            break
-    else:
+    walks = [
+        walk
+        for walk in (unet_walk(geglu=True), unet_walk(geglu=True, geglu_last=True), unet_walk(geglu=False))
+        if len(walk) == len(shapes)
+    ]
+    if not walks:
         message = (
             f"{file}: {len(shapes)} UNet pairs; files of this kind have 144, or 128 without "
             "the feed-forward layers."
         )
         raise ModuleError(message)
-    texts = {down[1] for (_, out, columns), (_, down) in zip(walk, shapes) if columns == 0 and out}
-    for (path, out, columns), (up, down) in zip(walk, shapes):
-        if up[0] != out or (columns and down[1] != columns) or len(texts) != 1:
-            message = (
-                f"{file}: {path} should be {out} × {columns or 'text width'} and is {up[0]} × {down[1]}."
-            )
-            raise ModuleError(message)
-    return [path for path, _, _ in walk]
+    misfits = [_misfit(walk, shapes) for walk in walks]
+    if None not in misfits:
+        message = f"{file}: {max(found for found in misfits if found)[1]}."
+        raise ModuleError(message)
+    return [path for path, _, _ in walks[misfits.index(None)]]
+
+
+def _misfit(
+    walk: Sequence[tuple[str, int, int]], shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]]
+) -> tuple[int, str] | None:
+    """Return the first place where shapes do not follow a walk, and what is wrong there; None = they do."""
+    text = 0
+    for place, ((path, out, columns), (up, down)) in enumerate(zip(walk, shapes)):
+        text = text or (0 if columns else down[1])
+        if up[0] != out or down[1] != (columns or text):
+            return place, f"{path} should be {out} × {columns or text} and is {up[0]} × {down[1]}"
+    return None
 
 
 def _text_paths(shapes: Sequence[tuple[tuple[int, ...], tuple[int, ...]]], file: str) -> list[str]:

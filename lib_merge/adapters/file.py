@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-import math
+import logging
 import threading
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
 
 import torch
 from torch import Tensor
 
 from lib_merge.adapters.keys import Parsed, RawModule, kind_of, parse_keys, sides
-from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind
+from lib_merge.adapters.kind import BaseWeight, MergeableKind
+from lib_merge.adapters.module import BaseWeights, Module, ModulePart, check_numbers, describe
 from lib_merge.adapters.peft_config import PeftConfig, find_config
+from lib_merge.adapters.refused import UNREAD, refusal
 from lib_merge.adapters.settle import likely_families, refuse_by_name, settle_family
-from lib_merge.errors import ModuleError, UnsupportedKindError
+from lib_merge.errors import FileFormatError, MergeError, ModuleError, UnsupportedKindError
 from lib_merge.families import (
     FamilyGuess,
     ModuleFacts,
@@ -27,208 +29,13 @@ from lib_merge.families import (
     family_of,
     tell_family,
 )
-from lib_merge.files.header import FLOATS, TensorInfo
+from lib_merge.files.header import TensorInfo, display_name
 from lib_merge.files.reader import TensorFile, open_tensors
-from lib_merge.linalg import Delta, Dense, LowRank, Term, rows_of
 
-# ---------------------------------------------------------------- one module
-
-
-class BaseWeights(Protocol):
-    """The unchanged weights of a base model, wherever they come from."""
-
-    def weight(self, name: str, rows: tuple[int, int] | None) -> Tensor:
-        """Read the weight of one module, Float[out in …].
-
-        Args:
-            name: canonical module name.
-            rows: (first, last + 1) where only these are meant.
-        """
-        ...
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Module:
-    """A module as one file has it.
-
-    name    canonical name, kohya's spelling
-    roles   role -> key in the file
-    layout  kind, size and rank of ΔW; kind "vectors" when only biases or norms are there
-    kind    builds ΔW; None when only vectors are there
-    scale   overrides alpha/rank, from a PEFT configuration
-    swap    the two halves of the out axis change places (Flux' last adaLN)
-    base    reads the unchanged weight in the file's own order of rows; for kinds that need it
-    """
-
-    name: str
-    roles: Mapping[str, str]
-    layout: Layout
-    kind: MergeableKind | None
-    scale: float | None = None
-    swap: bool = False
-    base: BaseWeight | None = None
-
-    @property
-    def vectors(self) -> tuple[str, ...]:
-        """Roles of the one-dimensional tensors that ride along."""
-        return tuple(role for role in self.roles if role in VECTORS)
-
-    def load(self, file: TensorFile) -> Delta:
-        """Read the tensors and build ΔW, Float[out in·kh·kw].
-
-        Raises:
-            FileFormatError: the file cannot be read any more.
-        """
-        if self.kind is None:
-            message = f"{self.name} has no matrix"
-            raise LayoutError(message)
-        keys = {role: key for role, key in self.roles.items() if role not in VECTORS}
-        read = file.read_many(list(keys.values()))
-        tensors = {role: _computable(read[key]) for role, key in keys.items()}
-        delta = self.kind.load(tensors, self.scale, self.base)
-        return swap_halves(delta) if self.swap else delta
-
-    def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
-        """Read the one-dimensional tensors as float32; a PEFT bias becomes `diff_b`, scaled like its LoRA."""
-        vectors = {}
-        for role in self.vectors:
-            value = file.read(self.roles[role]).float().flatten()
-            if role == "lora_bias" and self.scale is not None:
-                value = value * self.scale
-            vectors[_saved_as(role)] = torch.roll(value, value.numel() // 2) if self.swap else value
-        return vectors
-
-    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
-        """Return role -> numbers of what `load_vectors` reads."""
-        return {_saved_as(role): math.prod(file.tensors[self.roles[role]].shape) for role in self.vectors}
-
-
-def _saved_as(role: str) -> str:
-    return "diff_b" if role == "lora_bias" else role
-
-
-def _computable(value: Tensor) -> Tensor:
-    """Return 8-bit floats as fp16, which holds all of them exactly: torch can do next to nothing with the
-    former.
-    """
-    return value.half() if value.element_size() == 1 else value
-
-
-def swap_halves(delta: Delta) -> Delta:
-    """Exchange the upper and lower half of the out axis (diffusers orders adaLN as scale, shift; BFL as
-    shift, scale).
-    """
-    half = delta.out // 2
-    if isinstance(delta, Dense):
-        return Dense(delta.scale, torch.roll(delta.matrix, half, 0))
-    return LowRank(
-        delta.out, delta.columns, tuple(Term(t.scale, torch.roll(t.up, half, 0), t.down) for t in delta.terms)
-    )
-
-
-def describe(
-    name: str,
-    roles: Mapping[str, str],
-    kind: MergeableKind | None,
-    shapes: Mapping[str, tuple[int, ...]],
-    where: str,
-) -> Layout:
-    """Return the layout of a module from the shapes of its roles.
-
-    Args:
-        name: the module, for messages.
-        roles: role -> key.
-        kind: of the module; None where its tensors are of none.
-        shapes: role -> shape.
-        where: the file's name, for messages.
-    Raises:
-        ModuleError: a half is missing or the shapes do not fit together.
-    """
-    matrix = [role for role in roles if role not in VECTORS and role != "alpha"]
-    if not matrix:
-        vectors = [role for role in roles if role in VECTORS]
-        if not vectors:
-            message = f"{where}: {name} has an alpha but no weights; the file is incomplete."
-            raise ModuleError(message)
-        return Layout("vectors", shapes[vectors[0]][0] if shapes[vectors[0]] else 1, 0, (), 0)
-    try:
-        if kind is None:
-            message = f"no adapter kind has the tensors {', '.join(sorted(matrix))}"
-            raise LayoutError(message)
-        return kind.layout(shapes)
-    except LayoutError as error:
-        message = f"{where}: {name} does not fit together: {error}."
-        raise ModuleError(message) from error
-
-
-def check_numbers(roles: Mapping[str, str], tensors: Mapping[str, TensorInfo], where: str) -> None:
-    """Refuse a module whose tensors are no weights: whole numbers, or an alpha that is not one number.
-
-    Args:
-        roles: role -> key.
-        tensors: the header's table.
-        where: the file's name, for messages.
-    Raises:
-        ModuleError: with the key, its type and its shape.
-    """
-    for role, key in roles.items():
-        info = tensors[key]
-        if role == "alpha":
-            if math.prod(info.shape) != 1:
-                message = f"{where}: {key} has shape {list(info.shape)}, and an alpha is one number."
-                raise ModuleError(message)
-        elif info.dtype not in FLOATS:
-            message = (
-                f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
-            )
-            raise ModuleError(message)
-
-
-@dataclass(frozen=True, slots=True)
-class ModulePart:
-    """Where one module of the result comes from in one file: a module of the file, or rows of it."""
-
-    module: Module
-    kernel: tuple[int, ...]
-    rows: tuple[int, int] | None = None
-
-    @property
-    def out(self) -> int:
-        """Rows of ΔW."""
-        return self.module.layout.out if self.rows is None else self.rows[1] - self.rows[0]
-
-    @property
-    def columns(self) -> int:
-        """Columns of ΔW; 0 when there are only vectors."""
-        return self.module.layout.columns
-
-    @property
-    def rank(self) -> int:
-        """Rank of the exact low-rank form; min(out, in) where there is none."""
-        layout = self.module.layout
-        return (
-            min(layout.rank or min(layout.out, layout.columns), self.out, max(self.columns, 1))
-            if self.columns
-            else 0
-        )
-
-    def load(self, file: TensorFile) -> Delta:
-        """Read ΔW, Float[out in·kh·kw]."""
-        return self.module.load(file) if self.rows is None else rows_of(self.module.load(file), *self.rows)
-
-    def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
-        """Read biases and norm weights; those of a cut module are cut alike."""
-        vectors = self.module.load_vectors(file)
-        if self.rows is None:
-            return vectors
-        return {role: value[slice(*self.rows)] for role, value in vectors.items()}
-
-    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
-        """Return role -> numbers of what `load_vectors` reads; no tensor is read for it."""
-        sizes = self.module.vector_sizes(file)
-        if self.rows is None:
-            return sizes
-        return {role: len(range(size)[slice(*self.rows)]) for role, size in sizes.items()}
+__all__ = ["BaseWeights", "LoraFile", "Module", "ModulePart", "open_lora", "settle_family"]
+log = logging.getLogger("lib_merge")
+# the layer that takes a picture in, as BFL and diffusers call it
+_INPUTS = frozenset({"img_in", "x_embedder"})
 
 
 @dataclass(slots=True)
@@ -315,14 +122,9 @@ class LoraFile:
         for raw in self.parsed.modules:
             _add_module(done, raw, record.place(raw.component, raw.path, raw.spelt, model), base)
         _refuse_twice(done)
+        done.notes.extend(self.parsed.notes)
         _refuse(done, drop_unsupported)
-        if self.parsed.unknown:
-            for key in self.parsed.unknown:
-                done.left_out[key] = "no known meaning"
-            listed = ", ".join(self.parsed.unknown[:3])
-            done.notes.append(
-                f"{self.name}: {len(self.parsed.unknown)} keys have no known meaning and were left: {listed}"
-            )
+        _tell_unknown(done)
         return done
 
     def parts(self, split: Sequence[str] | set[str] = ()) -> dict[str, ModulePart]:
@@ -370,17 +172,23 @@ def open_lora(path: Path | str, family: str | None = None) -> LoraFile:
     file = open_tensors(path)
     try:
         return _understand(path, file, family)
-    except BaseException:
+    except BaseException as error:
         file.close()
-        raise
+        if isinstance(error, MergeError) or not isinstance(error, Exception):
+            raise
+        log.warning("%s could not be understood", display_name(path), exc_info=error)
+        message = f"{display_name(path)} cannot be understood: its keys and shapes do not go together."
+        raise FileFormatError(message) from error
 
 
 def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
-    config = find_config(path, file.metadata)
-    parsed = parse_keys(file.tensors, file.metadata, config, path.name)
+    found = find_config(path, file.metadata)
+    parsed = parse_keys(file.tensors, file.metadata, found, path.name)
+    config = parsed.config
     if not parsed.modules and not parsed.embeddings:
         message = f"{path.name} has no LoRA weights: none of its {len(file.tensors)} keys is a module's."
         raise ModuleError(message)
+    _refuse_control(parsed, path.name)
     facts = facts_of(parsed, file.tensors)
     opened = LoraFile(path, file, parsed, config, tell_family(facts), facts)
     refuse_by_name(opened)
@@ -388,6 +196,19 @@ def _understand(path: Path, file: TensorFile, family: str | None) -> LoraFile:
         return opened.settled(settle_family([opened], family), drop_unsupported=True)
     likely = likely_families(opened)
     return opened.settled(likely[0], drop_unsupported=True) if len(likely) == 1 else opened
+
+
+def _refuse_control(parsed: Parsed, name: str) -> None:
+    """Refuse a control LoRA: it gives the model more inputs than it has, and norms of its own."""
+    first = [module for module in parsed.modules if module.path in _INPUTS and module.component == "unet"]
+    wider = any("reshape_weight" in module.roles for module in first)
+    norms = any("set_weight" in module.roles and module.path.endswith("_norm") for module in parsed.modules)
+    if first and (wider or norms):
+        message = (
+            f"{name} is a control LoRA: it widens the model's input layer for a picture that guides it, and "
+            "replaces norm weights; such a LoRA cannot be merged, load it beside the merge instead."
+        )
+        raise UnsupportedKindError(message)
 
 
 def guess_family(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> FamilyGuess:
@@ -407,14 +228,13 @@ def facts_of(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> list[ModuleFa
         parsed: the file's modules.
         tensors: its header table.
     """
-    return [
-        ModuleFacts(
-            module.component,
-            module.path,
-            *sides({role: tensors[key].shape for role, key in module.roles.items()}),
-        )
-        for module in parsed.modules
-    ]
+    facts = []
+    for module in parsed.modules:
+        rows, columns = sides({role: tensors[key].shape for role, key in module.roles.items()})
+        if module.rows is not None and rows:
+            rows = module.rows[1] - module.rows[0]
+        facts.append(ModuleFacts(module.component, module.path, rows, columns))
+    return facts
 
 
 def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:
@@ -433,10 +253,11 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWei
     file.modules[placed.name] = Module(
         name=placed.name,
         roles=raw.roles,
-        layout=layout,
+        layout=layout if raw.rows is None else layout._replace(out=raw.rows[1] - raw.rows[0]),
         kind=merged,
         scale=raw.scale,
         swap=placed.swap_halves,
+        rows=raw.rows,
         base=_bound(base, placed) if base is not None and kind is not None and kind.needs_base else None,
     )
     if placed.fused and placed.rows:
@@ -462,17 +283,30 @@ def _bound(base: BaseWeights, placed: Placement) -> BaseWeight:
 
 
 def _refuse(file: LoraFile, drop: bool) -> None:
-    kinds: dict[str, int] = {}
-    for kind in file.left_out.values():
-        kinds[kind] = kinds.get(kind, 0) + 1
-    if not kinds:
+    for key in file.parsed.unread:
+        file.left_out[key] = UNREAD
+    if not file.left_out:
         return
-    named = " and ".join(f"{count} {kind} modules" for kind, count in kinds.items())
+    kinds = Counter(file.left_out.values())
     if not drop:
-        message = (
-            f"{file.name} has {named}: this kind depends on the base model and cannot be merged "
-            "from the file alone; "
-            "--drop_unsupported merges the rest."
+        first = ascii(file.parsed.unread[0][:120])[1:-1] if file.parsed.unread else ""
+        raise UnsupportedKindError(refusal(file.name, kinds, first))
+    named = " and ".join(f"{count} {kind}" for kind, count in kinds.items())
+    file.notes.append(f"{file.name}: {named} cannot be merged and were left out")
+
+
+def _tell_unknown(file: LoraFile) -> None:
+    """Name what has no known meaning and is no adapter's weight."""
+    rest = [key for key in file.parsed.unknown if key not in file.left_out]
+    changes = [key for key in rest if key.endswith(".diff_m")]
+    if changes:
+        file.notes.append(
+            f"{file.name}: {len(changes)} changes of modulations (diff_m) were left out; ComfyUI, Forge and "
+            "A1111 do not load them either"
         )
-        raise UnsupportedKindError(message)
-    file.notes.append(f"{file.name}: {named} depend on the base model and were left out")
+    for key in rest:
+        file.left_out[key] = "no known meaning"
+    strange = [key for key in rest if key not in changes]
+    if strange:
+        listed = ", ".join(ascii(key[:120])[1:-1] for key in strange[:3])
+        file.notes.append(f"{file.name}: {len(strange)} keys have no known meaning and were left: {listed}")

@@ -42,7 +42,7 @@ class Full(MergeableKind):
         if not shape or 0 in shape:
             message = f"diff has shape {list(shape)}"
             raise LayoutError(message)
-        return Layout("full", *flat(shape), tuple(shape[2:]), 0)
+        return Layout("full", *flat(shape), tuple(shape[2:]), 0, one_axis=len(shape) == 1)
 
     def load(self, tensors: Mapping[str, Tensor], scale: float | None, base: BaseWeight | None) -> Delta:
         """Return the matrix itself.

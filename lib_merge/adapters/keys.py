@@ -16,14 +16,14 @@ from typing import NamedTuple
 
 from lib_merge.adapters import cloneofsimo
 from lib_merge.adapters.full import Full
-from lib_merge.adapters.kind import SHARED, Ending, Kind, Shapes
+from lib_merge.adapters.kind import SHARED, VECTORS, Ending, Kind, Shapes
 from lib_merge.adapters.loha import LoHa
 from lib_merge.adapters.lokr import LoKr
 from lib_merge.adapters.lora import LoRA
-from lib_merge.adapters.peft_config import PeftConfig
+from lib_merge.adapters.peft_config import Configured, PeftConfig, PeftModule
 from lib_merge.adapters.refused import REFUSED
 from lib_merge.errors import ModuleError
-from lib_merge.files.header import TensorInfo
+from lib_merge.files.header import FLOATS, TensorInfo
 
 _PROCESSOR = re.compile(
     r"^(?P<stem>.+)\.processor\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$"
@@ -31,6 +31,22 @@ _PROCESSOR = re.compile(
 _PLAIN_PROCESSOR = re.compile(r"^(?P<stem>.+)\.(?P<what>to_[qkv]|to_out)_lora\.(?P<side>down|up)\.weight$")
 _XLABS = re.compile(
     r"^(?:diffusion_model\.)?double_blocks\.(?P<n>\d+)\.processor\.(?P<what>qkv|proj)_lora(?P<side>[12])\.(?P<half>down|up)\.weight$"
+)
+_XLABS_SINGLE = re.compile(
+    r"^(?:diffusion_model\.)?single_blocks\.(?P<n>\d+)\.processor\.(?P<what>qkv|proj)_lora\.(?P<half>down|up)\.weight$"
+)
+# ComfyUI's names for what XLabs trains of a single block: q, k and v of linear1, and linear2
+_XLABS_LAYERS = {"qkv": "linear1_qkv", "proj": "linear2"}
+_LINEAR1_QKV = re.compile(r"^single_blocks_(\d+)_linear1_qkv$")
+# PEFT puts the adapter's name between a tensor's and `weight`
+_ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.(weight|bias)$")
+_OFT_LIST = re.compile(r"^(?P<stem>.+)\.oft_blocks\.(?P<n>\d+)$")
+_SCALE = re.compile(r"^(?P<stem>.+?)(?P<weight>\.weight)?\.(?:scale_weight|weight_scale)$")
+_PEFT_DOWN = re.compile(r"\.lora_A(?:\.|$)")
+# of fp8 arithmetic: how its inputs are scaled, and that it is used at all
+_INPUT_SCALE = re.compile(r"\.(?:scale_input|input_scale)$")
+_ADAPTERS_OWN = re.compile(
+    r"(?:^|[._])(?:lora|lycoris|hada|lokr|b?oft|dora|glora|vera|hra|ia3|bone)(?=[._\d]|$)"
 )
 # front -> component; the first that matches is cut off
 _FRONTS: tuple[tuple[str, str, str], ...] = (
@@ -68,7 +84,7 @@ _TEXT_ATTENTION = {
     "to_out": "out_proj",
     "to_out_0": "out_proj",
 }
-_MARKERS = frozenset({"metadata_key_for_stripped_models"})
+_MARKERS = frozenset({"metadata_key_for_stripped_models", "scaled_fp8"})
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +94,10 @@ class RawModule:
     component  unet, te0 (kohya's single `lora_te_`), te (a text encoder whose number the family decides),
                te1, te2, te3, lm (one that is a language model)
     path       module path with underscores, prefix stripped
-    roles      role -> key in the file
+    roles      role -> key in the file; the scale of an fp8 factor has the factor's role and ".scale"
     scale      from a PEFT configuration; None = the file's alpha, or 1
     spelt      how the file spells the module, with its prefix; "" where its keys do not show it
+    rows       (first, last + 1) where only these of the tensors' rows are meant
     """
 
     component: str
@@ -88,6 +105,7 @@ class RawModule:
     roles: Mapping[str, str]
     scale: float | None = None
     spelt: str = ""
+    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,12 +116,18 @@ class Parsed:
     modules     in the order of first appearance
     embeddings  bundled textual inversions: name -> keys
     unknown     keys nothing claims
+    unread      those of them that are an adapter's weights, so that the file cannot be merged without them
+    notes       sentences for the report
+    config      the PEFT configuration, where it is this file's
     """
 
     style: str
     modules: tuple[RawModule, ...]
     embeddings: Mapping[str, tuple[str, ...]]
     unknown: tuple[str, ...]
+    unread: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
+    config: PeftConfig | None = None
 
 
 def parse_keys(
@@ -133,7 +157,8 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
     dotted: dict[tuple[str, str], str] = {}
     styles: dict[str, int] = {}
     embeddings: dict[str, list[str]] = {}
-    unknown = []
+    unknown: list[str] = []
+    inputs: list[str] = []
     ends = key_ends()
     for key in tensors:
         if key.startswith("bundle_emb."):
@@ -143,7 +168,7 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
             continue
         parts = _split(key, ends)
         if parts is None:
-            unknown.append(key)
+            (inputs if _INPUT_SCALE.search(key) else unknown).append(key)
             continue
         component, stem, role, style = parts
         styles[style] = styles.get(style, 0) + 1
@@ -154,19 +179,28 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
             raise ModuleError(message)
         dotted.setdefault(place, stem)
     groups = _without_strangers(groups, ends, unknown)
-    modules = tuple(
-        RawModule(
-            component,
-            path,
-            roles,
-            _scale(config, component, dotted[component, path], roles, tensors),
-            _spelt(roles, ends),
-        )
-        for (component, path), roles in groups.items()
+    scales, configured = _configured(groups, dotted, config, tensors)
+    notes = list(configured.notes)
+    if inputs:
+        notes.append(f"{file}: {len(inputs)} scales of fp8 inputs are no part of a weight and were not used")
+    return Parsed(
+        style=max(styles, key=lambda name: (styles[name], name)) if styles else "unknown",
+        modules=tuple(
+            RawModule(*place, roles, scales.get(place), _spelt(roles, ends), rows)
+            for (part, path), roles in groups.items()
+            for place, rows in _pieces(part, path, roles, tensors)
+        ),
+        embeddings={name: tuple(keys) for name, keys in embeddings.items()},
+        unknown=tuple(unknown),
+        unread=tuple(key for key in unknown if _is_adapters(key, tensors[key])),
+        notes=tuple(notes),
+        config=configured.config,
     )
-    names = {name: tuple(keys) for name, keys in embeddings.items()}
-    style = max(styles, key=lambda name: (styles[name], name)) if styles else "unknown"
-    return Parsed(style, modules, names, tuple(unknown))
+
+
+def _is_adapters(key: str, info: TensorInfo) -> bool:
+    """Tell whether a key without a meaning is the weight of some adapter, by its name."""
+    return info.dtype in FLOATS and _ADAPTERS_OWN.search(key) is not None
 
 
 def _without_strangers(
@@ -190,6 +224,10 @@ def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
         side = "img" if match["side"] == "1" else "txt"
         stem = f"double_blocks.{match['n']}.{side}_attn.{match['what']}"
         return "unet", stem, f"lora_{match['half']}", "XLabs"
+    match = _XLABS_SINGLE.match(key)
+    if match:
+        stem = f"single_blocks.{match['n']}.{_XLABS_LAYERS[match['what']]}"
+        return "unet", stem, f"lora_{match['half']}", "XLabs"
     match = _PROCESSOR.match(key) or _PLAIN_PROCESSOR.match(key)
     if match:
         component, stem, _ = _front(f"{match['stem']}.{match['what']}")
@@ -199,19 +237,57 @@ def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
             f"lora_{match['side']}",
             "diffusers (attention processors)",
         )
+    plain = _ADAPTER.sub(r".\1.\2", key)
+    found = _scale_of_factor(key, ends) or _piece_of_oft(key) or _longest_end(plain, ends)
+    if found is None:
+        return None
+    component, stem, front_style = _front(found[0])
+    return component, _attention(component, stem), found[1].role, front_style or found[1].style or "kohya"
+
+
+def _longest_end(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
+    """Return what stands before the longest end that has a meaning, and that meaning."""
     at = len(key)
     best = None
-    for _ in range(ends.parts):  # the longest that is known wins
+    for _ in range(ends.parts):
         at = key.rfind(".", 0, at)
         if at < 0:
             break
         end = ends.means.get(key[at + 1 :])
         if end is not None:
             best = (key[:at], end)
-    if best is None or not best[0]:
+    return best if best is not None and best[0] else None
+
+
+def _scale_of_factor(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
+    """Read the key of what an fp8 factor is to be multiplied with: `lora_up.scale_weight` and the like."""
+    match = _SCALE.match(key)
+    if match is None:
         return None
-    component, stem, front_style = _front(best[0])
-    return component, _attention(component, stem), best[1].role, front_style or best[1].style or "kohya"
+    found = _longest_end(match["stem"], ends) or _longest_end(f"{match['stem']}.weight", ends)
+    if found is None or found[1].role in ends.only_beside or found[1].role in (*VECTORS, "alpha"):
+        return None
+    return found[0], Ending(f"{found[1].role}.scale", found[1].style)
+
+
+def _piece_of_oft(key: str) -> tuple[str, Ending] | None:
+    """Read the key of one of kohya's OFT blocks of a module that is several layers in one (Flux' linear1)."""
+    match = _OFT_LIST.match(key)
+    return match and (match["stem"], Ending(f"oft_diag.{match['n']}", "kohya"))
+
+
+def _pieces(
+    component: str, path: str, roles: Mapping[str, str], tensors: Mapping[str, TensorInfo]
+) -> list[tuple[tuple[str, str], tuple[int, int] | None]]:
+    """Return where a module goes; q, k and v of a single block in one tensor are three modules, a third of
+    the rows each.
+    """
+    match = _LINEAR1_QKV.match(path) if component == "unet" else None
+    rows = sides({role: tensors[key].shape for role, key in roles.items()})[0] if match else 0
+    if match is None or rows % 3 or not rows:
+        return [((component, path), None)]
+    stem, third = f"single_transformer_blocks_{match[1]}_attn_to_", rows // 3
+    return [((component, f"{stem}{letter}"), (n * third, (n + 1) * third)) for n, letter in enumerate("qkv")]
 
 
 def _front(stem: str) -> tuple[str, str, str]:
@@ -256,17 +332,26 @@ def _attention(component: str, stem: str) -> str:
     return stem
 
 
-def _scale(
+def _configured(
+    groups: Mapping[tuple[str, str], Mapping[str, str]],
+    dotted: Mapping[tuple[str, str], str],
     config: PeftConfig | None,
-    component: str,
-    stem: str,
-    roles: Mapping[str, str],
     tensors: Mapping[str, TensorInfo],
-) -> float | None:
-    """A PEFT configuration speaks for keys in PEFT's spelling that bring no alpha of their own."""
-    if config is None or "alpha" in roles or ".lora_A." not in roles.get("lora_down", ""):
-        return None
-    return config.scale(component, stem, tensors[roles["lora_down"]].shape[0])
+) -> tuple[dict[tuple[str, str], float], Configured]:
+    """Return the scales that a PEFT configuration gives, and what is to be told of it.
+
+    It speaks for keys in PEFT's spelling that bring no alpha of their own.
+    """
+    if config is None:
+        return {}, Configured({}, (), None)
+    modules = {
+        place: PeftModule(place[0], dotted[place], shape[0] if shape else 0)
+        for place, roles in groups.items()
+        if "alpha" not in roles and _PEFT_DOWN.search(key := roles.get("lora_down", ""))
+        for shape in [tensors[key].shape]
+    }
+    found = config.scales(list(modules.values()))
+    return {place: found.scales[one] for place, one in modules.items() if one in found.scales}, found
 
 
 # ---------------------------------------------------------------- kinds
@@ -311,7 +396,8 @@ def kind_of(roles: Collection[str]) -> Kind | None:
 
     A kind that needs the base weight is asked first: a DoRA has all tensors of a LoRA, and one more.
     """
-    return next((kind for kind in _in_turn(tuple(KINDS)) if kind.matches(roles)), None)
+    plain = {role.partition(".")[0] for role in roles}
+    return next((kind for kind in _in_turn(tuple(KINDS)) if kind.matches(plain)), None)
 
 
 @functools.lru_cache(maxsize=8)

@@ -42,6 +42,7 @@ class Layout(NamedTuple):
                  is stored
     rank         of the exact low-rank form; 0 where there is none
     own_factors  up and down are tensors of the file as they are, so that the start of training shows in them
+    one_axis     the weight has one axis (a norm's), and ΔW is its column
     """
 
     kind: str
@@ -50,6 +51,7 @@ class Layout(NamedTuple):
     kernel: tuple[int, ...]
     rank: int
     own_factors: bool = False
+    one_axis: bool = False
 
 
 class LayoutError(ValueError):
@@ -108,6 +110,16 @@ class MergeableKind(Kind):
             base: the unchanged weight; there for every kind that needs it.
         """
 
+    def norm(self, tensors: Mapping[str, Tensor], scale: float | None) -> float | None:
+        """Return ‖ΔW‖ where it follows from the tensors without building ΔW; else None.
+
+        Args:
+            tensors: as for `load`.
+            scale: as for `load`.
+        """
+        del tensors, scale
+        return None
+
 
 # ---------------------------------------------------------------- what goes with any kind
 
@@ -127,6 +139,25 @@ def alpha_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
 
 
 # ---------------------------------------------------------------- shapes
+
+# No layer of a known model has a longer side (the largest are vocabularies), or more weights: Flux.2 fuses
+# 340 million into one.
+MOST_SIDE, MOST_WEIGHTS = 1 << 18, 400_000_000
+
+
+def bounded(layout: Layout) -> Layout:
+    """Return a layout; refuse a ΔW that grows out of its factors to what no model has.
+
+    A few kilobytes could ask for terabytes.
+
+    Raises:
+        LayoutError: with both sides.
+    """
+    out, columns = layout.out, layout.columns
+    if max(out, columns) > MOST_SIDE or max(out * columns, layout.rank * (out + columns)) > MOST_WEIGHTS:
+        message = f"its factors make {out:,} × {columns:,}, and no layer of a known model is that large"
+        raise LayoutError(message)
+    return layout
 
 
 def flat(shape: tuple[int, ...]) -> tuple[int, int]:

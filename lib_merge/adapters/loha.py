@@ -23,6 +23,7 @@ from lib_merge.adapters.kind import (
     Shapes,
     alpha_scale,
     at_least_2d,
+    bounded,
     flat,
     need,
     side,
@@ -59,7 +60,7 @@ class LoHa(MergeableKind):
             raise LayoutError(message)
         out, columns, first, kernel = halves[0]
         rank = first * halves[1][2]
-        return Layout("LoHa", out, columns, kernel, rank if rank < min(out, columns) else 0)
+        return bounded(Layout("LoHa", out, columns, kernel, rank if rank < min(out, columns) else 0))
 
     def load(self, tensors: Mapping[str, Tensor], scale: float | None, base: BaseWeight | None) -> Delta:
         """Build ΔW; low-rank while r² stays below both sides, else the multiplied-out matrix.
@@ -87,19 +88,22 @@ def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
     """Return (out, columns, rank, kernel) of one W = a·b."""
     a, b = shapes[f"hada_w{number}_a"], shapes[f"hada_w{number}_b"]
     core = shapes.get(f"hada_t{number}")
+    if flat(a)[1] != a[1]:
+        message = f"hada_w{number}_a {list(a)} carries a kernel"
+        raise LayoutError(message)
     if core is None:
         if a[1] != b[0]:
             message = f"hada_w{number}_a {list(a)} and hada_w{number}_b {list(b)} do not multiply"
             raise LayoutError(message)
         return a[0], flat(b)[1], a[1], tuple(b[2:])
-    if len(core) < 3 or core[0] != a[0] or core[1] != b[0]:
+    if len(core) < 3 or core[0] != a[0] or core[1] != b[0] or 0 in core or flat(b)[1] != b[1]:
         message = f"hada_t{number} {list(core)} does not fit {list(a)} and {list(b)}"
         raise LayoutError(message)
     return a[1], b[1] * flat(core[1:])[1], a[0], tuple(core[2:])
 
 
 def _factors(tensors: Mapping[str, Tensor], number: str) -> tuple[Tensor, Tensor]:
-    a, b = tensors[f"hada_w{number}_a"].float(), tensors[f"hada_w{number}_b"].float()
+    a, b = tensors[f"hada_w{number}_a"].float().flatten(1), tensors[f"hada_w{number}_b"].float()
     if f"hada_t{number}" not in tensors:
         return a, b.flatten(1)
     core = tensors[f"hada_t{number}"].float()

@@ -24,6 +24,7 @@ from lib_merge.adapters.kind import (
     MergeableKind,
     Shapes,
     at_least_2d,
+    bounded,
     flat,
     side,
 )
@@ -63,7 +64,7 @@ class LoKr(MergeableKind):
             message = f"lokr_w1 {list(shapes['lokr_w1'])} carries a kernel"
             raise LayoutError(message)
         out, columns, rank = out1 * out2, in1 * in2, rank1 * rank2
-        return Layout("LoKr", out, columns, kernel2, rank if rank < min(out, columns) else 0)
+        return bounded(Layout("LoKr", out, columns, kernel2, rank if rank < min(out, columns) else 0))
 
     def load(self, tensors: Mapping[str, Tensor], scale: float | None, base: BaseWeight | None) -> Delta:
         """Build ΔW; low-rank while r₁·r₂ stays below both sides, else the multiplied-out Kronecker product.
@@ -84,6 +85,19 @@ class LoKr(MergeableKind):
             return Dense(scale, torch.kron(up1 @ down1, up2 @ down2))
         return LowRank(out, columns, (Term(scale, torch.kron(up1, up2), torch.kron(down1, down2)),))
 
+    def norm(self, tensors: Mapping[str, Tensor], scale: float | None) -> float | None:
+        """Return ‖ΔW‖ = |scale|·‖W1‖·‖W2‖, without multiplying out."""
+        scale = _scale(tensors) if scale is None else scale
+        return abs(scale) * _norm(tensors, "1") * _norm(tensors, "2")
+
+
+def _norm(tensors: Mapping[str, Tensor], number: str) -> float:
+    """Return ‖W‖ of one half."""
+    if f"lokr_w{number}" in tensors:
+        return float(tensors[f"lokr_w{number}"].double().norm())
+    up, down = (factor.double() for factor in _factors(tensors, number))
+    return float(((up.T @ up) * (down @ down.T)).sum().clamp_min(0).sqrt())
+
 
 def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
     """Return (out, columns, rank, kernel) of one half."""
@@ -97,10 +111,17 @@ def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:
         message = f"lokr_w{number} is missing, whole or as a pair"
         raise LayoutError(message)
     at_least_2d(shapes, a, b)
+    if flat(shapes[a])[1] != shapes[a][1]:
+        message = f"{a} {list(shapes[a])} carries a kernel"
+        raise LayoutError(message)
     if core in shapes:
+        at_least_2d(shapes, core)
         left, right, mid = shapes[a], shapes[b], shapes[core]
         if len(mid) < 3 or mid[0] != left[0] or mid[1] != right[0]:
             message = f"{core} {list(mid)} does not fit {list(left)} and {list(right)}"
+            raise LayoutError(message)
+        if flat(right)[1] != right[1]:
+            message = f"{b} {list(right)} carries a kernel beside {core}"
             raise LayoutError(message)
         return left[1], right[1] * flat(mid[1:])[1], left[0], tuple(mid[2:])
     if shapes[a][1] != shapes[b][0]:
@@ -126,7 +147,7 @@ def _factors(tensors: Mapping[str, Tensor], number: str) -> tuple[Tensor, Tensor
         if rows <= columns:
             return torch.eye(rows), whole
         return whole, torch.eye(columns)
-    a, b = tensors[f"lokr_w{number}_a"].float(), tensors[f"lokr_w{number}_b"].float().flatten(1)
+    a, b = tensors[f"lokr_w{number}_a"].float().flatten(1), tensors[f"lokr_w{number}_b"].float().flatten(1)
     core = tensors.get(f"lokr_t{number}")
     if core is None:
         return a, b

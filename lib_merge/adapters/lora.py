@@ -21,6 +21,7 @@ from lib_merge.adapters.kind import (
     Shapes,
     alpha_scale,
     at_least_2d,
+    bounded,
     flat,
     need,
     side,
@@ -33,10 +34,8 @@ ENDINGS = {
     "lora_mid.weight": Ending("lora_mid", "kohya"),
     "lora_A.weight": Ending("lora_down", "PEFT"),
     "lora_B.weight": Ending("lora_up", "PEFT"),
-    "lora_A.default.weight": Ending("lora_down", "PEFT"),
-    "lora_B.default.weight": Ending("lora_up", "PEFT"),
-    "lora_A.default_0.weight": Ending("lora_down", "PEFT"),
-    "lora_B.default_0.weight": Ending("lora_up", "PEFT"),
+    "lora_A": Ending("lora_down", "PEFT"),
+    "lora_B": Ending("lora_up", "PEFT"),
     "lora.down.weight": Ending("lora_down", "diffusers"),
     "lora.up.weight": Ending("lora_up", "diffusers"),
     "lora_linear_layer.down.weight": Ending("lora_down", "diffusers"),
@@ -62,7 +61,7 @@ class LoRA(MergeableKind):
             LayoutError: half of the pair is missing, or the inner dimensions differ.
         """
         need(shapes, "lora_up", "lora_down")
-        at_least_2d(shapes, "lora_up", "lora_down")
+        at_least_2d(shapes, "lora_up", "lora_down", *(["lora_mid"] if "lora_mid" in shapes else []))
         up, down = shapes["lora_up"], shapes["lora_down"]
         if up[1] != (shapes["lora_mid"][0] if "lora_mid" in shapes else down[0]) or flat(up)[1] != up[1]:
             message = f"lora_up {list(up)} and lora_down {list(down)} do not multiply"
@@ -75,7 +74,7 @@ class LoRA(MergeableKind):
         if len(mid) < 3 or mid[1] != down[0] or flat(down)[1] != down[1]:
             message = f"lora_mid {list(mid)} does not fit between {list(up)} and {list(down)}"
             raise LayoutError(message)
-        return Layout("Tucker", up[0], down[1] * flat(mid[1:])[1], tuple(mid[2:]), mid[0])
+        return bounded(Layout("Tucker", up[0], down[1] * flat(mid[1:])[1], tuple(mid[2:]), mid[0]))
 
     def load(self, tensors: Mapping[str, Tensor], scale: float | None, base: BaseWeight | None) -> Delta:
         """Build ΔW from the module's tensors.

@@ -25,10 +25,11 @@ from torch import Tensor
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.outcome import Foreseen, Outcomes, Weighing, growth
-from lib_merge.engine.evaluate import Evaluator, MaskSeed, core_result
+from lib_merge.engine.evaluate import Evaluator, MaskSeed, blame, core_result
 from lib_merge.engine.survey import measure_whole
 from lib_merge.engine.threads import Job, exact_numerics, in_order, pick_device
 from lib_merge.engine.tree import Leaf, Node, Target
+from lib_merge.errors import NumericsError
 from lib_merge.linalg import Delta, LowRank, Spanned, inner, scaled, tolerances
 from lib_merge.linalg.core import Bases, CoreSpace, Merged, core_space
 from lib_merge.linalg.stack import low_rank, stack
@@ -115,7 +116,7 @@ def look_in_core(
         float(merged.square().sum()),
         pull,
         talk,
-        float(singular[0]),
+        float(singular[0]) if side else 0.0,  # nothing is left where sources cancel
         _kept(node, target, singular),
         singular[:side],
     )
@@ -199,12 +200,16 @@ class Forecaster:
             asked = weighing.asked[place]
             target = node.targets[bench.modules[place].task.name]
             shared = None
-            if fits(node, asked.tolist()):
-                deltas = functools.partial(evaluator.children, node, target)
-                shared = self._shared(place, node, deltas, asked, keep=len(modules) <= SHARED)
-            if shared is None:
-                return _look(node, evaluator, target, asked)
-            return look_in_core(node, target, shared, asked, lambda: named(node) if line else hashed(node))
+            try:
+                if fits(node, asked.tolist()):
+                    deltas = functools.partial(evaluator.children, node, target)
+                    shared = self._shared(place, node, deltas, asked, keep=len(modules) <= SHARED)
+                if shared is None:
+                    return _look(node, evaluator, target, asked)
+                names = functools.partial(named if line else hashed, node)
+                return look_in_core(node, target, shared, asked, names)
+            except NumericsError as error:
+                raise blame(node, target) from error
 
         with exact_numerics(self._device):
             measure_whole(node, evaluator, self._job)

@@ -128,6 +128,7 @@ def inspect_text(item: dict[str, Any]) -> str:
         )
     if item["left_out"]:
         lines.append(f"  cannot be merged: {item['left_out']}")
+    lines.extend(f"  note: {note}" for note in item["notes"])
     if item["recipe"]:
         lines.append("  merged by this program; `run` and `verify` take it")
     return "\n".join(lines)

@@ -36,6 +36,9 @@ class Encoded:
 
     entries    (key, dtype name, shape, buffers)
     rank       ranks saved; 0 for a whole matrix or vectors only
+    cut, size  ‖what was cut‖, ‖ΔW‖
+    dropped    why the matrix is not there; "" where it is
+    filler     zeros that a loader wants, and nothing else
     """
 
     rank: int = 0
@@ -43,6 +46,7 @@ class Encoded:
     cut: float = 0.0
     size: float = -1.0
     dropped: str = ""
+    filler: bool = False
 
     def put(self, key: str, value: Tensor) -> None:
         """Append a tensor."""
@@ -146,7 +150,7 @@ def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Enco
 
 
 def encode_matrix(target: Target, delta: Dense, dtype: torch.dtype) -> Encoded:
-    """Encode a whole matrix as `.diff`, which every WebUI loads."""
+    """Encode a whole matrix as `.diff`, which every WebUI loads; of a norm's weight it has one axis."""
     matrix = delta.dense().to("cpu", dtype)
     _check(matrix, target.name)
     encoded = Encoded(0)
@@ -179,7 +183,7 @@ def _down_shape(target: Target, rank: int) -> tuple[int, ...]:
 
 
 def _full_shape(target: Target) -> tuple[int, ...]:
-    return (target.out, *_down_shape(target, 1)[1:])
+    return (target.out,) if target.one_axis else (target.out, *_down_shape(target, 1)[1:])
 
 
 # ---------------------------------------------------------------- bundled textual inversions

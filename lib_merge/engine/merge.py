@@ -17,8 +17,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from torch import Tensor
+
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
+from lib_merge.engine.cancelling import CANCELLED, cancels
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -34,6 +38,7 @@ from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree, written
 from lib_merge.errors import OutputError, VerifyError
+from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
@@ -125,31 +130,49 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
         stage="merge",
         most=1 if copying else MAX_WORKERS,
     )
+    saved = bool(report.copied)
     for name, encoded in finished:
+        saved = saved or (bool(encoded.entries) and not encoded.filler)
         if encoded.dropped:
             report.left_out[name] = encoded.dropped
         plan.cuts[name] = encoded.cut
         with evaluator.clock.time("write"):
             for entry in encoded.entries:
                 writer.add(*entry)
-    if not writer.entries:
+    if not saved:
         message = "every module of the result is zero: nothing would be left to save."
         raise OutputError(message)
 
 
 def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
     node, dtype = tree.root, DTYPES[tree.root.recipe.precision]
-    if item.name not in node.targets:  # a filler: the loader wants the module, the merge has nothing in it
-        return encode_factors(item, compress(LowRank(item.out, item.columns), RankPolicy(), "cpu"), dtype)
+    if item.name not in node.targets:  # the loader wants the module, the merge has nothing in it
+        return _filler(item, dtype)
     if not any(node.weights(item)):
         return Encoded(dropped="weight 0 in every source")
     if item.name in plan.kept.dropped:
         return Encoded(dropped=plan.kept.dropped[item.name], cut=plan.kept.norms[item.name])
     encoded = _matrix(tree, plan, item) if item.columns else Encoded()
     vectors = plan.evaluator.vectors(node, item)
+    if encoded.dropped == CANCELLED or not item.columns:
+        vectors = {role: value for role, value in vectors.items() if not _cancelled(node, item, value)}
     if vectors:
         encode_vectors(encoded, item, vectors, dtype)
-    return encoded
+    if encoded.entries:
+        return encoded
+    encoded.dropped = encoded.dropped or CANCELLED
+    wanted = encoded.dropped == CANCELLED and family_of(node.family).set_of(item.name) is not None
+    return replace(_filler(item, dtype), dropped=CANCELLED) if wanted and item.columns else encoded
+
+
+def _filler(item: Target, dtype: torch.dtype) -> Encoded:
+    zeros = compress(LowRank(item.out, item.columns), RankPolicy(), "cpu")
+    return replace(encode_factors(item, zeros, dtype), filler=True)
+
+
+def _cancelled(node: Node, item: Target, value: Tensor) -> bool:
+    """Tell whether a sum of several sources' biases is zero to the last digit."""
+    return sum(map(bool, node.weights(item))) > 1 and not bool(value.any())
 
 
 def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
@@ -158,6 +181,11 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     policy = plan.kept.policy_at(tree.root, item)
     if isinstance(delta, LowRank) and not delta.terms:
         return Encoded(dropped="weight 0 in every source that has it")
+    if cancels(tree.root, item, delta, evaluator):
+        return Encoded(dropped=CANCELLED)
+    if item.one_axis:  # no loader takes factors of a weight that is no matrix
+        whole = delta.low_rank() if isinstance(delta, Spanned) else delta
+        return encode_matrix(item, Dense(1.0, whole.dense()), dtype)
     if policy.exact and item.name not in plan.anew:
         if isinstance(delta, Spanned):
             delta = delta.low_rank()
@@ -287,14 +315,17 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> Proof:
             asked = evaluator.asked(node, target) if target.columns else LowRank(target.out, 0)
             cut = plan.cuts.get(target.name, 0.0)
             part = parts.get(target.name)
-            if part is None or not part.columns:
-                size = norm(asked) if target.columns else 0.0
-                return ModuleReport(
-                    name=target.name, block=target.block, rank=0, error=size, cut=cut, size=size
-                )
-            delta = part.load(merged.file)
-            error, size = difference_norm(delta, asked)
+            there = part is not None and part.columns > 0
+            delta = (
+                part.load(merged.file) if part is not None and there else LowRank(target.out, target.columns)
+            )
             rank = 0 if isinstance(delta, Dense) else delta.rank
+            if cancels(node, target, asked, evaluator):
+                error, size = norm(delta), 0.0
+            elif there:
+                error, size = difference_norm(delta, asked)
+            else:
+                error = size = norm(asked) if target.columns else 0.0
             return ModuleReport(
                 name=target.name, block=target.block, rank=rank, error=error, cut=cut, size=size
             )

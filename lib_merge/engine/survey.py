@@ -339,6 +339,8 @@ def _saved(node: Node, target: Target, vectors: int) -> SavedModule:
     if not form.rank:
         gone = pruned and target.columns > 0  # a matrix of zeros takes its vectors along
         return SavedModule(target.out, target.columns, vectors=vectors, exact=not gone)
+    if target.one_axis:
+        return SavedModule(target.out, target.columns, whole=True, vectors=vectors, exact=not pruned)
     if not policy.exact:
         form = _truncated(form, policy, target)
     elif not form.whole and form.rank > side:  # more factors than a matrix of this size has: made anew

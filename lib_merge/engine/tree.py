@@ -34,6 +34,7 @@ class Target:
 
     out, columns, kernel   its size; columns 0 when only vectors exist
     stacked                Σ of the sources' ranks
+    one_axis               the weight has one axis, and ΔW is its column
     """
 
     name: str
@@ -42,6 +43,7 @@ class Target:
     columns: int
     kernel: tuple[int, ...]
     stacked: int
+    one_axis: bool = False
 
     @property
     def convolution(self) -> bool:
@@ -250,7 +252,8 @@ def open_tree(
             files[path] = file.settled(family, drop_unsupported=drop_unsupported)
         root = _Builder(files, family, look_only=look_only).node(replace(recipe, family=family), None)
         if not root.targets:
-            message = "none of the sources has a module that can be merged."
+            why = "; ".join(note for file in files.values() for note in file.notes)[:500]
+            message = f"none of the sources has a module that can be merged{why and f': {why}'}."
             raise ModuleError(message)
     except BaseException:
         for file in files.values():
@@ -374,26 +377,19 @@ def _targets(node: Node) -> dict[str, Target]:
     targets: dict[str, Target] = {}
     owner: dict[str, str] = {}
     for child in node.children:
-        for name, (out, columns, kernel, rank) in _sizes(child):
-            before = targets.get(name)
+        for own in _modules(child, node.family):
+            before = targets.get(own.name)
             if before is None:
-                targets[name] = Target(
-                    name=name,
-                    block=block_of(name, node.family),
-                    out=out,
-                    columns=columns,
-                    kernel=kernel,
-                    stacked=rank,
-                )
-                owner[name] = child.label
+                targets[own.name], owner[own.name] = own, child.label
                 continue
-            _same_size(before, (out, columns), owner[name], child.label)
-            targets[name] = replace(
+            _same_size(before, (own.out, own.columns), owner[own.name], child.label)
+            targets[own.name] = replace(
                 before,
-                out=before.out if before.columns else out,
-                columns=before.columns or columns,
-                kernel=before.kernel or kernel,
-                stacked=before.stacked + rank,
+                out=before.out if before.columns else own.out,
+                columns=before.columns or own.columns,
+                kernel=before.kernel or own.kernel,
+                stacked=before.stacked + own.stacked,
+                one_axis=before.one_axis or own.one_axis,
             )
     return dict(sorted(targets.items()))
 
@@ -403,9 +399,9 @@ def _leave_misfits_out(node: Node) -> None:
     sizes: dict[str, tuple[int, int]] = {}
     for child in node.children:
         misfits = {
-            name
-            for name, (out, columns, _, _) in _sizes(child)
-            if columns and sizes.setdefault(name, (out, columns)) != (out, columns)
+            own.name
+            for own in _modules(child, node.family)
+            if own.columns and sizes.setdefault(own.name, (own.out, own.columns)) != (own.out, own.columns)
         }
         if not misfits:
             continue
@@ -418,13 +414,21 @@ def _leave_misfits_out(node: Node) -> None:
             child.targets = {name: target for name, target in child.targets.items() if name not in misfits}
 
 
-def _sizes(child: Child) -> Iterator[tuple[str, tuple[int, int, tuple[int, ...], int]]]:
-    if isinstance(child, Leaf):
-        for name, part in child.parts.items():
-            yield name, (part.out, part.columns, part.kernel, part.rank)
-    else:
-        for target in child.targets.values():
-            yield target.name, (target.out, target.columns, target.kernel, target.stacked)
+def _modules(child: Child, family: str) -> Iterator[Target]:
+    """Yield what a child has, as if it were merged alone."""
+    if isinstance(child, Node):
+        yield from child.targets.values()
+        return
+    for name, part in child.parts.items():
+        yield Target(
+            name=name,
+            block=block_of(name, family),
+            out=part.out,
+            columns=part.columns,
+            kernel=part.kernel,
+            stacked=part.rank,
+            one_axis=part.module.layout.one_axis,
+        )
 
 
 def _same_size(before: Target, size: tuple[int, int], owner: str, other: str) -> None:

@@ -21,6 +21,16 @@ from lib_merge.errors import FileFormatError
 MAX_HEADER = 100_000_000
 MAX_AXES = 16
 MAX_ELEMENTS = 1 << 48
+# how files begin that people take for LoRAs
+_STRANGERS = (
+    (b"GGUF", "a GGUF file, a quantised model or LoRA of llama.cpp; take the .safetensors file instead"),
+    (b"\x89HDF", "an HDF5 file of Keras, not a LoRA for a WebUI"),
+    (b"\x1f\x8b", "a gzip archive: unpack it and give the .safetensors file inside"),
+    (b"7z\xbc\xaf", "a 7z archive: unpack it and give the .safetensors file inside"),
+    (b"Rar!", "a RAR archive: unpack it and give the .safetensors file inside"),
+    (b"\x89PNG", "a picture, not a LoRA"),
+    (b"\xff\xd8\xff", "a picture, not a LoRA"),
+)
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 
 
@@ -93,6 +103,14 @@ def _not_safetensors(name: str, start: bytes, length: int, size: int) -> FileFor
         return FileFormatError(
             f"{name} is a Git LFS pointer, not the file itself: fetch it with git lfs pull."
         )
+    if text.startswith((b"{", b"[")):
+        return FileFormatError(
+            f"{name} is a JSON file, not a LoRA: an index, a recipe or a configuration; give the "
+            ".safetensors file that it goes with."
+        )
+    for magic, what in _STRANGERS:
+        if start.startswith(magic):
+            return FileFormatError(f"{name} is {what}.")
     return _damaged(name, f"its header would be {length:,} bytes long and the file has {size:,}")
 
 
@@ -106,7 +124,9 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
         return found
 
     try:
-        entries = json.loads(raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant)
+        entries = json.loads(
+            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant, parse_int=_number
+        )
         if _SURROGATE.search(raw):  # half a character is text in JSON, and nothing could write it back
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
     except (ValueError, RecursionError) as error:
@@ -119,6 +139,11 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
 def _no_constant(word: str) -> None:
     message = f"{word} is not JSON"
     raise ValueError(message)
+
+
+def _number(digits: str) -> float:
+    """Read a whole number; -0 is none where only naturals are, as safetensors' own reader has it."""
+    return -0.0 if digits == "-0" else int(digits)
 
 
 def _metadata(found: object, name: str) -> dict[str, str]:
@@ -136,6 +161,9 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
             f"{name}: {_short(key)} has the type {_short(str(dtype))}, which is not one of "
             f"{', '.join(ITEM_BYTES)}."
         )
+        raise FileFormatError(message)
+    if isinstance(shape, list) and len(shape) > MAX_AXES:
+        message = f"{name}: {_short(key)} has {len(shape)} axes; {MAX_AXES} are the most that can be read."
         raise FileFormatError(message)
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
         raise _damaged(name, f"shape or offsets of {_short(key)} are not whole numbers")

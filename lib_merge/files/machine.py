@@ -18,7 +18,8 @@ from typing import Any, BinaryIO, ClassVar, NoReturn
 from lib_merge.errors import UnsafePickleError
 from lib_merge.files.header import ITEM_BYTES, TORCH_NAMES
 
-MAX_PROGRAM = 16 << 20
+# The program of a LoRA with 5,000 tensors takes a third of that; one byte of it may ask for a hundred.
+MAX_PROGRAM = 2 << 20
 MAX_WORK = 10_000_000
 _MAX_NAME = 100
 _STORAGES = {

@@ -65,8 +65,8 @@ def _from_zip(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
         entries = {info.filename: info for info in archive.infolist()}
         program = [entry for entry in entries if entry.endswith("/data.pkl") or entry == "data.pkl"]
         if len(program) != 1:
-            message = "the archive has no single data.pkl"
-            raise ValueError(message)
+            message = _archive(name, list(entries))
+            raise FileFormatError(message)
         root = program[0][: -len("data.pkl")]
         for info in entries.values():
             if info.compress_type != zipfile.ZIP_STORED or info.file_size > size:
@@ -86,6 +86,16 @@ def _from_zip(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:
             message = "its tensors need more data than the file has"
             raise ValueError(message)
         return _build_all(records, lambda storage: archive.read(entries[f"{root}data/{storage.key}"]), name)
+
+
+def _archive(name: str, entries: list[str]) -> str:
+    """Return what a ZIP archive is that torch did not save."""
+    inside = [entry for entry in entries if entry.lower().endswith((".safetensors", ".pt", ".bin", ".ckpt"))]
+    if inside:
+        return (
+            f"{name} is a ZIP archive: unpack it and give {ascii(inside[0][:120])[1:-1]}, which lies inside."
+        )
+    return f"{name} is a ZIP archive without a LoRA in it."
 
 
 def _from_legacy(file: BinaryIO, size: int, name: str) -> dict[str, Tensor]:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import abc
 import os
+import stat
 import threading
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -202,6 +203,9 @@ def open_tensors(path: Path | str) -> TensorFile:
     path = Path(path)
     file = _open(path)
     try:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            message = f"{display_name(path)} cannot be read: it is no plain file."
+            raise FileFormatError(message)
         start = file.read(4)
         if (start in _ZIP or start[:1] == b"\x80") and not _plausible_header(file):
             file.close()
@@ -226,7 +230,7 @@ def _plausible_header(file: BinaryIO) -> bool:
 
 def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
     try:
-        return path.open("rb", buffering=0)
+        return open(path, "rb", buffering=0, opener=_at_once)
     except FileNotFoundError as error:
         message = f"{display_name(path)} does not exist."
         raise FileFormatError(message) from error
@@ -235,6 +239,11 @@ def _open(path: Path) -> Any:  # noqa: ANN401 - FileIO
         reason = "it is a folder" if folder else getattr(error, "strerror", None) or str(error)
         message = f"{display_name(path)} cannot be opened: {reason}."
         raise FileFormatError(message) from error
+
+
+def _at_once(path: str, flags: int) -> int:
+    """Open without waiting: a pipe would block for ever."""
+    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 def _open_pickle(path: Path) -> PickleFile:

@@ -18,13 +18,12 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.errors import MergeError, OutputError
 from lib_merge.families import block_of, blocks_present, encoder_of
-from lib_merge.linalg import norm
 from lib_merge.loaders import sentence, verdicts, why, written_in
 
 log = logging.getLogger("lib_merge")
 MOST_TAGS = 24
 # of what `Energies` keeps of `inspect_file`
-VERSION = 2
+VERSION = 3
 MOST_FILES = 4000
 _MEASURED = (
     "norm",
@@ -65,6 +64,7 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
             "embeddings": list(file.parsed.embeddings),
             "left_out": dict(Counter(shown.left_out.values())),
             "tags": common_tags(file.metadata, MOST_TAGS),
+            "notes": list(file.parsed.notes),
             "recipe": _recipe(file),
             "metadata_keys": len(file.metadata),
         }
@@ -87,7 +87,7 @@ def _modules(file: LoraFile) -> dict[str, Any]:
     encoders: dict[str, dict[str, float]] = {}  # of each block's part in each text encoder
     broken: list[str] = []
     for name, module in file.modules.items():
-        size = norm(module.load(file.file)) if module.layout.columns else 0.0
+        size = module.norm(file.file)
         if not math.isfinite(size):
             broken.append(name)
         elif module.layout.columns:
@@ -98,17 +98,12 @@ def _modules(file: LoraFile) -> dict[str, Any]:
                 parts[str(encoder)] = parts.get(str(encoder), 0.0) + size**2
     total = sum(squares.values())
     present = blocks_present(file.modules, family)
-    alphas = {float(file.file.read(m.roles["alpha"])) for m in file.modules.values() if "alpha" in m.roles}
-    if len(alphas) > 1 or not all(map(math.isfinite, alphas)):
-        alpha: Any = "differs"
-    else:
-        alpha = alphas.pop() if alphas else "= rank"
     dtypes = Counter(info.dtype for info in file.file.tensors.values())
     return {
         "modules": len(file.modules),
         "kinds": dict(Counter(module.layout.kind for module in file.modules.values())),
         "rank": {"min": min(ranks, default=0), "max": max(ranks, default=0)},
-        "alpha": alpha,
+        "alpha": _alpha(file),
         "dtype": dtypes.most_common(1)[0][0] if dtypes else "",
         "blocks": list(present),
         "norm": total**0.5,
@@ -119,6 +114,15 @@ def _modules(file: LoraFile) -> dict[str, Any]:
             for block, parts in encoders.items()
         },
     }
+
+
+def _alpha(file: LoraFile) -> float | str:
+    """Return the file's alpha, or in words where it stands or that it differs."""
+    alphas = {float(file.file.read(m.roles["alpha"])) for m in file.modules.values() if "alpha" in m.roles}
+    if not alphas:
+        return (file.config.alpha if file.config else "") or "= rank"
+    alpha = alphas.pop()
+    return "differs" if alphas or not math.isfinite(alpha) else alpha
 
 
 def common_tags(header: Mapping[str, str], most: int) -> list[str]:
@@ -199,6 +203,9 @@ class Energies:
             self._unsaved[stamp[0]] = (stamp[1], stamp[2], facts)
         except (MergeError, OSError) as error:
             facts = {"problem": str(error)}
+        except Exception:  # one odd file must not end the thread that measures all of them
+            log.exception("%a could not be measured", path.name)
+            facts = {"problem": f"{ascii(path.name)[1:-1]} could not be measured."}
         with self._lock:
             self._measured[stamp] = facts
             self._waiting.discard(stamp)

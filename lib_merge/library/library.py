@@ -24,7 +24,7 @@ from lib_merge.recipe import loads
 
 log = logging.getLogger("lib_merge")
 # of what `read_facts` returns
-VERSION = 1
+VERSION = 2
 MOST_FILES = 100_000
 MOST_TAGS = 20
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
@@ -338,6 +338,9 @@ def read_facts(path: Path) -> dict[str, Any]:
         return {"problem": str(error)[:300]}
     except OSError as error:
         return {"problem": f"it cannot be read: {error.strerror or error}"}
+    except Exception:  # one odd file must not empty the list
+        log.exception("%a could not be read", path.name)
+        return {"problem": "it could not be understood; the log says more"}
 
 
 def merge_of(path: Path, key: str) -> dict[str, Any]:

@@ -39,7 +39,7 @@ _TE_FLUX = {**_TE, "lora_te2_": ("T5",), "lora_te3_": ("T5",)}
 # hosts cut these by widths that are not the model's: they do not fit
 _FLUX2_MLP = re.compile(r"single_transformer_blocks_\d+_proj_mlp")
 _LUMINA2_KV = re.compile(r"attention_to_[kv]$")
-_LUMINA2_NAMES = re.compile(r"(?!.*adaLN_modulation_1$)")
+_LUMINA2_NAMES = re.compile(r"(?!(?:layers|noise_refiner)_.*adaLN_modulation_1$)")
 # names of one-dimensional weights, which diffusers' copies call otherwise
 _NORMS = r"(?:single_)?transformer_blocks_\d+_attn_norm_(?:added_)?[qk]"
 _FEW_NORMS = re.compile(_NORMS)

@@ -1,0 +1,75 @@
+"""Modules whose sources cancel each other: what is left of them is rounding, and is not saved.
+
+A LoRA minus itself, or plus its negative, is zero; so is a frozen text encoder in the difference of two
+epochs. Summed factors show it nowhere, so a few entries of ΔW are looked at first, and only where they
+vanish beside their summands is the whole measured, in float64 and without squaring.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from lib_merge.engine.evaluate import Evaluator
+from lib_merge.engine.tree import Node, Target
+from lib_merge.linalg import Delta, Dense, LowRank, Spanned, norm, tolerances
+
+CANCELLED = "its sources cancel each other"
+# Rows and columns whose entries are looked at first, and what of their summands is worth a second look.
+_LOOK = 24
+_NEXT_TO_NOTHING = 1e-4
+
+
+def cancels(node: Node, target: Target, asked: Delta | Spanned, evaluator: Evaluator) -> bool:
+    """Tell whether ‖ΔW‖ is rounding beside √Σ‖wᵢΔWᵢ‖².
+
+    Args:
+        node: the merge.
+        target: the module.
+        asked: what the merge asks for there.
+        evaluator: reads the sources again where that must be known.
+    """
+    weights = node.weights(target)
+    if not target.columns or sum(map(bool, weights)) < 2 or not _may_cancel(asked):
+        return False
+    size = _size(asked)
+    weighted = zip(evaluator.children(node, target), weights)
+    together: float = math.sqrt(sum((weight * _size(delta)) ** 2 for delta, weight in weighted if weight))
+    return bool(together > 0.0 and size <= tolerances.CANCELS * together)
+
+
+def _may_cancel(asked: Delta | Spanned) -> bool:
+    """Tell whether nothing speaks against it that a look at little shows."""
+    if isinstance(asked, LowRank):
+        return len(asked.terms) > 1 and _vanishes(asked)
+    if isinstance(asked, Dense):
+        rows, columns = (max(1, size // _LOOK) for size in asked.matrix.shape)
+        return not torch.any(asked.matrix[::rows, ::columns]).item()
+    parts = math.sqrt(float(asked.up_sizes.sum() * asked.down_sizes.sum()))
+    return float(asked.values.norm()) <= _NEXT_TO_NOTHING * parts
+
+
+def _vanishes(asked: LowRank) -> bool:
+    """Tell whether some entries of a sum are next to nothing beside those of its terms."""
+    rows = slice(None, None, max(1, asked.out // _LOOK))
+    columns = slice(None, None, max(1, asked.columns // _LOOK))
+    parts: Sequence[Tensor] = [
+        term.scale * (term.up[rows].double() @ term.down[:, columns].double()) for term in asked.terms
+    ]
+    total = sum(parts, torch.zeros_like(parts[0]))
+    together: float = math.sqrt(sum(float(part.square().sum()) for part in parts))
+    return float(total.norm()) <= _NEXT_TO_NOTHING * together
+
+
+def _size(delta: Delta | Spanned) -> float:
+    """Return ‖ΔW‖; of factors from their triangles in float64, which rounds at 1e-16 of them."""
+    if not isinstance(delta, LowRank) or not delta.terms:
+        return norm(delta)
+    up, down = delta.factors(dtype=torch.float64)
+    if not bool(torch.isfinite(up).all() and torch.isfinite(down).all()):
+        return math.nan
+    left, right = torch.linalg.qr(up, mode="r").R, torch.linalg.qr(down.T, mode="r").R
+    return float((left @ right.T).norm())
