@@ -179,7 +179,7 @@ def test_nothing_outside_the_records_names_a_family():
     names = {*FAMILIES} - {"other"}
     wrong = []
     for path in sorted(ROOT.parent.rglob("*.py")):
-        if path.parent == ROOT:
+        if path.parent in (ROOT, ROOT.parent / "loaders"):  # tables of families by host
             continue
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in names:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -14,7 +14,7 @@ from torch import Tensor
 
 from lib_merge.adapters.keys import Parsed, RawModule, kind_of, parse_keys, sides
 from lib_merge.adapters.kind import BaseWeight, MergeableKind
-from lib_merge.adapters.module import BaseWeights, Module, ModulePart, check_numbers, describe
+from lib_merge.adapters.module import BaseWeights, JoinedModule, Module, ModulePart, check_numbers, describe
 from lib_merge.adapters.peft_config import PeftConfig, find_config
 from lib_merge.adapters.refused import UNREAD, refusal
 from lib_merge.adapters.settle import likely_families, refuse_by_name, settle_family
@@ -127,15 +127,22 @@ class LoraFile:
         _tell_unknown(done)
         return done
 
-    def parts(self, split: Sequence[str] | set[str] = ()) -> dict[str, ModulePart]:
-        """Return module name -> part, fused modules cut into the pieces named by `split` (sets of fused
-        names).
+    def parts(self, split: Collection[str] = (), joined: Collection[str] = ()) -> dict[str, ModulePart]:
+        """Return module name -> part.
+
+        Args:
+            split: names of fused modules that are cut into their pieces.
+            joined: names of fused modules whose pieces are put together.
         """
         parts: dict[str, ModulePart] = {}
+        together: dict[str, list[tuple[Module, int]]] = {}
         family = family_of(self.family or "")
         for name, module in self.modules.items():
             kernel = module.layout.kernel or family.kernel(name, module.layout.columns)
             fused, (first, last) = self.fused_in.get(name, (name, (0, module.layout.out)))
+            if fused != name and fused in joined:
+                together.setdefault(fused, []).append((module, first))
+                continue
             pieces = family.split(fused, self.model) if fused != name or name in split else None
             # a piece of several others is cut, too: no loader has a name for it
             inside = [(n, rows) for n, rows in pieces or () if rows[0] >= first and rows[1] <= last]
@@ -143,6 +150,9 @@ class LoraFile:
                 parts[name] = ModulePart(module, kernel)
             for piece, rows in inside if name not in parts else ():
                 parts[piece] = ModulePart(module, kernel, (rows[0] - first, rows[1] - first))
+        for fused, pieces_of in together.items():
+            out = max(rows[1] for _, rows in family.split(fused, self.model) or ())
+            parts[fused] = ModulePart(JoinedModule.of(fused, out, pieces_of), ())
         return parts
 
     def close(self) -> None:
@@ -228,13 +238,14 @@ def facts_of(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> list[ModuleFa
         parsed: the file's modules.
         tensors: its header table.
     """
-    facts = []
-    for module in parsed.modules:
-        rows, columns = sides({role: tensors[key].shape for role, key in module.roles.items()})
-        if module.rows is not None and rows:
-            rows = module.rows[1] - module.rows[0]
-        facts.append(ModuleFacts(module.component, module.path, rows, columns))
-    return facts
+    return [
+        ModuleFacts(
+            module.component,
+            module.path,
+            *sides({role: tensors[key].shape for role, key in module.roles.items()}),
+        )
+        for module in parsed.modules
+    ]
 
 
 def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:
@@ -253,11 +264,10 @@ def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWei
     file.modules[placed.name] = Module(
         name=placed.name,
         roles=raw.roles,
-        layout=layout if raw.rows is None else layout._replace(out=raw.rows[1] - raw.rows[0]),
+        layout=layout,
         kind=merged,
         scale=raw.scale,
         swap=placed.swap_halves,
-        rows=raw.rows,
         base=_bound(base, placed) if base is not None and kind is not None and kind.needs_base else None,
     )
     if placed.fused and placed.rows:

@@ -37,7 +37,6 @@ _XLABS_SINGLE = re.compile(
 )
 # ComfyUI's names for what XLabs trains of a single block: q, k and v of linear1, and linear2
 _XLABS_LAYERS = {"qkv": "linear1_qkv", "proj": "linear2"}
-_LINEAR1_QKV = re.compile(r"^single_blocks_(\d+)_linear1_qkv$")
 # PEFT puts the adapter's name between a tensor's and `weight`
 _ADAPTER = re.compile(r"\.(lora_[AB]|lora_magnitude_vector)\.[^.]+\.(weight|bias)$")
 _OFT_LIST = re.compile(r"^(?P<stem>.+)\.oft_blocks\.(?P<n>\d+)$")
@@ -97,7 +96,6 @@ class RawModule:
     roles      role -> key in the file; the scale of an fp8 factor has the factor's role and ".scale"
     scale      from a PEFT configuration; None = the file's alpha, or 1
     spelt      how the file spells the module, with its prefix; "" where its keys do not show it
-    rows       (first, last + 1) where only these of the tensors' rows are meant
     """
 
     component: str
@@ -105,7 +103,6 @@ class RawModule:
     roles: Mapping[str, str]
     scale: float | None = None
     spelt: str = ""
-    rows: tuple[int, int] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,9 +183,8 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
     return Parsed(
         style=max(styles, key=lambda name: (styles[name], name)) if styles else "unknown",
         modules=tuple(
-            RawModule(*place, roles, scales.get(place), _spelt(roles, ends), rows)
-            for (part, path), roles in groups.items()
-            for place, rows in _pieces(part, path, roles, tensors)
+            RawModule(*place, roles, scales.get(place), _spelt(roles, ends))
+            for place, roles in groups.items()
         ),
         embeddings={name: tuple(keys) for name, keys in embeddings.items()},
         unknown=tuple(unknown),
@@ -274,20 +270,6 @@ def _piece_of_oft(key: str) -> tuple[str, Ending] | None:
     """Read the key of one of kohya's OFT blocks of a module that is several layers in one (Flux' linear1)."""
     match = _OFT_LIST.match(key)
     return match and (match["stem"], Ending(f"oft_diag.{match['n']}", "kohya"))
-
-
-def _pieces(
-    component: str, path: str, roles: Mapping[str, str], tensors: Mapping[str, TensorInfo]
-) -> list[tuple[tuple[str, str], tuple[int, int] | None]]:
-    """Return where a module goes; q, k and v of a single block in one tensor are three modules, a third of
-    the rows each.
-    """
-    match = _LINEAR1_QKV.match(path) if component == "unet" else None
-    rows = sides({role: tensors[key].shape for role, key in roles.items()})[0] if match else 0
-    if match is None or rows % 3 or not rows:
-        return [((component, path), None)]
-    stem, third = f"single_transformer_blocks_{match[1]}_attn_to_", rows // 3
-    return [((component, f"{stem}{letter}"), (n * third, (n + 1) * third)) for n, letter in enumerate("qkv")]
 
 
 def _front(stem: str) -> tuple[str, str, str]:

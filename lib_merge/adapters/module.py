@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,8 @@ from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, Me
 from lib_merge.errors import ModuleError
 from lib_merge.files.header import FLOATS, TensorInfo
 from lib_merge.files.reader import TensorFile
-from lib_merge.linalg import Delta, Dense, LowRank, Term, norm, rows_of
+from lib_merge.linalg import Delta, Dense, LowRank, Term, add, norm, rows_of
+from lib_merge.linalg.delta import among_rows
 
 # what the role of an fp8 factor's scale ends in
 SCALE = ".scale"
@@ -43,7 +44,6 @@ class Module:
     kind    builds ΔW; None when only vectors are there
     scale   overrides alpha/rank, from a PEFT configuration
     swap    the two halves of the out axis change places (Flux' last adaLN)
-    rows    (first, last + 1) where the module is only these rows of its tensors; `layout` is of them
     base    reads the unchanged weight in the file's own order of rows; for kinds that need it
     """
 
@@ -53,7 +53,6 @@ class Module:
     kind: MergeableKind | None
     scale: float | None = None
     swap: bool = False
-    rows: tuple[int, int] | None = None
     base: BaseWeight | None = None
 
     @property
@@ -71,7 +70,6 @@ class Module:
             message = f"{self.name} has no matrix"
             raise LayoutError(message)
         delta = self.kind.load(self._tensors(file), self.scale, self.base)
-        delta = delta if self.rows is None else rows_of(delta, *self.rows)
         return swap_halves(delta) if self.swap else delta
 
     def norm(self, file: TensorFile) -> float:
@@ -82,7 +80,7 @@ class Module:
         """
         if self.kind is None:
             return 0.0
-        known = None if self.rows else self.kind.norm(self._tensors(file), self.scale)
+        known = self.kind.norm(self._tensors(file), self.scale)
         return norm(self.load(file)) if known is None else known
 
     def _tensors(self, file: TensorFile) -> dict[str, Tensor]:
@@ -101,7 +99,6 @@ class Module:
         vectors = {}
         for role in self.vectors:
             value = file.read(self.roles[role]).float().flatten()
-            value = value if self.rows is None else value[slice(*self.rows)]
             if role == "lora_bias" and self.scale is not None:
                 value = value * self.scale
             vectors[_saved_as(role)] = torch.roll(value, value.numel() // 2) if self.swap else value
@@ -109,10 +106,7 @@ class Module:
 
     def vector_sizes(self, file: TensorFile) -> dict[str, int]:
         """Return role -> numbers of what `load_vectors` reads."""
-        sizes = {_saved_as(role): math.prod(file.tensors[self.roles[role]].shape) for role in self.vectors}
-        if self.rows is None:
-            return sizes
-        return {role: len(range(size)[slice(*self.rows)]) for role, size in sizes.items()}
+        return {_saved_as(role): math.prod(file.tensors[self.roles[role]].shape) for role in self.vectors}
 
 
 def _saved_as(role: str) -> str:
@@ -206,6 +200,61 @@ def check_numbers(roles: Mapping[str, str], tensors: Mapping[str, TensorInfo], w
                 f"{where}: {key} holds {info.dtype} numbers {list(info.shape)}, which are no LoRA weights."
             )
             raise ModuleError(message)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class JoinedModule(Module):
+    """A fused module that a file has in pieces: their ΔW, each among its own rows.
+
+    pieces  (module, its first row)
+    """
+
+    pieces: tuple[tuple[Module, int], ...] = ()
+
+    @classmethod
+    def of(cls, name: str, out: int, pieces: Sequence[tuple[Module, int]]) -> JoinedModule:
+        """Join pieces.
+
+        Args:
+            name: canonical, of the fused module.
+            out: its rows.
+            pieces: (module, its first row).
+        """
+        layouts = [piece.layout for piece, _ in pieces]
+        rank = sum(layout.rank or min(layout.out, layout.columns) for layout in layouts)
+        return cls(
+            name=name,
+            roles={
+                f"{number} {role}": key
+                for number, (piece, _) in enumerate(pieces)
+                for role, key in piece.roles.items()
+            },
+            layout=layouts[0]._replace(out=out, rank=rank, own_factors=False),
+            kind=pieces[0][0].kind,
+            pieces=tuple(pieces),
+        )
+
+    def load(self, file: TensorFile) -> Delta:
+        """Read the pieces and build ΔW, Float[out in]."""
+        out = self.layout.out
+        return add([among_rows(piece.load(file), first, out) for piece, first in self.pieces])
+
+    def norm(self, file: TensorFile) -> float:
+        """Return ‖ΔW‖: the pieces have no row in common."""
+        return math.hypot(*(piece.norm(file) for piece, _ in self.pieces))
+
+    def load_vectors(self, file: TensorFile) -> dict[str, Tensor]:
+        """Read the pieces' biases, each at its place."""
+        vectors: dict[str, Tensor] = {}
+        for piece, first in self.pieces:
+            for role, value in piece.load_vectors(file).items():
+                whole = vectors.setdefault(role, value.new_zeros(self.layout.out))
+                whole[first : first + value.numel()] = value
+        return vectors
+
+    def vector_sizes(self, file: TensorFile) -> dict[str, int]:
+        """Return role -> numbers of what `load_vectors` reads."""
+        return {role: self.layout.out for piece, _ in self.pieces for role in piece.vector_sizes(file)}
 
 
 @dataclass(frozen=True, slots=True)

@@ -71,14 +71,8 @@ def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
     if not all(tensor.finite for tensor in tensors):
         return Read(tensors=tensors, broken=True)
     delta, cut = low_rank(place.load(file.file))
-    if not _finite_scales(delta):
-        return Read(tensors=tensors, broken=True)
-    return Read(delta, tensors, estimated=cut)
-
-
-def _finite_scales(delta: LowRank) -> bool:
-    """Tell whether alpha is a number everywhere."""
-    return all(math.isfinite(term.scale) for term in delta.terms)
+    read = Read(delta, tensors, estimated=cut)
+    return read if delta.scaled_by_numbers else Read(tensors=tensors, broken=True)
 
 
 def _read_plain(file: LoraFile, place: ModulePart) -> Read:
@@ -92,7 +86,7 @@ def _read_plain(file: LoraFile, place: ModulePart) -> Read:
         for role, value in (("lora_up", term.up), ("lora_down", term.down))
     )
     sound = all(math.isfinite(low) and math.isfinite(high) for _, _, low, high in extremes)
-    if sound and _finite_scales(delta):  # type: ignore[arg-type]
+    if sound and delta.scaled_by_numbers:  # type: ignore[union-attr]
         return Read(delta, extremes=extremes)  # type: ignore[arg-type]
     tensors = tuple(_tensor_sums(item[:2], item[2:], math.nan, math.nan) for item in extremes)
     return Read(tensors=tensors, broken=True)

@@ -51,6 +51,11 @@ class LowRank:
         """Σ of the terms' ranks: an upper bound of the true rank."""
         return sum(term.rank for term in self.terms)
 
+    @property
+    def scaled_by_numbers(self) -> bool:
+        """True where every scale is a number, neither infinite nor NaN."""
+        return all(math.isfinite(term.scale) for term in self.terms)
+
     def factors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, scratch: str = ""
     ) -> tuple[Tensor, Tensor]:
@@ -168,6 +173,20 @@ def rows_of(delta: Delta, start: int, stop: int) -> Delta:
     if isinstance(delta, Dense):
         return Dense(delta.scale, delta.matrix[start:stop])
     return _rows(delta, start, stop)
+
+
+def among_rows(delta: Delta, start: int, out: int) -> Delta:
+    """Return a ΔW of `out` rows that has this one from row `start` on, and zeros elsewhere."""
+
+    def padded(matrix: Tensor) -> Tensor:
+        whole = matrix.new_zeros((out, *matrix.shape[1:]))
+        whole[start : start + matrix.shape[0]] = matrix
+        return whole
+
+    if isinstance(delta, Dense):
+        return Dense(delta.scale, padded(delta.matrix))
+    terms = tuple(Term(term.scale, padded(term.up), term.down) for term in delta.terms)
+    return LowRank(out, delta.columns, terms)
 
 
 def _rows(delta: LowRank, start: int, stop: int) -> LowRank:
