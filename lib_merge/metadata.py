@@ -136,12 +136,12 @@ def read_tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:
     if not text.startswith("{") or len(text) > MAX_TAGS:
         return {}
     try:
-        found = json.loads(text)
+        folders = json.loads(text)
     except (ValueError, RecursionError):
         return {}
     return {
         whole(folder): {whole(tag): count for tag, count in tags.items() if isinstance(count, (int, float))}
-        for folder, tags in found.items()
+        for folder, tags in folders.items()
         if isinstance(tags, dict)
     }
 

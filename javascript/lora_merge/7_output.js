@@ -146,7 +146,7 @@
             const asked = state || this.details.filled(this.data);
             if (asked.output.overwrite) {
                 /* what is typed in this second counts, not what was planned before it */
-                const plan = await this.app.ask("plan", { state: asked });
+                const { plan } = await this.app.ask("plan", { state: asked }) || {};
                 if (!plan || (plan.exists && !window.confirm(`Replace ${plan.name}?`))) return null;
             }
             const reply = await this.app.ask("merge", { state: asked });

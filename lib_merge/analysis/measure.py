@@ -280,12 +280,12 @@ def talk(stacked: Stack, bases: Sequence[Basis]) -> np.ndarray:
         Float64[source source source].
     """
     count = len(bases)
-    found = np.zeros((count, count, count))
+    overlaps = np.zeros((count, count, count))
     for i, (part, base) in enumerate(zip(stacked.parts, bases)):
         if base.right.shape[1]:
             seen = stacked.gram_down[:, part] @ base.right  # Float64[R k]: Dⱼ·Vᵢ for all sources j
-            found[i] = block_sums(stacked.gram_up * (seen @ seen.T), stacked.owner)
-    return found
+            overlaps[i] = block_sums(stacked.gram_up * (seen @ seen.T), stacked.owner)
+    return overlaps
 
 
 def sums(stacked: Stack, lines: Lines) -> np.ndarray:

@@ -23,12 +23,12 @@ _SPEC = re.compile(r"(default|base|in|out|mid|double|single)(?:([0-9]{1,3})(?:-(
 
 def inspire_prefixes() -> list[tuple[str, str]]:
     """Return (what the names of an Inspire Pack's presets begin with, family), longer ones first."""
-    found = [
+    prefixes = [
         (family.counting.prefix, family.name)
         for family in with_blocks()
         if family.counting is not None and family.counting.prefix
     ]
-    return sorted(found, key=lambda item: -len(item[0]))
+    return sorted(prefixes, key=lambda item: -len(item[0]))
 
 
 def read_inspire(number: int, name: str, values: str, family: str | None, out: Collector) -> None:

@@ -119,11 +119,11 @@ def _verify(arguments: Arguments, stop: _Interrupt) -> None:
 
 
 def _inspect(arguments: Arguments, _: _Interrupt) -> None:
-    found = [inspect_file(Path(path), arguments.family) for path in arguments.files]
+    inspected = [inspect_file(Path(path), arguments.family) for path in arguments.files]
     show(
-        json.dumps(found, allow_nan=False)
+        json.dumps(inspected, allow_nan=False)
         if arguments.json
-        else "\n\n".join(inspect_text(item) for item in found)
+        else "\n\n".join(inspect_text(item) for item in inspected)
     )
 
 

@@ -238,10 +238,10 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     )
     seen = "" if recipe.direct else f" (from {recipe.seen[0]} of {recipe.seen[1]} modules)"
     yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
-    talk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
+    crosstalk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
     yield (
         f"  {whole.cancel:.2f} × the norm of unrelated sources; others on each one's inputs: "
-        f"{talk}; strongest direction × "
+        f"{crosstalk}; strongest direction × "
         f"{whole.growth:.2f}; {recipe.policy}: {recipe.bytes / 1e6:.1f} MB, relative error {recipe.error:.2%}"
     )
 

@@ -96,10 +96,10 @@ class MergeReport:
     def blocks(self) -> dict[str, dict[str, float]]:
         """Per block: modules, relative error, energy kept, share of the result's energy."""
         total = sum(module.size**2 for module in self.modules) or 1.0
-        found: dict[str, list[ModuleReport]] = {}
+        by_block: dict[str, list[ModuleReport]] = {}
         for module in self.modules:
-            found.setdefault(module.block, []).append(module)
-        return {block: _block(members, total) for block, members in sorted(found.items())}
+            by_block.setdefault(module.block, []).append(module)
+        return {block: _block(members, total) for block, members in sorted(by_block.items())}
 
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready objects."""
@@ -252,25 +252,25 @@ def _size(node: Node, evaluator: Evaluator, report: MergeReport) -> list[str]:
         opposite += bool((cosines < tolerances.OPPOSITE).any())
     each = np.sqrt(each)
     together = float(np.sqrt(np.square(each).sum()))
-    found = []
+    sentences = []
     if together > 0 and result < tolerances.EMPTY_RESULT * together:
-        found.append(
+        sentences.append(
             f"next to nothing is left: the result has {result / together:.1%} of its sources' strength"
             + (", since unrelated LoRAs have no stock in common" if node.method.kin_only else "")
         )
     if result > tolerances.INFLATED * float(each.sum()) > 0:
-        found.append(
+        sentences.append(
             f"the result is inflated: {result / float(each.sum()):.1f} times as strong as its "
             "sources together; "
             "use it at a lower strength"
         )
     if opposite and node.method.spherical:
-        found.append(
+        sentences.append(
             f"two sources point in opposite directions in {opposite} of {len(chosen)} modules "
             "looked at: no way between "
             "them is better than another, so the straight line was taken there"
         )
-    return found
+    return sentences
 
 
 def _gram(node: Node, evaluator: Evaluator, target: Target) -> np.ndarray:

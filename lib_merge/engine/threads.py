@@ -214,12 +214,12 @@ def pick_device(device: str | torch.device) -> torch.device:
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        found = torch.device(device)
-        float(torch.ones(1, device=found).sum())  # a device that cannot count ("meta") is none
+        chosen = torch.device(device)
+        float(torch.ones(1, device=chosen).sum())  # a device that cannot count ("meta") is none
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         message = f"the device {str(device)!r} is not available here: {str(error).splitlines()[0]}"
         raise OutputError(message) from error
-    return found
+    return chosen
 
 
 def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:

@@ -151,6 +151,29 @@ def test_a_merge_can_be_cancelled_and_started_again(tab, app):
     assert list(app.folder.rglob("slow.safetensors"))
 
 
+def test_a_saved_merge_is_replaced_only_after_a_yes(tab, app):
+    _pair(tab)
+    tab.page.get_by_label("Name of the merge").fill("replaced")
+    tab.merge()
+    saved = _file(app, "replaced.safetensors")
+    before, questions = saved.read_bytes(), []
+
+    def no(dialog):
+        questions.append(dialog.message)
+        dialog.dismiss()
+
+    tab.page.once("dialog", no)
+    tab.ratio(0, 0.9)
+    tab.page.get_by_label("Overwrite").check()
+    tab.page.keyboard.press("Control+Enter")
+    tab.page.wait_for_timeout(1500)
+    assert questions == ["Replace replaced.safetensors?"]
+    assert saved.read_bytes() == before
+    tab.page.once("dialog", lambda dialog: dialog.accept())
+    tab.merge()
+    assert saved.read_bytes() != before
+
+
 def test_knobs_and_rank_are_asked_for(tab, app):
     _pair(tab)
     tab.page.get_by_label("Merge method").select_option("core_ties")
