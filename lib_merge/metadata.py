@@ -7,6 +7,7 @@ carried over.
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
@@ -20,7 +21,8 @@ from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
 WRITTEN_KEY = "written by merge"
-MAX_TAGS = 4 << 20
+# Of one source and of a merge, in characters; of a value that all sources share.
+MAX_TAGS, MAX_ALL_TAGS, MAX_VALUE = 4 << 20, 16 << 20, 1000
 MAX_TRIGGER = 4000
 
 
@@ -75,27 +77,57 @@ def build(
     }
     tags = merged_tags(sources)
     if tags:
-        table["ss_tag_frequency"] = json.dumps(tags, ensure_ascii=False, separators=(",", ":"))
+        table["ss_tag_frequency"] = tags
     words = trigger_words(sources)
     if words:
         table["modelspec.trigger_phrase"] = ", ".join(words)[:MAX_TRIGGER]
     for key in ("ss_sd_model_name", "ss_clip_skip", "modelspec.prediction_type"):
         values = {metadata.get(key) for _, metadata in sources}
-        if len(values) == 1 and (value := values.pop()):
+        if len(values) == 1 and (value := values.pop()) and len(value) <= MAX_VALUE:
             table[key] = value
     return table
 
 
-def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> dict[str, Any]:
-    """Return `ss_tag_frequency` of all sources, each folder named after its source so that none hides
-    another's.
+def unsealed(table: Mapping[str, str]) -> dict[str, str]:
+    """Return the metadata with hashes of the length that they will have, for a header's length."""
+    return {**table, "sshs_model_hash": "0" * 64, "sshs_legacy_hash": "0" * 8}
+
+
+def merged_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> str:
+    """Return `ss_tag_frequency` of all sources as JSON, each folder named after its source so that none hides
+    another's; "" where there is none, or more than `MAX_ALL_TAGS`.
     """
-    merged: dict[str, Any] = {}
+    text = _all_tags(sources)
+    return text if len(text) <= MAX_ALL_TAGS else ""
+
+
+def too_many_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> str:
+    """Return a sentence where the tags of all sources are too many to be copied, else ""."""
+    size = len(_all_tags(sources))
+    if size <= MAX_ALL_TAGS:
+        return ""
+    return f"the training tags of the sources take {size / 1e6:.0f} MB and were left out of the header"
+
+
+def _all_tags(sources: Sequence[tuple[Source, Mapping[str, str]]]) -> str:
+    merged: dict[str, str] = {}
     for number, (source, metadata) in enumerate(sources, 1):
-        for folder, tags in read_tags(metadata).items():
-            name = re.sub(r"^\d+_", "", str(folder))
+        for folder, tags in _tags_by_folder(metadata.get("ss_tag_frequency", "")):
+            name = re.sub(r"^\d+_", "", folder)
             merged[f"{number}_{source.label}_{name}"] = tags
-    return merged
+    text = ",".join(f"{_compact(whole(name))}:{tags}" for name, tags in merged.items())
+    return f"{{{text}}}" if text else ""
+
+
+def _compact(value: object) -> str:
+    return json.dumps(value, ensure_ascii=False, separators=(",", ":"))
+
+
+@functools.lru_cache(maxsize=16)
+def _tags_by_folder(text: str) -> tuple[tuple[str, str], ...]:
+    """Return (folder, its tags as JSON); kept, as every look at a set-up asks for it."""
+    found = read_tags({"ss_tag_frequency": text})
+    return tuple((str(folder), _compact(tags)) for folder, tags in found.items())
 
 
 def read_tags(metadata: Mapping[str, str]) -> Mapping[str, Any]:

@@ -44,9 +44,7 @@ class TensorSums:
 
 @dataclass(frozen=True, slots=True)
 class Read:
-    """What was read of one source: ΔW, or None where it is absent or broken; its tensors, or their extremes
-    alone.
-    """
+    """What was read of one source: ΔW, None where it is absent or broken; its tensors, or their extremes."""
 
     delta: LowRank | None = None
     tensors: tuple[TensorSums, ...] = ()
@@ -71,8 +69,9 @@ def read_part(part: tuple[LoraFile, ModulePart] | None) -> Read:
     if not all(tensor.finite for tensor in tensors):
         return Read(tensors=tensors, broken=True)
     delta, cut = low_rank(place.load(file.file))
-    read = Read(delta, tensors, estimated=cut)
-    return read if delta.scaled_by_numbers else Read(tensors=tensors, broken=True)
+    if not all(math.isfinite(term.scale) for term in delta.terms):
+        return Read(tensors=tensors, broken=True)
+    return Read(delta, tensors, estimated=cut)
 
 
 def _read_plain(file: LoraFile, place: ModulePart) -> Read:
@@ -86,7 +85,7 @@ def _read_plain(file: LoraFile, place: ModulePart) -> Read:
         for role, value in (("lora_up", term.up), ("lora_down", term.down))
     )
     sound = all(math.isfinite(low) and math.isfinite(high) for _, _, low, high in extremes)
-    if sound and delta.scaled_by_numbers:  # type: ignore[union-attr]
+    if sound and math.isfinite(term.scale):
         return Read(delta, extremes=extremes)  # type: ignore[arg-type]
     tensors = tuple(_tensor_sums(item[:2], item[2:], math.nan, math.nan) for item in extremes)
     return Read(tensors=tensors, broken=True)

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters import LoraFile
-from lib_merge.engine.survey import embeddings
+from lib_merge.engine.room import embeddings
 from lib_merge.engine.tree import Target
 from lib_merge.errors import NumericsError
 from lib_merge.files.header import name_of

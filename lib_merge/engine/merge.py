@@ -207,6 +207,7 @@ def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job
         leaves = [(leaf.source, leaf.file.metadata) for leaf in node.leaves()]
         ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
         table = metadata.build(node.stamped(), node.family, writer.target.stem, leaves, ranks)
+        writer.fit(metadata.unsealed(table) if job.proof else table)
         if job.proof:
             digest = data_hash(writer.temp, writer.data_start)
             table["sshs_model_hash"] = digest
@@ -231,6 +232,8 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) 
     }
     report.pruned = plan.kept.summary() if plan.kept.pruned else {}
     report.warnings.extend(tree.notes)
+    many = metadata.too_many_tags([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
+    report.warnings.extend([many] if many else [])
     if job.proof:
         report.warnings.extend(remarks(node, plan.evaluator, report, plan.spectra))
     for file in tree.files:

@@ -9,19 +9,19 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Callable, Container, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from lib_merge.adapters import LoraFile
 from lib_merge.engine.evaluate import Evaluator, Memo, gram_matrix, over_modules
+from lib_merge.engine.room import embeddings, room_for
 from lib_merge.engine.threads import Job
 from lib_merge.engine.tiles import DenseModule
 from lib_merge.engine.tree import Child, Leaf, Node, Target, Tree, fillers, wanted_together
-from lib_merge.files.header import first_byte, header_bytes, header_room
+from lib_merge.files.header import first_byte
 from lib_merge.linalg.svd import histogram_of, locate, members_of, numerical_rank, place_of
 from lib_merge.linalg.truncate import singular_values
 from lib_merge.methods import Gives, Reads, Space
@@ -275,11 +275,6 @@ def _share(plan: RankPlan, node: Node, spectra: Spectra, needed: set[str], budge
 
 # ---------------------------------------------------------------- what will be saved
 
-# Everything that a module may be saved under.
-ROLES = ("alpha", "diff", "diff_b", "lora_down.weight", "lora_up.weight", "w_norm", "b_norm")
-# Room in the header for our own metadata, and for what each source adds to it.
-OWN, PER_SOURCE = 64 << 10, 4096
-
 
 @dataclass(frozen=True, slots=True)
 class Form:
@@ -319,7 +314,7 @@ def foresee(tree: Tree) -> SizeEstimate:
         fixed += 1 + target.out + target.columns
     places, _ = embeddings(tree.files)
     copied = sum(math.prod(file.file.tensors[key].shape) for file, key in places.values())
-    room = _header_room(tree)
+    room = room_for(tree, modules, {name: _vectors(node, name) for name in node.targets})
     return SizeEstimate(
         modules=modules,
         room=room,
@@ -407,52 +402,3 @@ def _vectors(node: Node, name: str) -> dict[str, int]:
         elif (part := child.parts.get(name)) is not None:
             total |= part.vector_sizes(child.file.file)
     return total
-
-
-def _header_room(tree: Tree) -> int:
-    """Return an upper bound of the header's length: every key a module could be saved under, and metadata.
-
-    The metadata's JSON is at most everything copied from the sources, plus our own, escaped.
-    """
-    room = 0
-    names = sum(len(role) for role in ROLES) + len(ROLES) * (len(".") + 96 + 2 * len("1,"))
-    for target in (*tree.root.targets.values(), *fillers(tree.root)):
-        shape = len(f"{target.out},{max(target.columns, 1)},")
-        room += names + len(ROLES) * (len(target.name.encode()) + shape)
-    copied = sum(len(header_bytes({}, file.metadata, 0)) for file in tree.files)
-    metadata = 2 * copied + OWN + PER_SOURCE * len(tree.files)
-    return room + header_room(_embedding_keys(tree.files), metadata)
-
-
-def _embedding_keys(files: Sequence[LoraFile]) -> list[tuple[str, str, tuple[int, ...]]]:
-    """Return keys at least as long as those of copied embeddings."""
-    return [
-        (f"bundle_emb.{key}.string_to_param.*.{file.path.stem}", "F32", file.file.tensors[key].shape)
-        for file in files
-        for keys in file.parsed.embeddings.values()
-        for key in keys
-    ]
-
-
-def embeddings(files: Sequence[LoraFile]) -> tuple[dict[str, tuple[LoraFile, str]], list[str]]:
-    """Return new key -> (file, its key) of every bundled embedding, and a note for each that was renamed."""
-    places: dict[str, tuple[LoraFile, str]] = {}
-    notes: list[str] = []
-    for file in files:
-        for name, keys in file.parsed.embeddings.items():
-            for key in keys:
-                new, note = _free_key(key, name, file.path.stem, places)
-                places[new] = file, key
-                if note and note not in notes:
-                    notes.append(note)
-    return places, notes
-
-
-def _free_key(key: str, name: str, stem: str, taken: Container[str]) -> tuple[str, str]:
-    """Return the key of a copied embedding and a note when it had to be renamed."""
-    bare = name.strip("<>")
-    new = key if key.startswith("bundle_emb.") else f"bundle_emb.{bare}.string_to_param.*"
-    if new not in taken:
-        return new, ""
-    renamed = new.replace(f".{bare}.", f".{bare}-{stem}.", 1)
-    return renamed, f"the embedding {name} is in two sources; the second is now called {bare}-{stem}"

@@ -161,14 +161,18 @@ class Node:
             return RankPolicy(PolicyKind.RANK, max(1, target.stacked))
         return self.policy
 
-    def stamped(self) -> Recipe:
-        """Return the recipe with every file's sha256 filled in, as it goes into the result's metadata."""
+    def stamped(self, *, blank: bool = False) -> Recipe:
+        """Return the recipe with every file's sha256 filled in, as it goes into the result's metadata.
+
+        Args:
+            blank: with zeros of the same length, so that no file need be read.
+        """
         sources = []
         for child in self.children:
             if isinstance(child, Leaf):
-                sources.append(replace(child.source, sha256=child.file.sha256))
+                sources.append(replace(child.source, sha256="0" * 64 if blank else child.file.sha256))
             elif child.source is not None:
-                sources.append(replace(child.source, recipe=child.stamped()))
+                sources.append(replace(child.source, recipe=child.stamped(blank=blank)))
         return replace(self.recipe, sources=tuple(sources))
 
     def under(self, recipe: Recipe) -> Node:

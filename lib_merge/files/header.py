@@ -7,6 +7,7 @@ then the data. The tensors' byte ranges must cover the data exactly, without gap
 from __future__ import annotations
 
 import json
+import math
 import re
 import struct
 from collections import Counter
@@ -231,20 +232,20 @@ def first_byte(reserve: int) -> int:
 
 
 def header_room(entries: Iterable[tuple[str, str, Sequence[int]]], metadata_bytes: int) -> int:
-    """Return an upper bound of a header's length.
+    """Return a header's length; at most a few bytes more.
 
     Args:
-        entries: (key, dtype, shape) of every tensor; shapes may be larger than what is written.
-        metadata_bytes: room for the metadata's JSON.
+        entries: (key, dtype, shape) of every tensor in the order in which they are written; with larger
+            shapes, or more tensors, than what is written, it is an upper bound.
+        metadata_bytes: length of a header that has only the metadata.
     """
-    # {"dtype":"BF16","shape":[…],"data_offsets":[a,b]} with offsets of up to 14 digits
-    return (
-        metadata_bytes
-        + 64
-        + sum(
-            len(name.encode()) + 96 + sum(len(str(axis)) + 1 for axis in shape) for name, _, shape in entries
-        )
-    )
+    room, at = metadata_bytes + 8, 0
+    for name, dtype, shape in entries:
+        end = at + ITEM_BYTES[dtype] * math.prod(shape)
+        text = f'":{{"dtype":"{dtype}","shape":[{",".join(map(str, shape))}],"data_offsets":[{at},{end}]}},'
+        room += len(text) + len(json.dumps(name, ensure_ascii=False).encode("utf-8", "surrogatepass")) - 1
+        at = end
+    return room
 
 
 def display_name(path: Path) -> str:

@@ -8,6 +8,7 @@ that folder sweeps away.
 
 from __future__ import annotations
 
+import errno
 import math
 import re
 import sys
@@ -17,11 +18,27 @@ from types import TracebackType
 from typing import Any
 
 from lib_merge.errors import OutputError
-from lib_merge.files.header import ITEM_BYTES, TensorInfo, first_byte, header_bytes, header_room
+from lib_merge.files.header import ITEM_BYTES, MAX_HEADER, TensorInfo, first_byte, header_bytes, header_room
 from lib_merge.files.store import Temporary, sweep, write_error
 
 # Windows: another process maps the file. Python does not know this one as a PermissionError.
 _MAPPED = 1224
+
+
+# Blanks that a header may end in; beyond it the data is moved.
+SPARE = 4000
+_PIECE = 8 << 20
+
+
+def _accepted(length: int, target: Path) -> int:
+    """Return the length of a header, where readers accept it."""
+    if length > MAX_HEADER:
+        message = (
+            f"the header of {target.name} would take {length / 1e6:.0f} MB (metadata of sources, names of "
+            f"tensors), and no program reads more than {MAX_HEADER / 1e6:.0f}."
+        )
+        raise OutputError(message)
+    return length
 
 
 class StreamWriter:
@@ -38,7 +55,7 @@ class StreamWriter:
         """
         check_output_name(target)
         self.target = target
-        self.data_start = first_byte(reserve)
+        self.data_start = first_byte(_accepted(reserve, target))
         self.entries: dict[str, TensorInfo] = {}
         self._at = self.data_start
         sweep(target.parent)
@@ -82,6 +99,44 @@ class StreamWriter:
     def size(self) -> int:
         """Bytes of the file so far."""
         return self._at
+
+    def fit(self, metadata: Mapping[str, str]) -> None:
+        """Move the data to where a header with this metadata ends, where more than `SPARE` bytes were kept
+        for it, or too few.
+
+        Raises:
+            OutputError: the header is longer than what readers accept; or a failure of the disk.
+        """
+        needed = len(header_bytes(self.entries, metadata, self.data_start))
+        room = self.data_start - 8
+        if needed <= room <= needed + SPARE:
+            return
+        start = first_byte(_accepted(needed, self.target))
+        shift = start - self.data_start
+        try:
+            self._move(shift)
+        except OSError as error:
+            raise write_error(error, self.target) from error
+        self.data_start, self._at = start, self._at + shift
+        self.entries = {
+            key: info._replace(start=info.start + shift, end=info.end + shift)
+            for key, info in self.entries.items()
+        }
+
+    def _move(self, shift: int) -> None:
+        """Move the data by `shift` bytes, piece by piece, and end the file behind it."""
+        file, size = self._temporary.file, self._at - self.data_start
+        starts = range(0, size, _PIECE)
+        for start in starts if shift < 0 else reversed(starts):
+            at = self.data_start + start
+            file.seek(at)
+            piece = bytearray()
+            while len(piece) < min(_PIECE, size - start):
+                piece += file.read(min(_PIECE, size - start) - len(piece)) or _gone()
+            file.seek(at + shift)
+            self._temporary.write(memoryview(piece))
+        file.truncate(self._at + shift)
+        file.seek(self._at + shift)
 
     def finish(self, metadata: Mapping[str, str]) -> None:
         """Write the header; the temporary file is then complete. May be called again with other metadata.
@@ -158,6 +213,10 @@ class StreamWriter:
     ) -> None:
         """Discard what was not published."""
         self.discard()
+
+
+def _gone() -> bytes:
+    raise OSError(errno.EIO, "the temporary file became shorter")
 
 
 def write_safetensors(

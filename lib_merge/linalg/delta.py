@@ -51,11 +51,6 @@ class LowRank:
         """Σ of the terms' ranks: an upper bound of the true rank."""
         return sum(term.rank for term in self.terms)
 
-    @property
-    def scaled_by_numbers(self) -> bool:
-        """True where every scale is a number, neither infinite nor NaN."""
-        return all(math.isfinite(term.scale) for term in self.terms)
-
     def factors(
         self, device: torch.device | str = "cpu", dtype: torch.dtype = torch.float32, scratch: str = ""
     ) -> tuple[Tensor, Tensor]:

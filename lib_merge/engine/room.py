@@ -1,0 +1,88 @@
+"""How long the header of a merge will be: keys, shapes and metadata are known before a tensor is read.
+
+Only ranks may come out smaller than foreseen, and modules may be left out; `StreamWriter.fit` then moves the
+data to where the header ends.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container, Iterator, Mapping, Sequence
+
+from lib_merge import metadata
+from lib_merge.adapters import LoraFile
+from lib_merge.engine.tree import Target, Tree, written
+from lib_merge.files.header import header_bytes, header_room
+from lib_merge.files.writer import MAX_NAME
+from lib_merge.ranks.policy import SavedModule
+
+DTYPE_NAMES = {"fp16": "F16", "bf16": "BF16", "float": "F32"}
+Entry = tuple[str, str, tuple[int, ...]]
+
+
+def room_for(tree: Tree, modules: Mapping[str, SavedModule], vectors: Mapping[str, Mapping[str, int]]) -> int:
+    """Return the length of the header, at most; but for the output's name, and where `modules` are exact, it
+    is that.
+
+    Args:
+        tree: the merge.
+        modules: what will be saved of each module.
+        vectors: module -> role -> numbers of its biases and norm weights.
+    """
+    node = tree.root
+    dtype = DTYPE_NAMES[node.recipe.precision]
+    leaves = [(leaf.source, leaf.file.metadata) for leaf in node.leaves()]
+    ranks = [module.rank for module in modules.values() if module.rank]
+    table = metadata.build(node.stamped(blank=True), node.family, "x" * MAX_NAME, leaves, [*ranks, 0])
+    places, _ = embeddings(tree.files)
+    entries: list[Entry] = [
+        (key, dtype, places[key][0].file.tensors[places[key][1]].shape) for key in sorted(places)
+    ]
+    for target in written(node):
+        if target.name in modules:
+            own = vectors.get(target.name, {}) if modules[target.name].vectors else {}
+            entries.extend(_entries(target, modules[target.name], own, dtype))
+    return header_room(entries, len(header_bytes({}, metadata.unsealed(table), 0)))
+
+
+def _entries(target: Target, module: SavedModule, vectors: Mapping[str, int], dtype: str) -> Iterator[Entry]:
+    """Yield the tensors of a module in the order in which they are written."""
+    kernel = target.kernel
+    inner = target.columns
+    for size in kernel:
+        inner //= size
+    shapes: dict[str, tuple[int, ...]] = {role: (size,) for role, size in vectors.items()}
+    if module.rank:
+        shapes["alpha"] = ()
+        shapes["lora_down.weight"] = (module.rank, inner, *kernel)
+        shapes["lora_up.weight"] = (target.out, module.rank, *(1 for _ in kernel))
+    if module.whole:
+        shapes["diff"] = (target.out,) if target.one_axis else (target.out, inner, *kernel)
+    for role in sorted(shapes):
+        yield f"{target.name}.{role}", dtype, shapes[role]
+
+
+# ---------------------------------------------------------------- bundled textual inversions
+
+
+def embeddings(files: Sequence[LoraFile]) -> tuple[dict[str, tuple[LoraFile, str]], list[str]]:
+    """Return new key -> (file, its key) of every bundled embedding, and a note for each that was renamed."""
+    places: dict[str, tuple[LoraFile, str]] = {}
+    notes: list[str] = []
+    for file in files:
+        for name, keys in file.parsed.embeddings.items():
+            for key in keys:
+                new, note = _free_key(key, name, file.path.stem, places)
+                places[new] = file, key
+                if note and note not in notes:
+                    notes.append(note)
+    return places, notes
+
+
+def _free_key(key: str, name: str, stem: str, taken: Container[str]) -> tuple[str, str]:
+    """Return the key of a copied embedding and a note when it had to be renamed."""
+    bare = name.strip("<>")
+    new = key if key.startswith("bundle_emb.") else f"bundle_emb.{bare}.string_to_param.*"
+    if new not in taken:
+        return new, ""
+    renamed = new.replace(f".{bare}.", f".{bare}-{stem}.", 1)
+    return renamed, f"the embedding {name} is in two sources; the second is now called {bare}-{stem}"
