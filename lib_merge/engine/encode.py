@@ -53,14 +53,19 @@ class Encoded:
         self.entries.append((key, name_of(value.dtype), tuple(value.shape), [tensor_bytes(value)]))
 
 
-def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
+def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype, *, alpha: bool = True) -> Encoded:
     """Encode a sum of terms as it is: ranks side by side.
 
+    Args:
+        target: the module.
+        delta: the terms.
+        dtype: of the file.
+        alpha: False for a spelling without: loaders then take it for the rank.
     Raises:
         NumericsError: a number does not fit the precision, or a source holds NaN.
     """
     done = Encoded(delta.rank)
-    alpha, correction = _alpha(delta.rank, dtype)
+    number, correction = _alpha(delta.rank, dtype) if alpha else (None, 1.0)
     ups = torch.empty((delta.out, delta.rank), dtype=dtype)
     downs: list[Tensor] = []
     at, sure = 0, True
@@ -72,7 +77,8 @@ def encode_terms(target: Target, delta: LowRank, dtype: torch.dtype) -> Encoded:
         at += term.rank
     if not sure:
         _check(ups, target.name)
-    done.put(f"{target.name}.alpha", alpha)
+    if number is not None:
+        done.put(f"{target.name}.alpha", number)
     shape = _down_shape(target, delta.rank)
     buffers = [tensor_bytes(down) for down in downs]
     done.entries.append((f"{target.name}.lora_down.weight", name_of(dtype), shape, buffers))
@@ -130,20 +136,21 @@ def _balance(up: float, down: float) -> float:
     return 2.0 ** round(math.log2(down / up) / 2) if 0 < down < math.inf and up < math.inf else 1.0
 
 
-def encode_factors(target: Target, done: Compressed, dtype: torch.dtype) -> Encoded:
+def encode_factors(target: Target, done: Compressed, dtype: torch.dtype, *, alpha: bool = True) -> Encoded:
     """Encode recomputed factors; √S sits on both, so that both use the precision's range well.
 
     A delta so faint that even √S leaves the normal numbers of fp16 (a model stock of strangers) is saved
     larger by a power of two, and its alpha smaller by the same.
     """
-    lift = _lift(done) if dtype == torch.float16 else 1.0
-    alpha, correction = _alpha(done.rank, dtype, lift)
+    lift = _lift(done) if dtype == torch.float16 and alpha else 1.0
+    number, correction = _alpha(done.rank, dtype, lift) if alpha else (None, 1.0)
     up = (done.up if correction == lift == 1.0 else done.up * (correction * lift)).to("cpu", dtype)
     down = (done.down if lift == 1.0 else done.down * lift).to("cpu", dtype)
     _check(up, target.name)
     _check(down, target.name)
     encoded = Encoded(done.rank, cut=done.cut, size=done.size)
-    encoded.put(f"{target.name}.alpha", alpha)
+    if number is not None:
+        encoded.put(f"{target.name}.alpha", number)
     encoded.put(f"{target.name}.lora_down.weight", down.reshape(_down_shape(target, done.rank)))
     encoded.put(f"{target.name}.lora_up.weight", up.reshape(_up_shape(target, done.rank)))
     return encoded

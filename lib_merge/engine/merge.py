@@ -138,7 +138,7 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
         plan.cuts[name] = encoded.cut
         with evaluator.clock.time("write"):
             for entry in encoded.entries:
-                writer.add(*entry)
+                writer.add(tree.naming.key(name, entry[0][len(name) + 1 :]), *entry[1:])
     if not saved:
         message = "every module of the result is zero: nothing would be left to save."
         raise OutputError(message)
@@ -147,7 +147,7 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
 def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
     node, dtype = tree.root, DTYPES[tree.root.recipe.precision]
     if item.name not in node.targets:  # the loader wants the module, the merge has nothing in it
-        return _filler(item, dtype)
+        return _filler(item, dtype, alpha=tree.naming.alpha)
     if not any(node.weights(item)):
         return Encoded(dropped="weight 0 in every source")
     if item.name in plan.kept.dropped:
@@ -162,12 +162,16 @@ def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
         return encoded
     encoded.dropped = encoded.dropped or CANCELLED
     wanted = encoded.dropped == CANCELLED and family_of(node.family).set_of(item.name) is not None
-    return replace(_filler(item, dtype), dropped=CANCELLED) if wanted and item.columns else encoded
+    return (
+        replace(_filler(item, dtype, alpha=tree.naming.alpha), dropped=CANCELLED)
+        if wanted and item.columns
+        else encoded
+    )
 
 
-def _filler(item: Target, dtype: torch.dtype) -> Encoded:
+def _filler(item: Target, dtype: torch.dtype, *, alpha: bool) -> Encoded:
     zeros = compress(LowRank(item.out, item.columns), RankPolicy(), "cpu")
-    return replace(encode_factors(item, zeros, dtype), filler=True)
+    return replace(encode_factors(item, zeros, dtype, alpha=alpha), filler=True)
 
 
 def _cancelled(node: Node, item: Target, value: Tensor) -> bool:
@@ -191,13 +195,13 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
             delta = delta.low_rank()
         if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
             with evaluator.clock.time("combine"):
-                return encode_terms(item, delta, dtype)
+                return encode_terms(item, delta, dtype, alpha=tree.naming.alpha)
         if isinstance(delta, Dense):
             return encode_matrix(item, delta, dtype)
     with evaluator.clock.time("compress"):
         done = compress(delta, policy, evaluator.device)
         plan.spectra[item.name] = done.singular
-        return encode_factors(item, done, dtype)
+        return encode_factors(item, done, dtype, alpha=tree.naming.alpha)
 
 
 def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job: Job) -> None:

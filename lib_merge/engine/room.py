@@ -13,6 +13,7 @@ from lib_merge.adapters import LoraFile
 from lib_merge.engine.tree import Target, Tree, written
 from lib_merge.files.header import header_bytes, header_room
 from lib_merge.files.writer import MAX_NAME
+from lib_merge.loaders import Naming
 from lib_merge.ranks.policy import SavedModule
 
 DTYPE_NAMES = {"fp16": "F16", "bf16": "BF16", "float": "F32"}
@@ -40,11 +41,13 @@ def room_for(tree: Tree, modules: Mapping[str, SavedModule], vectors: Mapping[st
     for target in written(node):
         if target.name in modules:
             own = vectors.get(target.name, {}) if modules[target.name].vectors else {}
-            entries.extend(_entries(target, modules[target.name], own, dtype))
+            entries.extend(_entries(tree.naming, target, modules[target.name], own, dtype))
     return header_room(entries, len(header_bytes({}, metadata.unsealed(table), 0)))
 
 
-def _entries(target: Target, module: SavedModule, vectors: Mapping[str, int], dtype: str) -> Iterator[Entry]:
+def _entries(
+    naming: Naming, target: Target, module: SavedModule, vectors: Mapping[str, int], dtype: str
+) -> Iterator[Entry]:
     """Yield the tensors of a module in the order in which they are written."""
     kernel = target.kernel
     inner = target.columns
@@ -52,13 +55,14 @@ def _entries(target: Target, module: SavedModule, vectors: Mapping[str, int], dt
         inner //= size
     shapes: dict[str, tuple[int, ...]] = {role: (size,) for role, size in vectors.items()}
     if module.rank:
-        shapes["alpha"] = ()
+        if naming.alpha:
+            shapes["alpha"] = ()
         shapes["lora_down.weight"] = (module.rank, inner, *kernel)
         shapes["lora_up.weight"] = (target.out, module.rank, *(1 for _ in kernel))
     if module.whole:
         shapes["diff"] = (target.out,) if target.one_axis else (target.out, inner, *kernel)
     for role in sorted(shapes):
-        yield f"{target.name}.{role}", dtype, shapes[role]
+        yield naming.key(target.name, role), dtype, shapes[role]
 
 
 # ---------------------------------------------------------------- bundled textual inversions

@@ -20,6 +20,7 @@ from lib_merge.adapters import LoraFile, ModulePart, open_lora, settle_family
 from lib_merge.blocks.weights import ElementMatcher, resolve_blocks
 from lib_merge.errors import FamilyError, ModuleError, RecipeError
 from lib_merge.families import block_of, blocks_present, encoder_of, family_of
+from lib_merge.loaders import Layout, Naming
 from lib_merge.methods import Method, Reads, ScalarInput, Space
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 from lib_merge.recipe import Recipe, Source
@@ -195,10 +196,12 @@ class Tree:
 
     root   the recipe itself
     files  in the order in which the recipe names them
+    naming how modules are called in the result
     """
 
     root: Node
     files: list[LoraFile]
+    naming: Naming
 
     @property
     def notes(self) -> list[str]:
@@ -254,7 +257,8 @@ def open_tree(
         family = _family(list(files.values()), recipe.family, look_only=look_only)
         for path, file in files.items():
             files[path] = file.settled(family, drop_unsupported=drop_unsupported)
-        root = _Builder(files, family, look_only=look_only).node(replace(recipe, family=family), None)
+        naming = _naming(recipe, family, list(files.values()))
+        root = _Builder(files, naming, look_only=look_only).node(replace(recipe, family=family), None)
         if not root.targets:
             why = "; ".join(note for file in files.values() for note in file.notes)[:500]
             message = f"none of the sources has a module that can be merged{why and f': {why}'}."
@@ -263,7 +267,7 @@ def open_tree(
         for file in files.values():
             file.close()
         raise
-    return Tree(root, list(files.values()))
+    return Tree(root, list(files.values()), naming)
 
 
 def _family(files: Sequence[LoraFile], asked: str | None, *, look_only: bool) -> str:
@@ -276,14 +280,24 @@ def _family(files: Sequence[LoraFile], asked: str | None, *, look_only: bool) ->
         return shared[0]
 
 
+def _naming(recipe: Recipe, family: str, files: Sequence[LoraFile]) -> Naming:
+    """Return how the modules of a recipe's result are called."""
+    size = next((file.model for file in files if file.model is not None), None)
+    return Naming.of(recipe.names, family_of(family), size)
+
+
 class _Builder:
     """Makes nodes and leaves of opened files."""
 
-    def __init__(self, files: Mapping[Path, LoraFile], family: str, *, look_only: bool) -> None:
+    def __init__(self, files: Mapping[Path, LoraFile], naming: Naming, *, look_only: bool) -> None:
         self._files = files
-        self._family = family
+        self._family = naming.family.name
         self._look_only = look_only
-        self._split = {name for file in files.values() for name in file.split_modules}
+        pieces = {name for file in files.values() for name in file.split_modules}
+        wholes = {name for file in files.values() for name in file.modules}
+        self._joined = {name for name in pieces if naming.layout(name) is Layout.FUSED}
+        self._split = {name for name in pieces | wholes if naming.layout(name) is Layout.SPLIT}
+        self._split |= {name for name in pieces if naming.layout(name) is Layout.KEPT}
         self._uses: dict[Path, int] = {}
 
     def node(self, recipe: Recipe, source: Source | None) -> Node:
@@ -322,7 +336,7 @@ class _Builder:
     def _leaf(self, item: Source, draw: random.Random, notes: list[str]) -> Leaf:
         path = _path_of(item)
         file = self._files[path]
-        parts = file.parts(self._split)
+        parts = file.parts(self._split, self._joined)
         weights, elements = self._weights(item, parts, draw, notes)
         occurrence = self._uses.get(path, 0)
         self._uses[path] = occurrence + 1

@@ -38,6 +38,11 @@ class Naming:
             return cls(family, size, Spelling(names))
         return cls(family, size, None, HOSTS.get(names))
 
+    @property
+    def alpha(self) -> bool:
+        """False where the spelling has no alpha: it is in the factors."""
+        return self.spelling is None or bool(self.spelling.ends.get("alpha", "alpha"))
+
     def layout(self, fused: str) -> Layout:
         """Return how a fused module is written.
 
@@ -54,7 +59,7 @@ class Naming:
         return Layout.KEPT if known else Layout.FUSED
 
     def key(self, name: str, end: str) -> str:
-        """Return the key of a tensor, or "" for one that the spelling does without.
+        """Return the key of a tensor.
 
         Args:
             name: canonical module name; one that the spelling has no word for keeps it.
@@ -63,5 +68,4 @@ class Naming:
         if self.spelling is None:
             return f"{name}.{end}"
         stem = stem_in(self.spelling, self.family, self.size, name) or name
-        end = self.spelling.ends.get(end, end)
-        return f"{stem}.{end}" if end else ""
+        return f"{stem}.{self.spelling.ends.get(end, end)}"
