@@ -213,7 +213,7 @@ def text_block(name: str) -> str:
 # a text encoder that is a language model (Qwen3, Gemma, …): hosts have no name for it in common
 LANGUAGE_MODEL = "lm"
 # what a CLIP has outside its layers: no trainer writes it, and hosts know it by its whole name alone
-_UNNAMED = re.compile(r"text_model_(?!encoder_layers_)")
+_UNNAMED = re.compile(r"text_model_(?!encoder_layers_\d+_(self_attn|mlp)_)")
 
 
 @dataclass(frozen=True)
