@@ -62,7 +62,6 @@ def test_blocks_lists_hints_and_presets_of_a_record_fit_each_other(family):
     assert len(set(family.blocks)) == len(family.blocks)
     if family.blocks:
         assert family.blocks[-1] == "OTHER"
-        assert family.lists, "a family with blocks has a list that people paste"
     lengths = [len(listed) for listed in family.lists]
     assert lengths == sorted(set(lengths))
     for listed in family.lists:
@@ -75,12 +74,12 @@ def test_blocks_lists_hints_and_presets_of_a_record_fit_each_other(family):
         assert hint is not None, block
         assert hint.says
         assert hint.source, block
-    # the blocks of a family without a table come from the numbers in its modules' names
-    assert set(family.hints) <= set(family.blocks) or all(re.fullmatch(r"[BDS]\d\d", b) for b in family.hints)
+    assert set(family.hints) <= set(family.blocks)
     for side in family.sides:
         assert any(re.fullmatch(rf"{side}\d\d", block) for block in family.blocks)
     for name, preset in family.presets.items():
         assert preset.hint.endswith(".")
+        assert all(block in family.blocks for block in preset.rules if re.fullmatch(r"[A-Z]+\d\d", block))
         assert name == name.upper()
         assert not preset.values or family.lists[0].blocks
         assert not preset.values or len(preset.values) == len(family.lists[0]), name

@@ -11,7 +11,7 @@ import pytest
 from lib_merge import merge, open_lora
 from lib_merge.adapters.keys import parse_keys
 from lib_merge.errors import FamilyError, UnsupportedKindError
-from lib_merge.families import FAMILIES, family_of
+from lib_merge.families import FAMILIES, ModuleFacts, block_of, family_of, tell_family
 from lib_merge.files.header import TensorInfo
 from tests.conftest import DATA
 from tests.loading import LoaderTable, load, tables
@@ -388,3 +388,67 @@ def test_pixart_has_names_that_comfyui_loads(cases, tmp_path):
             "lora_unet_blocks_0_attn_proj", "lora_unet_blocks_0_cross_attn_q_linear",
             "lora_unet_blocks_0_mlp_fc1", "lora_unet_blocks_0_mlp_fc2",
         }  # fmt: skip
+
+
+SIZES = [(family, size) for family in FAMILIES.values() if family.layers for size in family.layers.sizes]
+
+
+def _whole(size) -> list[ModuleFacts]:
+    return [
+        ModuleFacts("unet", path.replace(".", "_"), shape[0], shape[1])
+        for path, shape in size.modules.items()
+        if len(shape) > 1
+    ]
+
+
+@pytest.mark.parametrize(("family", "size"), SIZES, ids=[size.name for _, size in SIZES])
+def test_a_lora_on_the_whole_model_is_told_with_its_size(family, size):
+    facts = _whole(size)
+    guess = tell_family(facts)
+    assert guess.candidates == (family.name,)
+    assert size in family.layers.fitting(facts)
+    assert family.layers.likeliest(facts).modules.keys() >= size.modules.keys()
+
+
+@pytest.mark.parametrize(("family", "size"), SIZES, ids=[size.name for _, size in SIZES])
+def test_every_module_lies_in_a_block_of_the_record(family, size):
+    found = {}
+    for path in size.modules:
+        placed = family.place("unet", path.replace(".", "_"), path, size)
+        block = found[path] = block_of(placed.name, family.name)
+        for piece, _ in family.split(placed.name, size) or ():
+            assert block_of(piece, family.name) == block
+    assert set(found.values()) <= set(family.blocks)
+    # what has a number of a layer in it lies in no block called OTHER
+    loose = [path for path, block in found.items() if block == "OTHER"]
+    assert not [path for path in loose if re.search(r"^(layers|\w*blocks)\.\d", path)]
+
+
+@pytest.mark.parametrize(
+    "family", [f for f in FAMILIES.values() if f.layers and f.blocks], ids=lambda family: family.name
+)
+def test_every_block_of_a_table_is_in_some_size_of_the_model(family):
+    modules = {path for size in family.layers.sizes for path in size.modules}
+    found = {
+        block_of(family.place("unet", path.replace(".", "_"), path).name, family.name) for path in modules
+    }
+    texts = {block for block in family.blocks if not re.search(r"\d\d$", block)}
+    assert set(family.blocks) - texts <= found
+
+
+def test_a_block_of_no_table_is_told_by_its_number_in_every_spelling():
+    for name in (
+        "lora_unet_layers_7_x",
+        "lycoris_layers_7_x",
+        "diffusion_model.layers.7.x",
+        "transformer.layers.7.x",
+    ):
+        assert block_of(name, "other") == "B07"
+
+
+def test_a_deeper_model_than_those_known_is_placed_alike():
+    placed = family_of("Flux").place("unet", "transformer_blocks_30_attn_to_k", "transformer.x")
+    assert placed.name == "lora_transformer_transformer_blocks_30_attn_to_k"
+    assert (placed.fused, placed.rows) == ("lora_unet_double_blocks_30_img_attn_qkv", (3072, 6144))
+    placed = family_of("Wan").place("unet", "blocks_50_attn1_to_q", "diffusion_model.x")
+    assert placed.name == "lora_unet_blocks_50_self_attn_q"

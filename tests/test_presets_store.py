@@ -187,7 +187,8 @@ def test_element_rules_are_kept_and_said(store):
     store.save(Preset("Attn", ANY, {}, rules))
     assert store.get("attn", "SDXL").elements == rules
     assert store.get("attn", "Flux") is None
-    assert store.get("attn", "Wan").elements == rules
+    assert store.get("attn", "Wan") is None
+    assert store.get("attn", "other").elements == rules
     ElementMatcher(store.get("attn", "SD1").elements, family_of("SD1").blocks, "a")
     weights, notes = _resolve("attn", store=store)
     assert weights == {}

@@ -41,8 +41,10 @@
         blocks() {
             const family = this.app.family();
             const table = this.app.known.families[family];
-            if (table) return table.blocks;
-            return [...new Set(this.rows().flatMap((row) => this.app.item(row.key).blocks || []))];
+            const present = new Set(this.rows().flatMap((row) => this.app.item(row.key).blocks || []));
+            if (!table) return [...present];
+            // models of several sizes share a table: their grid has the blocks that some source has
+            return table.list.length ? table.blocks : table.blocks.filter((block) => present.has(block));
         }
 
         render() {

@@ -299,11 +299,18 @@ def _out_of_containers(stem: str, style: str) -> tuple[str, str]:
 
 def _spelt(roles: Mapping[str, str], ends: KeyEnds) -> str:
     """Return how a file spells a module, with its prefix; "" where its keys have no end of their own."""
+    spelt = ""
     for key in roles.values():
-        for end in sorted(ends.means, key=len, reverse=True):
-            if key.endswith(f".{end}"):
-                return key[: -len(end) - 1]
-    return ""
+        at = len(key)
+        for _ in range(ends.parts):
+            at = key.rfind(".", 0, at)
+            if at < 0:
+                break
+            if key[at + 1 :] in ends.means:
+                spelt = key[:at]  # the longest end counts
+        if spelt:
+            break
+    return spelt
 
 
 def _attention(component: str, stem: str) -> str:

@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "t_embedder.1.linear_1": (2048, 2048),
@@ -40,6 +41,16 @@ WEIGHTS: dict[str, Shape] = {
     "llm_adapter.norm": (1024,),
 }
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "L", 6, ("llm_adapter_blocks",), "adapter of the language model: what the text hands to the image"
+        ),
+        Stack("B", 28, ("blocks",), "a block of the transformer: the image, and its attention to the text"),
+    ),
+    {"BASE": "Qwen3 0.6B"},
+)
+
 FAMILY = Family(
     name="Anima",
     order=90,
@@ -56,6 +67,10 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_1024,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Qwen3 0.6B",),
     config_names=NameRules.of(75, (r"anima(?!gine|tediff)", "Anima")),
     encoders={"lm": "te"},
     adapters=("llm_adapter_",),

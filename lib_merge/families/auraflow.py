@@ -6,7 +6,8 @@ import re
 
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Aliases, Layers, Shape, Size
-from lib_merge.families.record import REST, Fact, Family, Hint, NameRules, text_block
+from lib_merge.families.record import Fact, Family, NameRules, text_block
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "t_embedder.mlp.0": (3072, 256),
@@ -61,6 +62,14 @@ def _block(name: str, encoder: int) -> str:
     return f"{match[1][0].upper()}{int(match[2]):02d}" if match else "OTHER"
 
 
+BLOCKS = Stacks(
+    (
+        Stack("D", 4, ("double_layers",), "double layer: image and text apart, with attention in common"),
+        Stack("S", 32, ("single_layers",), "single layer: image and text together"),
+    ),
+    {"BASE": "Pile-T5"},
+)
+
 FAMILY = Family(
     name="AuraFlow",
     order=140,
@@ -79,12 +88,10 @@ FAMILY = Family(
         ),
     ),
     gives_way_to="Flux",  # the attention of single blocks alone has Flux' names and width
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Pile-T5",),
     config_names=NameRules.of(100, (r"aura.?flow", "AuraFlow")),
-    block=_block,
-    parts={
-        **REST,
-        "D": Hint("double layer: image and text apart", "the model's code"),
-        "S": Hint("single layer: image and text together", "the model's code"),
-    },
     base_version="auraflow",
 )

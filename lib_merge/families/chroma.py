@@ -54,6 +54,7 @@ FAMILY = Family(
     counting=BLOCKS.counting(),
     parts=double_stream.PARTS,
     presets=double_stream.PRESETS,
+    encoders={"te": "te1", "te2": "te1", "te3": "te1"},  # T5 is its only one
     base_version="chroma",
     architecture="chroma/lora",
     implementation=BLACK_FOREST,

@@ -91,18 +91,17 @@ class DoubleStream:
 
     doubles  blocks that keep image and text apart
     singles  blocks that do not
-    texts    block ids of the text encoders
     """
 
     doubles: int
     singles: int
-    texts: tuple[str, ...] = ("CLIP", "T5")
 
     @cached_property
     def blocks(self) -> tuple[str, ...]:
         """Block ids in order, without OTHER."""
         return (
-            *self.texts,
+            "CLIP",
+            "T5",
             "IN",
             *numbered("D", *range(self.doubles)),
             *numbered("S", *range(self.singles)),
@@ -112,7 +111,7 @@ class DoubleStream:
     def block(self, name: str, encoder: int) -> str:
         """Return the block of a module by its canonical name."""
         if encoder:
-            return self.texts[min(encoder, len(self.texts)) - 1]
+            return "CLIP" if encoder == 1 else "T5"
         match = _BLOCK.match(name)
         if match:
             block = f"{'D' if match[1] is None else 'S'}{int(match[2]):02d}"
@@ -132,7 +131,7 @@ class DoubleStream:
             prefix,
             {
                 "all": {
-                    "base": (*self.texts, "IN", "OUT"),
+                    "base": ("CLIP", "T5", "IN", "OUT"),
                     "double": numbered("D", *range(self.doubles)),
                     "single": numbered("S", *range(self.singles)),
                 }

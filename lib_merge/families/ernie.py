@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "x_embedder.proj": (4096, 128, 1, 1),
@@ -23,6 +24,11 @@ WEIGHTS: dict[str, Shape] = {
     "final_linear": (128, 4096),
 }
 
+BLOCKS = Stacks(
+    (Stack("B", 36, ("layers",), "a layer of the transformer: image and text together"),),
+    {"BASE": "Ministral 3"},
+)
+
 FAMILY = Family(
     name="Ernie",
     order=107,
@@ -35,6 +41,10 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_3072,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Ministral 3",),
     config_names=NameRules.of(80, (r"ernie", "Ernie")),
     encoders={"te0": LANGUAGE_MODEL},
     base_version="ernie_image",

@@ -7,9 +7,8 @@ import re
 from lib_merge.families import double_stream
 from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import BLACK_FOREST, LANGUAGE_MODEL, Fact, Family, Hint, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
-# the most that one of them has: a file shows which are there, and no tool has lists of them yet
-BLOCKS = double_stream.DoubleStream(doubles=8, singles=48, texts=("BASE",))
 KLEIN_4B: dict[str, Shape] = {
     "img_in": (3072, 128),
     "time_in.in_layer": (3072, 256),
@@ -74,6 +73,21 @@ _FEED_FORWARD = re.compile(
     r"^(double_blocks_\d+_(img|txt)_mlp_0|transformer_blocks_\d+_ff_(context_)?linear_in)$"
 )
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "D",
+            8,
+            ("double_blocks", "transformer_blocks"),
+            "double block: image and text apart, with attention in common",
+        ),
+        Stack(
+            "S", 48, ("single_blocks", "single_transformer_blocks"), "single block: image and text together"
+        ),
+    ),
+    {"BASE": "Qwen3 or Mistral"},
+)
+
 FAMILY = Family(
     name="Flux.2",
     order=55,
@@ -92,17 +106,19 @@ FAMILY = Family(
         *(Fact(f"feed-forward of {rows} rows", _FEED_FORWARD, rows=rows) for rows in (18432, 24576, 36864)),
     ),
     gives_way_to="Flux",  # a few double blocks of Klein 4B have Flux.1's names and width
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Qwen3 or Mistral",),
     config_names=NameRules.of(15, (r"flux.?2|klein", "Flux.2")),
     lines=NameRules.of(35, (r"klein", "Flux.2 Klein"), (r"flux.?2", "Flux.2")),
-    block=BLOCKS.block,
-    parts=double_stream.PARTS,
     hints={
         "S07": Hint(
             "said to carry identity in Klein 9B; unsure: who says so counts blocks as in Flux.1",
             "happyin.space, 2026",
         )
     },
-    presets=double_stream.PRESETS,
+    presets={name: preset for name, preset in double_stream.PRESETS.items() if name != "FLUXALL"},
     encoders={"te0": LANGUAGE_MODEL},
     base_version="flux2",
     architecture="flux-2-dev/lora",

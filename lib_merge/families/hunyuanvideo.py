@@ -7,7 +7,8 @@ import re
 from lib_merge.families import double_stream
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Aliases, Layers, Shape, Size
-from lib_merge.families.record import REST, Fact, Family, NameRules
+from lib_merge.families.record import Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "img_in.proj": (3072, 16, 1, 2, 2),
@@ -98,7 +99,14 @@ ALIASES: Aliases = {
     "txt_in.c_embedder.linear_1": "txt_in.c_embedder.in_layer",
     "txt_in.c_embedder.linear_2": "txt_in.c_embedder.out_layer",
 }
-_BLOCKS = double_stream.DoubleStream(doubles=54, singles=40, texts=("BASE",))
+BLOCKS = Stacks(
+    (
+        Stack("R", 2, ("txt_in_individual_token_refiner_blocks",), "refiner of text tokens"),
+        Stack("D", 54, ("double_blocks",), "double block: video and text apart, with attention in common"),
+        Stack("S", 40, ("single_blocks",), "single block: video and text together"),
+    ),
+    {"BASE": "CLIP-L and Llama"},
+)
 
 FAMILY = Family(
     name="HunyuanVideo",
@@ -120,9 +128,11 @@ FAMILY = Family(
         shared.TEXT_768,
     ),
     gives_way_to="Flux",  # attention alone has Flux' names and sizes
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("text encoders",),
     config_names=NameRules.of(90, (r"hunyuan.?video", "HunyuanVideo")),
-    block=_BLOCKS.block,
-    parts={**REST, **{letter: double_stream.PARTS[letter] for letter in ("IN", "D", "S", "OUT")}},
     presets={name: preset for name, preset in double_stream.PRESETS.items() if name != "FLUXALL"},
     encoders={"te": "te1"},
     base_version="hunyuan_video",

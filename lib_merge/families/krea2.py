@@ -17,6 +17,7 @@ from lib_merge.families.record import (
     ShippedPreset,
     numbered,
 )
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "first": (6144, 64),
@@ -63,6 +64,11 @@ ALIASES: Aliases = {
 }
 _KNOBS = "aledelpho, krea2-weight-knobs-results, 2026: measured on the base model's blocks, not on LoRAs"
 
+BLOCKS = Stacks(
+    (Stack("B", 28, ("blocks",), "a layer of the transformer: image and text together"),),
+    {"BASE": "Qwen3-VL 4B"},
+)
+
 FAMILY = Family(
     name="Krea2",
     order=80,
@@ -82,6 +88,10 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_2560,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Qwen3-VL 4B",),
     config_names=NameRules.of(70, (r"krea.?2", "Krea2")),
     hints={
         "B05": Hint("fragile in close-ups", _KNOBS),

@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 SMALL: dict[str, Shape] = {
     "patchify_proj": (2048, 128),
@@ -36,6 +37,18 @@ LARGE: dict[str, Shape] = {
     "proj_out": (128, 4096),
 }
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "B",
+            48,
+            ("transformer_blocks",),
+            "a block of the transformer: the video, and its attention to the text",
+        ),
+    ),
+    {"T5": "T5"},
+)
+
 FAMILY = Family(
     name="LTX",
     order=130,
@@ -61,6 +74,10 @@ FAMILY = Family(
         ),
         Fact("patches of a video", re.compile(r"^patchify_proj$")),
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("T5",),
     config_names=NameRules.of(95, (r"ltx", "LTX")),
     encoders={"te": "te1", "te3": "te1"},
     base_version="ltxv",

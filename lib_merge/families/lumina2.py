@@ -8,7 +8,8 @@ from fractions import Fraction
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Piece, Shape, Size
 from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, NameRules
-from lib_merge.families.s3_dit import OUTSIDE, PLACES, block
+from lib_merge.families.s3_dit import OUTSIDE, PLACES
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "x_embedder": (2304, 64),
@@ -39,6 +40,15 @@ _HEADS = {
     "v": (Fraction(4, 3), Fraction(5, 3)),
 }
 
+BLOCKS = Stacks(
+    (
+        Stack("N", 2, ("noise_refiner",), "noise refiner: before the layers, image alone"),
+        Stack("C", 2, ("context_refiner",), "context refiner: before the layers, text alone"),
+        Stack("B", 26, ("layers",), "a layer of the transformer: image and text together"),
+    ),
+    {"BASE": "Gemma 2"},
+)
+
 FAMILY = Family(
     name="Lumina2",
     order=105,
@@ -61,8 +71,11 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_2304,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Gemma 2",),
     config_names=NameRules.of(65, (r"lumina", "Lumina2")),
-    block=block,
     encoders={"te0": LANGUAGE_MODEL},
     base_version="lumina2",
     architecture="lumina-2/lora",

@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Aliases, Layers, Shape, Size, cut
 from lib_merge.families.record import Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 SIGMA: dict[str, Shape] = {
     "t_block.1": (6912, 1152),
@@ -50,6 +51,18 @@ ALIASES: Aliases = {
     "proj_out": "final_layer.linear",
 }
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "B",
+            28,
+            ("blocks", "transformer_blocks"),
+            "a block of the transformer: the image, and its attention to the text",
+        ),
+    ),
+    {"T5": "T5"},
+)
+
 FAMILY = Family(
     name="PixArt",
     order=150,
@@ -65,6 +78,10 @@ FAMILY = Family(
         Fact("two attentions of width 1152", shared.TWO_ATTENTIONS.path, columns=1152),
         Fact("blocks with q_linear and kv_linear", re.compile(r"^blocks_\d+_cross_attn_(q|kv)_linear$")),
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("T5",),
     config_names=NameRules.of(105, (r"pixart", "PixArt")),
     encoders={"te": "te1", "te3": "te1"},
     base_version="pixart",

@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Shape, Size
 from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "time_text_embed.timestep_embedder.linear_1": (3072, 256),
@@ -27,6 +28,18 @@ WEIGHTS: dict[str, Shape] = {
     "proj_out": (64, 3072),
 }
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "B",
+            60,
+            ("transformer_blocks",),
+            "a block of two streams: image and text with attention in common",
+        ),
+    ),
+    {"BASE": "Qwen2.5-VL 7B"},
+)
+
 FAMILY = Family(
     name="Qwen-Image",
     order=70,
@@ -41,6 +54,10 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_3584,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Qwen2.5-VL 7B",),
     config_names=NameRules.of(55, (r"qwen.?image", "Qwen-Image")),
     encoders={"te0": LANGUAGE_MODEL},
     base_version="qwen_image",

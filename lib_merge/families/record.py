@@ -165,7 +165,7 @@ EVEN: Mapping[str, ShippedPreset] = {
 }
 NO_TEXT_ENCODER: Mapping[str, ShippedPreset] = {
     "NO-TEXT-ENCODER": ShippedPreset(
-        "Everything but the text encoders.", rules={"BASE": 0.0, "CLIP": 0.0, "T5": 0.0}
+        "Everything but the text encoders.", rules={"BASE": 0.0, "CLIP": 0.0, "CLIPG": 0.0, "T5": 0.0}
     ),
 }
 PRACTICE = "common practice among people who train and merge"
@@ -173,6 +173,9 @@ REST: Mapping[str, Hint] = {
     "BASE": Hint("text encoder: what words mean", PRACTICE),
     "OTHER": Hint("what belongs to no block: time embedding, last convolution", PRACTICE),
 }
+_FRONT = re.compile(
+    r"^(?:lora_unet_+|lora_transformer_|lycoris_|diffusion_model\.|transformer\.|base_model\.model\.)"
+)
 _NUMBERED = re.compile(r"^([a-z_]*?)_?(\d+)(?:_|$)")
 _BLOCK_WORDS = frozenset({"blocks", "transformer_blocks", "layers", "joint_blocks", "double_blocks"})
 
@@ -187,11 +190,16 @@ def numbered(prefix: str, *numbers: int) -> tuple[str, ...]:
     return tuple(f"{prefix}{number:02d}" for number in numbers)
 
 
+def bare(name: str) -> str:
+    """Return a denoiser's path with underscores from its canonical name."""
+    return _FRONT.sub("", name).replace(".", "_")
+
+
 def numbered_block(name: str, encoder: int) -> str:
     """Return the block of a module in a family without a table: the first number in its path."""
     if encoder:
         return text_block(name)
-    match = _NUMBERED.match(name.removeprefix("lora_unet_"))
+    match = _NUMBERED.match(bare(name))
     return f"B{int(match[2]):02d}" if match and match[1] in _BLOCK_WORDS else "OTHER"
 
 
@@ -204,6 +212,8 @@ def text_block(name: str) -> str:
 
 # a text encoder that is a language model (Qwen3, Gemma, …): hosts have no name for it in common
 LANGUAGE_MODEL = "lm"
+# what a CLIP has outside its layers: no trainer writes it, and hosts know it by its whole name alone
+_UNNAMED = re.compile(r"text_model_(?!encoder_layers_\d+_(self_attn|mlp)_)")
 
 
 @dataclass(frozen=True)
@@ -347,7 +357,7 @@ class Family:
                 else Placement(spelt or f"lora_unet_{path}")
             )
         encoder = self.encoders.get(component, component)
-        if encoder == LANGUAGE_MODEL:
+        if encoder == LANGUAGE_MODEL or (spelt.startswith("text_encoders.") and _UNNAMED.match(path)):
             return Placement(spelt or f"lora_te_{path}")
         return Placement(f"lora_{'te' if encoder == 'te0' else encoder}_{path}")
 

@@ -62,10 +62,11 @@ def with_blocks() -> Iterator[Family]:
 
 
 def tables() -> list[Family]:
-    """Return one family for every table of blocks: the first that has it."""
+    """Return one family for every table of blocks that other tools have lists of: the first that has it."""
     first: dict[tuple[str, ...], Family] = {}
     for family in with_blocks():
-        first.setdefault(family.blocks, family)
+        if family.lists:
+            first.setdefault(family.blocks, family)
     return list(first.values())
 
 

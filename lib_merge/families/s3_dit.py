@@ -1,14 +1,9 @@
-"""What Z-Image and Lumina 2 have in common: names in both spellings, blocks."""
+"""What Z-Image and Lumina 2 have in common: names in both spellings."""
 
 from __future__ import annotations
 
-import re
-
 from lib_merge.families.layers import Aliases, cut
-from lib_merge.families.record import text_block
 
-_BLOCK = re.compile(r"^(?:lora_unet_|lycoris_)?(layers|noise_refiner|context_refiner)_(\d+)_")
-_LETTERS = {"layers": "B", "noise_refiner": "N", "context_refiner": "C"}
 PLACES = ("layers.{n}", "noise_refiner.{n}", "context_refiner.{n}")
 OUTSIDE: Aliases = {
     **{f"{place}.attention.to_out.0": f"{place}.attention.out" for place in PLACES},
@@ -32,11 +27,3 @@ ALIASES: Aliases = {
     },
     **OUTSIDE,
 }
-
-
-def block(name: str, encoder: int) -> str:
-    """Return the block of a module: B for the layers, N and C for the refiners before them."""
-    if encoder:
-        return text_block(name)
-    match = _BLOCK.match(name)
-    return f"{_LETTERS[match[1]]}{int(match[2]):02d}" if match else "OTHER"

@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Aliases, Layers, Shape, Size, cut
 from lib_merge.families.record import Fact, Family, HostModel, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 MEDIUM: dict[str, Shape] = {
     "x_embedder.proj": (1536, 16, 2, 2),
@@ -101,6 +102,18 @@ ALIASES: Aliases = {
     "proj_out": "final_layer.linear",
 }
 
+BLOCKS = Stacks(
+    (
+        Stack(
+            "B",
+            38,
+            ("joint_blocks", "transformer_blocks"),
+            "a joint block: image and text with attention in common",
+        ),
+    ),
+    {"CLIP": "CLIP-L", "CLIPG": "CLIP-G", "T5": "T5"},
+)
+
 FAMILY = Family(
     name="SD3",
     order=40,
@@ -134,9 +147,12 @@ FAMILY = Family(
         shared.TEXT_768,
         shared.TEXT_1280,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("CLIP-L", "CLIP-G", "T5"),
     config_names=NameRules.of(30, (r"stable-diffusion-3|sd3", "SD3")),
     encoders={"te": "te1"},
-    encoder_ratios=("CLIP-L", "CLIP-G", "T5"),
     base_version="sd3m",
     architecture="stable-diffusion-3-m/lora",
     hosts=HostModel(flag="is_sd3"),

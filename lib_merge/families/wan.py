@@ -7,6 +7,7 @@ import re
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Aliases, Layers, Shape, Size
 from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, NameRules
+from lib_merge.families.stacks import Stack, Stacks
 
 T2V_14B: dict[str, Shape] = {
     "patch_embedding": (5120, 16, 1, 2, 2),
@@ -92,6 +93,11 @@ ALIASES: Aliases = {
     "proj_out": "head.head",
 }
 
+BLOCKS = Stacks(
+    (Stack("B", 40, ("blocks",), "a block of the transformer: the video, and its attention to the text"),),
+    {"BASE": "UMT5"},
+)
+
 FAMILY = Family(
     name="Wan",
     order=110,
@@ -115,6 +121,10 @@ FAMILY = Family(
         ),
         shared.TE0,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("UMT5",),
     config_names=NameRules.of(85, (r"(^|[^a-z])wan.?[-_ ]?(2|v2|fun|t2v|i2v|$)", "Wan")),
     encoders={"te0": LANGUAGE_MODEL},
     base_version="wan2.1",

@@ -10,7 +10,6 @@ from lib_merge.families.record import (
     EVEN,
     LANGUAGE_MODEL,
     NO_TEXT_ENCODER,
-    REST,
     Fact,
     Family,
     Hint,
@@ -18,7 +17,8 @@ from lib_merge.families.record import (
     ShippedPreset,
     numbered,
 )
-from lib_merge.families.s3_dit import ALIASES, block
+from lib_merge.families.s3_dit import ALIASES
+from lib_merge.families.stacks import Stack, Stacks
 
 WEIGHTS: dict[str, Shape] = {
     "x_embedder": (3840, 64),
@@ -50,6 +50,15 @@ _RANGES = {
     "TEXTURE": (range(21, 30), "texture, skin, light"),
 }
 
+BLOCKS = Stacks(
+    (
+        Stack("N", 2, ("noise_refiner",), "noise refiner: before the layers, image alone"),
+        Stack("C", 2, ("context_refiner",), "context refiner: before the layers, text alone"),
+        Stack("B", 30, ("layers",), "a layer of the transformer: image and text together"),
+    ),
+    {"BASE": "Qwen3 4B"},
+)
+
 FAMILY = Family(
     name="Z-Image",
     order=100,
@@ -69,13 +78,11 @@ FAMILY = Family(
         shared.TE0,
         shared.LM_2560,
     ),
+    blocks=BLOCKS.blocks,
+    block=BLOCKS.block,
+    parts=BLOCKS.parts,
+    encoder_ratios=("Qwen3 4B",),
     config_names=NameRules.of(60, (r"z.?image", "Z-Image")),
-    block=block,
-    parts={
-        **REST,
-        "N": Hint("noise refiner: before the layers, image alone", "the model's code"),
-        "C": Hint("context refiner: before the layers, text alone", "the model's code"),
-    },
     hints={
         name: Hint(says, _Z_FUSE) for numbers, says in _RANGES.values() for name in numbered("B", *numbers)
     },
