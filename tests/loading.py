@@ -17,6 +17,8 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
+from tests.reference import kinds
+
 Place = tuple[str, tuple[int, int] | None]
 FRONT = "diffusion_model."
 
@@ -86,18 +88,64 @@ def _inner(one, other, first: int, last: int) -> float:
     return float(((left.T @ right) * (one[2] @ other[2].T)).sum())
 
 
+def apart(one: Loaded, other: Loaded) -> float:
+    """Return ‖(ΔW − ΔW')·X‖ ÷ ‖ΔW·X‖ of two files as they are loaded, over all weights, X random."""
+    squares = whole = 0.0
+    for weight in sorted({*one.changes, *other.changes}):
+        before, after = (_sketch(file.changes.get(weight, ())) for file in (one, other))
+        rows = max(before.shape[0], after.shape[0])
+        difference = torch.zeros(rows, 8, dtype=torch.float64)
+        difference[: before.shape[0]] += before
+        difference[: after.shape[0]] -= after
+        squares += float(difference.square().sum())
+        whole += float(before.square().sum())
+    return (squares / whole) ** 0.5
+
+
+def _sketch(terms) -> Tensor:
+    """Return ΔW·X, Float64[rows 8]."""
+    if not terms:
+        return torch.zeros(0, 8, dtype=torch.float64)
+    columns = terms[0][2].shape[1]
+    probe = torch.randn(columns, 8, generator=torch.Generator().manual_seed(columns), dtype=torch.float64)
+    result = torch.zeros(max(first + up.shape[0] for first, up, _ in terms), 8, dtype=torch.float64)
+    for first, up, down in terms:
+        result[first : first + up.shape[0]] += up @ (down @ probe)
+    return result
+
+
+# ends of keys, kohya's and PEFT's, and what they are of a module
+_ENDS = {
+    **{f"lora_{side}.weight": f"lora_{side}" for side in ("up", "down")},
+    "lora_B.weight": "lora_up",
+    "lora_A.weight": "lora_down",
+    **{role: role for role in ("alpha", "diff")},
+    **{f"hada_w{n}_{side}": f"hada_w{n}_{side}" for n in "12" for side in "ab"},
+    **{f"lokr_w{n}{side}": f"lokr_w{n}{side}" for n in "12" for side in ("", "_a", "_b")},
+}
+
+
+def modules_of(path: Path) -> dict[str, dict[str, Tensor]]:
+    """Read a file: name of a module → role → tensor."""
+    modules: dict[str, dict[str, Tensor]] = {}
+    for key, value in load_file(str(path)).items():
+        for end, role in _ENDS.items():
+            if key.endswith(f".{end}"):
+                modules.setdefault(key.removesuffix(f".{end}"), {})[role] = value
+    return modules
+
+
 def load(path: Path, table: LoaderTable) -> Loaded:
-    """Apply a saved file as the host of a table does: `lora_up`, `lora_down`, `alpha`, `diff`."""
-    tensors = load_file(str(path))
+    """Apply a saved file as the host of a table does: LoRA, LoHa, LoKr and `diff`."""
     found = Loaded({}, [], [])
-    for name in dict.fromkeys(key.rpartition(".lora_up")[0] or key.removesuffix(".diff") for key in tensors):
-        if f"{name}.lora_up.weight" not in tensors and f"{name}.diff" not in tensors:
+    for name, tensors in modules_of(path).items():
+        if set(tensors) == {"alpha"}:
             continue
         if name not in table.names:
             found.unknown.append(name)
             continue
         weight, rows = table.names[name]
-        up, down = _factors(name, tensors)
+        up, down = _factors(tensors)
         shape = table.shapes.get(weight)
         wanted = (rows[1] - rows[0] if rows else shape[0]) if shape else up.shape[0]
         if up.shape[0] != wanted or (shape and down.shape[1] != max(1, _product(shape[1:]))):
@@ -106,14 +154,18 @@ def load(path: Path, table: LoaderTable) -> Loaded:
     return found
 
 
-def _factors(name: str, tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
-    if f"{name}.diff" in tensors:
-        diff = tensors[f"{name}.diff"].double()
-        diff = diff.flatten(1) if diff.dim() > 1 else diff[:, None]
-        return diff, torch.eye(diff.shape[1], dtype=torch.float64)
-    up, down = (tensors[f"{name}.lora_{side}.weight"].double().flatten(1) for side in ("up", "down"))
-    alpha = tensors.get(f"{name}.alpha")
-    return up * (float(alpha) / down.shape[0] if alpha is not None else 1.0), down
+def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+    alpha = float(tensors["alpha"]) if "alpha" in tensors else None
+    if "lora_up" in tensors:
+        up, down = (tensors[f"lora_{side}"].double().flatten(1) for side in ("up", "down"))
+        return up * (alpha / down.shape[0] if alpha is not None else 1.0), down
+    if "diff" in tensors:
+        whole = tensors["diff"].double()
+        whole = whole.flatten(1) if whole.dim() > 1 else whole[:, None]
+    else:
+        plain = {role: value.double().numpy() for role, value in tensors.items() if role != "alpha"}
+        whole = torch.from_numpy((kinds.loha if "hada_w1_a" in plain else kinds.lokr)(plain, alpha))
+    return whole, torch.eye(whole.shape[1], dtype=torch.float64)
 
 
 def _product(sides) -> int:
