@@ -371,6 +371,15 @@ def test_metadata_breaks_ties_and_never_overrules_shapes(cases, tmp_path):
         assert file.family == "Wan"
 
 
+def test_what_is_written_decides_what_shapes_leave_open_also_beside_another_file(loras, tmp_path):
+    paths = [loras / "diffusers_sd15_r4_pokemon.safetensors", loras / "peft_sdxl_te1_r8.safetensors"]
+    with pytest.raises(
+        FamilyError, match=r"for SDXL \(its configuration or header says so\): LoRAs of different"
+    ):
+        merge(paths, save_to=tmp_path / "m.safetensors")
+    assert merge(paths, save_to=tmp_path / "n.safetensors", family="SD1").family == "SD1"
+
+
 def test_wan_fun_and_motion_loras(cases, tmp_path):
     folder = cases / "wan_fun_double_underscore"
     paths = [folder / "wan_fun_reward.safetensors", folder / "style_aitoolkit.safetensors"]

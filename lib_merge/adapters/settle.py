@@ -95,15 +95,21 @@ def _shared_families(files: Sequence[Told]) -> list[str]:
         both = [family for family in allowed if family in _possible(file)]
         if not both:
             first = next(f for f in files if not set(_possible(f)) & set(_possible(file)) or f is files[0])
-            one, other = (" or ".join(likely_families(f)) for f in (first, file))
             message = (
-                f"{first.name} is for {one} ({first.guess.reason}) and {file.name} for {other} "
-                f"({file.guess.reason}): LoRAs of different base models cannot be merged."
+                f"{first.name} is for {_told(first)} and {file.name} for {_told(file)}: "
+                "LoRAs of different base models cannot be merged."
             )
             raise FamilyError(message)
         allowed = both
     likely = [family for family in allowed if all(family in likely_families(file) for file in files)]
     return likely or [family for family in allowed if FAMILIES[family].gives_way_to not in allowed]
+
+
+def _told(file: Told) -> str:
+    """Return what a file is for, and why, for people."""
+    likely = likely_families(file)
+    why = file.guess.reason if likely == file.guess.candidates else "its configuration or header says so"
+    return f"{' or '.join(likely)} ({why})"
 
 
 def _possible(file: Told) -> tuple[str, ...]:
