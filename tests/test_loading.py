@@ -338,6 +338,25 @@ def test_flux_and_auraflow_lumina_and_z_image_are_told_apart(tmp_path):
             merge(list(pair), save_to=tmp_path / "m.safetensors")
 
 
+def test_a_model_with_more_blocks_than_flux_is_not_flux(tmp_path):
+    """HunyuanVideo in diffusers' names, which no host loads: its modules keep them."""
+    names = (
+        "transformer.transformer_blocks.{}.attn.to_q",
+        "transformer.single_transformer_blocks.{}.attn.to_q",
+    )
+    double, single = (_attention(name, range(20), 3072, 3072) for name in names)
+    video = _made(tmp_path, "video", {**double, **single})
+    del double[names[0].format(19)]
+    image = _made(tmp_path, "image", {**double, **single})
+    with open_lora(video) as file:
+        assert file.family == "other"
+        assert names[0].format(19) in file.modules
+    with open_lora(image) as file:
+        assert file.family == "Flux"
+    with pytest.raises(FamilyError, match="different base models"):
+        merge([video, image], save_to=tmp_path / "m.safetensors")
+
+
 def test_two_sizes_of_one_family_are_refused_by_name(tmp_path):
     small = _made(tmp_path, "small", {"lora_unet_blocks_0_self_attn_q": (1536, 1536)})
     large = _made(tmp_path, "large", {"lora_unet_blocks_1_self_attn_q": (5120, 5120)})
