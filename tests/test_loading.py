@@ -321,7 +321,13 @@ def test_attention_alone_tells_by_the_blocks_it_is_in(tmp_path):
     ):
         merge([flux, klein], save_to=tmp_path / "m.safetensors")
     assert merge([flux, klein], save_to=tmp_path / "m.safetensors", family="Flux").family == "Flux"
-    assert merge([some, klein], save_to=tmp_path / "n.safetensors").family == "Flux.2"
+    with pytest.raises(FamilyError, match="different base models"):
+        merge([some, klein], save_to=tmp_path / "n.safetensors")
+    assert merge([some, klein], save_to=tmp_path / "n.safetensors", family="Flux.2").family == "Flux.2"
+    said = _made(
+        tmp_path, "said", _attention(name, range(2, 4), 9216, 3072), {"ss_base_model_version": "flux2"}
+    )
+    assert merge([said, klein], save_to=tmp_path / "o.safetensors").family == "Flux.2"
 
 
 def test_flux_and_auraflow_lumina_and_z_image_are_told_apart(tmp_path):

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lib_merge.errors import FamilyError, UnsupportedKindError
-from lib_merge.families import FAMILIES, FamilyGuess, ModuleFacts, family_of
+from lib_merge.families import FAMILIES, FamilyGuess, ModuleFacts, family_of, same_blocks
 
 
 class Told(Protocol):
@@ -113,9 +113,13 @@ def _told(file: Told) -> str:
 
 
 def _possible(file: Told) -> tuple[str, ...]:
-    """Return the families that a file can be of: the one that is written, where shapes leave it open."""
+    """Return the families that a file can be of beside others: the one that is written where shapes leave it
+    open, else the likely ones and those that differ from them by a layer.
+    """
     said, likely = file.said, file.guess.candidates
-    return (said,) if said in file.guess.possible and likely != (said,) else file.guess.possible
+    if said in file.guess.possible and likely != (said,):
+        return (said,)
+    return tuple(name for name in file.guess.possible if any(same_blocks(name, one) for one in likely))
 
 
 def _check_sizes(files: Sequence[Told], family: str) -> None:
