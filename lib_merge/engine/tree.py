@@ -263,9 +263,7 @@ def _family(files: Sequence[LoraFile], asked: str | None, *, look_only: bool) ->
     try:
         return settle_family(files, asked)
     except FamilyError:
-        shared = [
-            name for name in files[0].guess.candidates if all(name in f.guess.candidates for f in files)
-        ]
+        shared = [name for name in files[0].guess.candidates if all(name in f.guess.possible for f in files)]
         if asked is not None or not look_only or not shared:
             raise
         return shared[0]
