@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lib_merge import merge, open_lora
 from lib_merge.adapters.keys import parse_keys
 from lib_merge.errors import FamilyError, UnsupportedKindError
 from lib_merge.families import FAMILIES, ModuleFacts, block_of, family_of, tell_family
+from lib_merge.families.layers import Layers, Piece, Size, cut, expand
 from lib_merge.files.header import TensorInfo
 from tests.conftest import DATA
 from tests.loading import LoaderTable, load, tables
@@ -486,3 +488,48 @@ def test_a_deeper_model_than_those_known_is_placed_alike():
     assert (placed.fused, placed.rows) == ("lora_unet_double_blocks_30_img_attn_qkv", (3072, 6144))
     placed = family_of("Wan").place("unet", "blocks_50_attn1_to_q", "diffusion_model.x")
     assert placed.name == "lora_unet_blocks_50_self_attn_q"
+
+
+def test_patterns_stand_for_modules_and_rows_are_counted_in_columns():
+    assert list(expand("a.{0-1}.{q,k}.b")) == ["a.0.q.b", "a.0.k.b", "a.1.q.b", "a.1.k.b"]
+    size = Size("toy", {"a.{0-2}.qkv": (30, 10), "head": (7, 10, 3, 3)})
+    assert size.modules == {
+        "a.0.qkv": (30, 10),
+        "a.1.qkv": (30, 10),
+        "a.2.qkv": (30, 10),
+        "head": (7, 10, 3, 3),
+    }
+    assert size.by_flat_name["a_1_qkv"] == "a.1.qkv"
+    assert (size.shape("a.1.qkv"), size.shape("a.9.qkv"), size.shape("b")) == ((30, 10), (30, 10), ())
+    assert Piece("a", 1, 2).rows((30, 10)) == (10, 20)
+    assert Piece("a", Fraction(3, 2)).rows((30, 10)) == (15, 30)
+    layers = Layers(
+        sizes=(size,),
+        aliases={**cut("a.{n}.qkv", "b.{n}.q", "b.{n}.k", "b.{n}.v"), "a.{n}.qk": Piece("a.{n}.qkv", 0, 2)},
+    )
+    assert layers.find("b_2_k") == ("a.2.qkv", (30, 10), (10, 20), False)
+    assert layers.find("c_2_k") is None
+    assert [rows for _, rows in layers.split("lora_unet_a_0_qkv")] == [(0, 10), (10, 20), (20, 30)]
+    coarse = layers.place("a_0_qk")
+    assert (coarse.fused, coarse.rows) == ("lora_unet_a_0_qkv", (0, 20))
+    for columns in (10, 90):  # a convolution's columns are told with or without its kernel
+        assert layers.fitting([ModuleFacts("unet", "head", 7, columns)]) == (size,)
+    assert layers.fitting([ModuleFacts("unet", "head", 8, 10)]) == ()
+
+
+def test_a_piece_of_several_pieces_is_cut_before_it_is_saved(maps, tmp_path):
+    path = _made(tmp_path, "a", {"diffusion_model.single_blocks.3.linear1_qkv": (9216, 3072)})
+    out = tmp_path / "m.safetensors"
+    merge([path], save_to=out, save_precision="float")
+    found, table = load(out, maps["flux1"]), maps["flux1"]
+    assert (found.unknown, found.misfits) == ([], [])
+    assert {table.names[name][1] for name in _names(out)} == {(0, 3072), (3072, 6144), (6144, 9216)}
+    asked = load(path, table)
+    for rows in ("", "[0:3072]", "[3072:6144]", "[6144:9216]", "[9216:21504]"):
+        weight = f"single_blocks.3.linear1.weight{rows}"
+        assert found.norm(weight) == pytest.approx(asked.norm(weight), rel=1e-5, abs=1e-12)
+
+
+def _names(path: Path) -> list[str]:
+    with open_lora(path) as file:
+        return list(file.modules)
