@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from fractions import Fraction
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from lib_merge import merge, open_lora
 from lib_merge.adapters.keys import parse_keys
 from lib_merge.errors import FamilyError, UnsupportedKindError
 from lib_merge.families import FAMILIES, ModuleFacts, block_of, family_of, tell_family
+from lib_merge.families.layers import Layers, Piece, Size, cut, expand
 from lib_merge.files.header import TensorInfo
 from tests.conftest import DATA
 from tests.loading import LoaderTable, load, tables
@@ -321,7 +323,13 @@ def test_attention_alone_tells_by_the_blocks_it_is_in(tmp_path):
     ):
         merge([flux, klein], save_to=tmp_path / "m.safetensors")
     assert merge([flux, klein], save_to=tmp_path / "m.safetensors", family="Flux").family == "Flux"
-    assert merge([some, klein], save_to=tmp_path / "n.safetensors").family == "Flux.2"
+    with pytest.raises(FamilyError, match="different base models"):
+        merge([some, klein], save_to=tmp_path / "n.safetensors")
+    assert merge([some, klein], save_to=tmp_path / "n.safetensors", family="Flux.2").family == "Flux.2"
+    said = _made(
+        tmp_path, "said", _attention(name, range(2, 4), 9216, 3072), {"ss_base_model_version": "flux2"}
+    )
+    assert merge([said, klein], save_to=tmp_path / "o.safetensors").family == "Flux.2"
 
 
 def test_flux_and_auraflow_lumina_and_z_image_are_told_apart(tmp_path):
@@ -336,6 +344,25 @@ def test_flux_and_auraflow_lumina_and_z_image_are_told_apart(tmp_path):
     for pair in ((flux, aura), (z, lumina)):
         with pytest.raises(FamilyError, match="different base models"):
             merge(list(pair), save_to=tmp_path / "m.safetensors")
+
+
+def test_a_model_with_more_blocks_than_flux_is_not_flux(tmp_path):
+    """HunyuanVideo in diffusers' names, which no host loads: its modules keep them."""
+    names = (
+        "transformer.transformer_blocks.{}.attn.to_q",
+        "transformer.single_transformer_blocks.{}.attn.to_q",
+    )
+    double, single = (_attention(name, range(20), 3072, 3072) for name in names)
+    video = _made(tmp_path, "video", {**double, **single})
+    del double[names[0].format(19)]
+    image = _made(tmp_path, "image", {**double, **single})
+    with open_lora(video) as file:
+        assert file.family == "other"
+        assert names[0].format(19) in file.modules
+    with open_lora(image) as file:
+        assert file.family == "Flux"
+    with pytest.raises(FamilyError, match="different base models"):
+        merge([video, image], save_to=tmp_path / "m.safetensors")
 
 
 def test_two_sizes_of_one_family_are_refused_by_name(tmp_path):
@@ -369,6 +396,15 @@ def test_metadata_breaks_ties_and_never_overrules_shapes(cases, tmp_path):
     )
     with open_lora(wrong) as file:
         assert file.family == "Wan"
+
+
+def test_what_is_written_decides_what_shapes_leave_open_also_beside_another_file(loras, tmp_path):
+    paths = [loras / "diffusers_sd15_r4_pokemon.safetensors", loras / "peft_sdxl_te1_r8.safetensors"]
+    with pytest.raises(
+        FamilyError, match=r"for SDXL \(its configuration or header says so\): LoRAs of different"
+    ):
+        merge(paths, save_to=tmp_path / "m.safetensors")
+    assert merge(paths, save_to=tmp_path / "n.safetensors", family="SD1").family == "SD1"
 
 
 def test_wan_fun_and_motion_loras(cases, tmp_path):
@@ -452,3 +488,48 @@ def test_a_deeper_model_than_those_known_is_placed_alike():
     assert (placed.fused, placed.rows) == ("lora_unet_double_blocks_30_img_attn_qkv", (3072, 6144))
     placed = family_of("Wan").place("unet", "blocks_50_attn1_to_q", "diffusion_model.x")
     assert placed.name == "lora_unet_blocks_50_self_attn_q"
+
+
+def test_patterns_stand_for_modules_and_rows_are_counted_in_columns():
+    assert list(expand("a.{0-1}.{q,k}.b")) == ["a.0.q.b", "a.0.k.b", "a.1.q.b", "a.1.k.b"]
+    size = Size("toy", {"a.{0-2}.qkv": (30, 10), "head": (7, 10, 3, 3)})
+    assert size.modules == {
+        "a.0.qkv": (30, 10),
+        "a.1.qkv": (30, 10),
+        "a.2.qkv": (30, 10),
+        "head": (7, 10, 3, 3),
+    }
+    assert size.by_flat_name["a_1_qkv"] == "a.1.qkv"
+    assert (size.shape("a.1.qkv"), size.shape("a.9.qkv"), size.shape("b")) == ((30, 10), (30, 10), ())
+    assert Piece("a", 1, 2).rows((30, 10)) == (10, 20)
+    assert Piece("a", Fraction(3, 2)).rows((30, 10)) == (15, 30)
+    layers = Layers(
+        sizes=(size,),
+        aliases={**cut("a.{n}.qkv", "b.{n}.q", "b.{n}.k", "b.{n}.v"), "a.{n}.qk": Piece("a.{n}.qkv", 0, 2)},
+    )
+    assert layers.find("b_2_k") == ("a.2.qkv", (30, 10), (10, 20), False)
+    assert layers.find("c_2_k") is None
+    assert [rows for _, rows in layers.split("lora_unet_a_0_qkv")] == [(0, 10), (10, 20), (20, 30)]
+    coarse = layers.place("a_0_qk")
+    assert (coarse.fused, coarse.rows) == ("lora_unet_a_0_qkv", (0, 20))
+    for columns in (10, 90):  # a convolution's columns are told with or without its kernel
+        assert layers.fitting([ModuleFacts("unet", "head", 7, columns)]) == (size,)
+    assert layers.fitting([ModuleFacts("unet", "head", 8, 10)]) == ()
+
+
+def test_a_piece_of_several_pieces_is_cut_before_it_is_saved(maps, tmp_path):
+    path = _made(tmp_path, "a", {"diffusion_model.single_blocks.3.linear1_qkv": (9216, 3072)})
+    out = tmp_path / "m.safetensors"
+    merge([path], save_to=out, save_precision="float")
+    found, table = load(out, maps["flux1"]), maps["flux1"]
+    assert (found.unknown, found.misfits) == ([], [])
+    assert {table.names[name][1] for name in _names(out)} == {(0, 3072), (3072, 6144), (6144, 9216)}
+    asked = load(path, table)
+    for rows in ("", "[0:3072]", "[3072:6144]", "[6144:9216]", "[9216:21504]"):
+        weight = f"single_blocks.3.linear1.weight{rows}"
+        assert found.norm(weight) == pytest.approx(asked.norm(weight), rel=1e-5, abs=1e-12)
+
+
+def _names(path: Path) -> list[str]:
+    with open_lora(path) as file:
+        return list(file.modules)

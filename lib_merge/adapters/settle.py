@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Protocol
 
 from lib_merge.errors import FamilyError, UnsupportedKindError
-from lib_merge.families import FAMILIES, FamilyGuess, ModuleFacts, family_of
+from lib_merge.families import FAMILIES, FamilyGuess, ModuleFacts, family_of, same_blocks
 
 
 class Told(Protocol):
@@ -95,10 +95,9 @@ def _shared_families(files: Sequence[Told]) -> list[str]:
         both = [family for family in allowed if family in _possible(file)]
         if not both:
             first = next(f for f in files if not set(_possible(f)) & set(_possible(file)) or f is files[0])
-            one, other = (" or ".join(likely_families(f)) for f in (first, file))
             message = (
-                f"{first.name} is for {one} ({first.guess.reason}) and {file.name} for {other} "
-                f"({file.guess.reason}): LoRAs of different base models cannot be merged."
+                f"{first.name} is for {_told(first)} and {file.name} for {_told(file)}: "
+                "LoRAs of different base models cannot be merged."
             )
             raise FamilyError(message)
         allowed = both
@@ -106,10 +105,21 @@ def _shared_families(files: Sequence[Told]) -> list[str]:
     return likely or [family for family in allowed if FAMILIES[family].gives_way_to not in allowed]
 
 
+def _told(file: Told) -> str:
+    """Return what a file is for, and why, for people."""
+    likely = likely_families(file)
+    why = file.guess.reason if likely == file.guess.candidates else "its configuration or header says so"
+    return f"{' or '.join(likely)} ({why})"
+
+
 def _possible(file: Told) -> tuple[str, ...]:
-    """Return the families that a file can be of: the one that is written, where shapes leave it open."""
+    """Return the families that a file can be of beside others: the one that is written where shapes leave it
+    open, else the likely ones and those that differ from them by a layer.
+    """
     said, likely = file.said, file.guess.candidates
-    return (said,) if said in file.guess.possible and likely != (said,) else file.guess.possible
+    if said in file.guess.possible and likely != (said,):
+        return (said,)
+    return tuple(name for name in file.guess.possible if any(same_blocks(name, one) for one in likely))
 
 
 def _check_sizes(files: Sequence[Told], family: str) -> None:

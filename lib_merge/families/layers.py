@@ -269,8 +269,14 @@ class Layers:
         return max(self.sizes, key=lambda size: sum(self.has(module, size) for module in modules))
 
     def share(self, modules: Sequence[ModuleFacts]) -> float:
-        """Return how much of a denoiser's modules the likeliest model has in their size, 0 to 1."""
+        """Return how much of a denoiser's modules the likeliest model has in their size, 0 to 1.
+
+        A block that it lacks says that it is another model: 0.
+        """
         size = self.likeliest(modules)
+        spots = [self.find(module.path, size) for module in modules]
+        if any(spot is not None and spot.shape and spot.module not in size.modules for spot in spots):
+            return 0.0
         return sum(self.has(module, size) for module in modules) / len(modules)
 
     def has(self, module: ModuleFacts, size: Size) -> bool:

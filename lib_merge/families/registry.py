@@ -79,7 +79,7 @@ class FamilyGuess:
 
     candidates  those that are likely
     reason      for people
-    possible    the same and those that give way to one of them: another source may tell
+    possible    the same and those that give way to one of them: what is written may tell
     arguable    all that have its modules in their sizes: a person may say that it is one of these
     """
 
