@@ -423,7 +423,7 @@ def test_whatever_goes_wrong_with_one_file_is_its_own_problem(tmp_path, monkeypa
     def broken(*_):
         raise IndexError("tuple index out of range")
 
-    monkeypatch.setattr("lib_merge.adapters.file.guess_family", broken)
+    monkeypatch.setattr("lib_merge.adapters.file.parse_keys", broken)
     with pytest.raises(FileFormatError, match=r"x\.safetensors cannot be understood"):
         open_lora(path)
     assert "cannot be understood" in read_facts(path)["problem"]
