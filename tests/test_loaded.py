@@ -25,9 +25,17 @@ def _names(table, model, spelling, kind):
     chosen, taken = {}, {}
     for name, (weight, rows) in table.names.items():
         shape = table.shapes.get(weight)
-        wrong = model in WRONG_THERE and WRONG_THERE[model].search(name)
+        # a loader exchanges the halves of diffusers' last adaLN, which no table of names shows
+        wrong = (model in WRONG_THERE and WRONG_THERE[model].search(name)) or "norm_out" in name
         form = re.sub(r"\d+", "#", name)
-        if _spelling(name) != spelling or not shape or len(shape) != 2 or wrong or form in chosen:
+        if (
+            _spelling(name) != spelling
+            or not shape
+            or len(shape) != 2
+            or wrong
+            or form in chosen
+            or not weight.endswith(".weight")
+        ):
             continue
         first, last = rows or (0, shape[0])
         if all(last <= low or high <= first for low, high in taken.setdefault(weight, [])):

@@ -22,6 +22,7 @@ from torch import Tensor
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
+from lib_merge.adapters.module import swap_halves
 from lib_merge.engine.cancelling import CANCELLED, cancels
 from lib_merge.engine.encode import (
     DTYPES,
@@ -182,6 +183,8 @@ def _cancelled(node: Node, item: Target, value: Tensor) -> bool:
 def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     evaluator, dtype = plan.evaluator, DTYPES[tree.root.recipe.precision]
     delta = evaluator.asked(tree.root, item)
+    if tree.naming.swaps(item.name):
+        delta = swap_halves(delta.low_rank() if isinstance(delta, Spanned) else delta)
     policy = plan.kept.policy_at(tree.root, item)
     if isinstance(delta, LowRank) and not delta.terms:
         return Encoded(dropped="weight 0 in every source that has it")

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from lib_merge.families import Family
+from lib_merge.families import Family, encoder_of
 from lib_merge.families.layers import Size
 from lib_merge.loaders.check import where
 from lib_merge.loaders.hosts import HOSTS
 from lib_merge.loaders.record import Host
-from lib_merge.loaders.spelling import Layout, Spelling, stem_in
+from lib_merge.loaders.spelling import Layout, Spelling, path_of, stem_in
 
 SPELLINGS = tuple(spelling.value for spelling in Spelling)
 # what a recipe's `names` may be, beside ""
@@ -57,6 +57,15 @@ class Naming:
         pieces = self.family.split(fused, self.size) or ()
         known = all(where(loads, self.family, name, self.size) is not None for name, _ in pieces)
         return Layout.KEPT if known else Layout.FUSED
+
+    def swaps(self, name: str) -> bool:
+        """Tell whether the spelling has the two halves of a module's rows in the other order."""
+        layers = self.family.layers
+        if self.spelling is None or self.spelling.fused or layers is None or encoder_of(name):
+            return False
+        stem = stem_in(self.spelling, self.family, self.size, name)
+        spot = None if stem is None else layers.find(path_of(stem), self.size)
+        return spot is not None and spot.swap
 
     def key(self, name: str, end: str) -> str:
         """Return the key of a tensor.

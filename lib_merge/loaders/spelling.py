@@ -97,7 +97,7 @@ def stem_in(spelling: Spelling, family: Family, size: Size | None, name: str) ->
     encoder = encoder_of(name)
     if encoder:
         return _encoder_stem(spelling, family, encoder, name)
-    spot = family.layers.find(_path(name), size) if family.layers is not None else None
+    spot = family.layers.find(path_of(name), size) if family.layers is not None else None
     if spot is None or family.layers is None:
         return None
     if spelling.fused:
@@ -120,9 +120,9 @@ def _is_unet(family: Family) -> bool:
     return family.layers is not None and "input_blocks.0.0" in family.layers.sizes[0].modules
 
 
-def _path(name: str) -> str:
-    """Return the path of a denoiser's canonical name, with underscores."""
-    for front in ("lora_unet_", "lora_transformer_", "lycoris_", "diffusion_model.", "transformer."):
+def path_of(name: str) -> str:
+    """Return the path of a denoiser's module with underscores, whatever stands before it."""
+    for front in ("lora_unet_", "lora_transformer_", "lycoris_", "diffusion_model.", "transformer.", "unet."):
         if name.startswith(front):
             return name[len(front) :].replace(".", "_")
     return name.replace(".", "_")
