@@ -157,6 +157,8 @@ def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
     vectors = plan.evaluator.vectors(node, item)
     if encoded.dropped == CANCELLED or not item.columns:
         vectors = {role: value for role, value in vectors.items() if not _cancelled(node, item, value)}
+    if tree.naming.swaps(item.name):
+        vectors = {role: torch.roll(value, value.numel() // 2) for role, value in vectors.items()}
     if vectors:
         encode_vectors(encoded, item, vectors, dtype)
     if encoded.entries:
