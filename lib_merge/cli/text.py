@@ -114,6 +114,7 @@ def inspect_text(item: dict[str, Any]) -> str:
         f"{item['bytes'] / 1e6:.1f} MB, norm {item['norm']:.4g}",
         f"  blocks: {' '.join(item['blocks'])}",
     ]
+    lines.extend(f"  {mark['said']}" for mark in item["marks"])
     if item["tags"]:
         lines.append(f"  tags: {', '.join(item['tags'])}")
     if item["broken"]:
@@ -204,6 +205,7 @@ def _sources(report: AnalysisReport) -> Iterator[str]:
             f"{part.effective_rank:.1f}, 99 % of the energy in rank {part.ranks.get(0.99, 0)}, text "
             f"encoders {source.encoder:.0%}"
         )
+        yield from (f"  {mark.said}" for mark in source.marks)
         if source.zero:
             yield f"  {len(source.zero)} tensors are zero"
         if source.broken:
