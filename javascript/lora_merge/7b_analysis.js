@@ -181,6 +181,7 @@
                 if (!report.recipe.direct) lines.push(["info", `estimated from ${report.recipe.seen[0]} of ${report.recipe.seen[1]} modules`]);
             }
             for (const source of report.sources) {
+                for (const mark of source.marks || []) lines.push(["info", `${source.label}: ${mark.said}`]);
                 if (source.broken.length) lines.push(["bad", `${source.label}: ${source.broken.length} tensors hold NaN or infinity`]);
                 if (source.zero.length) lines.push(["info", `${source.label}: ${source.zero.length} tensors are zero`]);
             }
@@ -216,10 +217,7 @@
         }
 
         async apply(item) {
-            const reply = await this.app.ask("apply", { state: this.app.state.data, changes: item.apply });
-            if (!reply) return;
-            this.app.state.replace(reply.state);
-            this.app.say(`${item.title}: done. Ctrl+Z takes it back.`);
+            await this.app.change(item.title, item.apply);
         }
     }
 

@@ -78,4 +78,6 @@ def _possible(recipe: Recipe, merge: Place, places: Sequence[Place]) -> bool:
     direct = all(len(place) == len(merge) + 1 for place in places)
     if not direct or len(places) == len(_merge_at(recipe, merge).sources):
         return False
-    return recipe.declared().stacks if merge else recipe.flat
+    if merge:
+        return recipe.declared().stacks
+    return recipe.flat or len(recipe.sources) == len(places) + 1

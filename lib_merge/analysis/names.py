@@ -6,6 +6,7 @@ A name is what somebody typed. What is read here is never more than a hint, and 
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 # ------------------------------------------------------------------------ speed
@@ -124,7 +125,7 @@ class NoiseName:
 
     level     "high" or "low"
     partner   the same name for the other level
-    explicit  it speaks of noise; otherwise it is a lone HIGH, LN, H …
+    explicit  it speaks of noise, or says HIGH, LOW, HN or LN; otherwise it is a word or a lone letter
     """
 
     level: str
@@ -134,16 +135,30 @@ class NoiseName:
 
 def noise_name(stem: str) -> NoiseName | None:
     """Return the noise level that a name speaks of and its partner's name; None where it says none."""
+    return next(noise_names(stem), None)
+
+
+def noise_names(stem: str) -> Iterator[NoiseName]:
+    """Yield every way to read a name as one for a noise level, the likeliest first."""
     for pattern in (_EXPLICIT, _SHORT):
-        matches = list(pattern.finditer(stem))
-        if matches:
-            match = matches[-1]
+        for match in reversed(list(pattern.finditer(stem))):
             word = match[0]
             level = "high" if word.strip("-_ .")[0] in "hH" else "low"
-            swapped = _swapped(word)
-            partner = f"{stem[: match.start()]}{swapped}{stem[match.end() :]}"
-            return NoiseName(level, partner, explicit=pattern is _EXPLICIT)
-    return None
+            partner = f"{stem[: match.start()]}{_swapped(word)}{stem[match.end() :]}"
+            explicit = pattern is _EXPLICIT or (len(word) > 1 and word.isupper())
+            yield NoiseName(level, partner, explicit)
+
+
+def for_level(stem: str, level: str) -> str:
+    """Return a name for a noise level: words that beyond doubt name the other one are exchanged."""
+
+    def exchanged(match: re.Match[str]) -> str:
+        word = match[0]
+        own = "high" if word.strip("-_ .")[0] in "hH" else "low"
+        explicit = match.re is _EXPLICIT or (len(word) > 1 and word.isupper())
+        return _swapped(word) if explicit and own != level else word
+
+    return _SHORT.sub(exchanged, _EXPLICIT.sub(exchanged, stem))
 
 
 def _swapped(word: str) -> str:

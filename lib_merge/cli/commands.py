@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import signal
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import __version__, api
+from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, to_html, to_json
+from lib_merge.analysis.aside import outside
+from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.cli.text import (
@@ -30,6 +34,7 @@ from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
+from lib_merge.library.partners import partner_stem, partners_of
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import PRECISIONS, Recipe, Source
@@ -77,10 +82,43 @@ def _merge(arguments: Arguments, stop: _Interrupt) -> None:
 
 
 def _run(recipe: Recipe, arguments: Arguments, stop: _Interrupt) -> None:
+    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), _cautions(recipe))]
+    if arguments.partners:
+        wanted.append(_partners(recipe, arguments))
+    reports = []
     with ProgressLine() as progress:
         job = _job(arguments, stop, progress)
-        report = api.run_recipe(recipe, arguments.save_to, job=job, keep_levels=arguments.keep_levels)
-    _show(report, as_json=arguments.json)
+        for one, target, notes in wanted:
+            report = api.run_recipe(one, target, job=job, keep_levels=arguments.keep_levels)
+            report.warnings[:0] = notes
+            reports.append(report)
+    if arguments.json and arguments.partners:
+        show(json.dumps([report.to_json() for report in reports], allow_nan=False))
+        return
+    for report in reports:
+        _show(report, as_json=arguments.json)
+
+
+def _partners(recipe: Recipe, arguments: Arguments) -> tuple[Recipe, Path, list[str]]:
+    """Return the recipe for the partner files, where it is saved, and what to know of it."""
+    partners = partners_of(recipe, [Path(folder) for folder in getattr(arguments, "lora_dir", None) or ()])
+    first = Path(arguments.save_to)
+    target = first.with_name(f"{partner_stem(first.stem, partners)}{first.suffix}")
+    if target.exists() and not arguments.overwrite:
+        message = f"{target.name} exists already; choose another name or add --overwrite."
+        raise OutputError(message)
+    return partners.recipe, target, [*partners.notes, *_cautions(partners.recipe)]
+
+
+def _cautions(recipe: Recipe) -> list[str]:
+    """Return a sentence on speed LoRAs that the method spoils; that a file cannot be opened is said later."""
+    marks = []
+    with contextlib.suppress(MergeError):
+        for source in recipe.leaves():
+            assert source.path is not None
+            with open_lora(source.path) as file:
+                marks.append(recognised(file))
+    return [advice.reason for advice in outside(recipe, marks)]
 
 
 def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
@@ -99,7 +137,7 @@ def _show(report: MergeReport, *, as_json: bool) -> None:
 
 def _resize(arguments: Arguments, stop: _Interrupt) -> None:
     arguments.models, arguments.method = [arguments.model], DEFAULT_METHOD
-    for name in ("ratios", "blocks", "te_ratios", "roles", "elements", "knob", "keep_levels"):
+    for name in ("ratios", "blocks", "te_ratios", "roles", "elements", "knob", "keep_levels", "partners"):
         setattr(arguments, name, None)
     arguments.seed = 0
     _merge(arguments, stop)
@@ -308,6 +346,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     merge.add_argument("--seed", type=int, default=0, help="of random masks")
     merge.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
+    _partner_option(merge)
     _output_options(merge)
     resize = _command(commands, "resize", "save one LoRA at another rank", _resize)
     resize.add_argument("--model", required=True, metavar="FILE")
@@ -317,6 +356,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", metavar="RECIPE")
     run.add_argument("--save_to", metavar="OUT")
     run.add_argument("--keep_levels", metavar="DIR")
+    _partner_option(run)
     run.add_argument("--overwrite", action="store_true")
     run.add_argument("--drop_unsupported", action="store_true")
     _search_options(run)
@@ -346,6 +386,11 @@ def _command(
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def _partner_option(parser: argparse.ArgumentParser) -> None:
+    text = "then the same for the partner files of Wan 2.2 (high_noise and low_noise, HN and LN)"
+    parser.add_argument("--partners", action="store_true", help=text)
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:
