@@ -48,7 +48,7 @@
         /* everything that changes the numbers, and nothing else */
         signature() {
             const { groups, method, knobs, rank, conv_rank, prune, precision, seed } = this.app.state.data;
-            const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.group, row.role]);
+            const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.elements, row.group, row.role]);
             return rows.length ? JSON.stringify([rows, groups, method, knobs[method], rank, conv_rank, prune, precision, seed]) : "";
         }
 
