@@ -437,6 +437,7 @@ def test_every_complaint_has_an_answer(folder, one):
         "loading",
         "worse",
         "lost",
+        "regions",
     ]
     for symptom in report.symptoms:
         assert symptom.says

@@ -128,9 +128,10 @@
                 this.strength,
             ];
             this.weigh();
+            /* what would spoil the merge stands first, with the button that sets it right */
+            facts.unshift(...(plan.offers || []).map((offer) => this.fact("warn", `${offer.reason} `, button(offer.title, () => this.app.change(offer.title, offer.changes), { class: "lm-button lm-small" }))));
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
-            for (const offer of plan.offers || []) facts.push(this.fact("warn", `${offer.reason} `, button(offer.title, () => this.app.change(offer.title, offer.changes), { class: "lm-button lm-small" })));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
             else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
             if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));

@@ -9,8 +9,8 @@ from lib_merge.analysis.recognition import Mark, held
 from lib_merge.recipe import Recipe
 from lib_merge.recipe_edits import Place, handles, source_at
 
-THINS = "leaves numbers of a LoRA out, and a speed LoRA that lacks some no longer works in few steps"
-DILUTES = "weighs every LoRA against the others, and a speed LoRA works in few steps only at its own strength"
+THINS = "leaves out numbers that {} to work in few steps"
+DILUTES = "weighs it against the others, and only at its own strength it works in few steps"
 
 
 def outside(recipe: Recipe, marks: Sequence[Sequence[Mark]]) -> Iterator[Advice]:
@@ -54,12 +54,13 @@ def _advice(recipe: Recipe, merge: Place, members: Sequence[tuple[Place, Mark]])
     method = inner.declared()
     named = " and ".join(f"{names[place]} ({source_at(recipe, place).label})" for place, _ in members)
     said = _said([mark for _, mark in members])
-    harm = f"{method.title} {THINS if method.thins else DILUTES}"
-    it, its = ("it", "its") if len(members) == 1 else ("they", "their")
+    one = len(members) == 1
+    harm = THINS.format("it needs" if one else "they need") if method.thins else DILUTES
     return Advice(
         "outside",
         f"Add {' and '.join(letters)} outside {method.title}",
-        f"{named} {said}: {harm}; the others can be merged by it, and {it} added on top at {its} ratio.",
+        f"{named} {said}: {method.title} {harm}; "
+        f"{'it' if one else 'they'} can be added on top of the merge of the others instead.",
         {"sources": letters},
         {"aside": letters} if _possible(recipe, merge, [place for place, _ in members]) else {},
     )

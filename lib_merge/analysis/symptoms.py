@@ -204,6 +204,14 @@ def _try_worse(known: Evidence) -> Iterator[Advice]:
     yield from _methods(known, Complaint.WORSE)
 
 
+def _regions(known: Evidence) -> Iterator[str]:
+    if len(known.names) > 1:
+        yield (
+            "no single file can keep two characters apart in one picture: its blocks are layers, not places; "
+            "that takes regions or masks while the picture is made, with both LoRAs loaded"
+        )
+
+
 def _lost(known: Evidence) -> Iterator[str]:
     outcome = known.outcome
     if outcome is None:
@@ -289,6 +297,7 @@ TABLE: tuple[tuple[str, str, Says, Tries, tuple[str, ...]], ...] = (
     ("loading", "Errors when loading", _loading, _nothing, ("broken", "range")),
     ("worse", "Worse than the stack", _worse, _try_worse, ("unfounded", "cut", "bases")),
     ("lost", "A source lost its character", _lost, _try_lost, ("balance", "empty", "negated")),
+    ("regions", "Two characters run into each other", _regions, _nothing, ()),
 )
 
 
