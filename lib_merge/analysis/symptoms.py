@@ -204,12 +204,11 @@ def _try_worse(known: Evidence) -> Iterator[Advice]:
     yield from _methods(known, Complaint.WORSE)
 
 
-def _regions(known: Evidence) -> Iterator[str]:
-    if len(known.names) > 1:
-        yield (
-            "no single file can keep two characters apart in one picture: its blocks are layers, not places; "
-            "that takes regions or masks while the picture is made, with both LoRAs loaded"
-        )
+def _regions(_: Evidence) -> Iterator[str]:
+    yield (
+        "no single file can keep two characters apart in one picture: its blocks are layers, not places; "
+        "that takes regions or masks while the picture is made, with both LoRAs loaded"
+    )
 
 
 def _lost(known: Evidence) -> Iterator[str]:
