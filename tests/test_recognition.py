@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 import torch
 from safetensors import safe_open
 from safetensors.torch import load_file
 
+from lib_merge import merge
 from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze
 from lib_merge.analysis.names import epoch_name, noise_name, speed_name
@@ -195,6 +197,32 @@ def test_a_renamed_file_is_known_by_the_name_in_its_metadata(tmp_path):
     assert (mark.sure, mark.evidence) == (False, ("metadata: ss_output_name",))
     [mark] = _marks(write(tmp_path / "y.safetensors", WHOLE, named))
     assert mark.sure
+
+
+def test_what_a_merge_says_of_itself_is_a_name(tmp_path):
+    """A merge lists its sources in its comment: that is no second witness beside the name it has from them."""
+    path = write_lora(tmp_path / "lcm-lora-sdv1-5.safetensors")
+    out = tmp_path / "ink+lcm-lora-sdv1-5.safetensors"
+    merge([path, write_lora(tmp_path / "ink.safetensors", seed=2)], save_to=out)
+    with open_lora(out) as file:
+        assert "lcm-lora" in file.metadata["ss_training_comment"]
+        [mark] = recognised(file)
+    assert not mark.sure
+
+
+def test_nonsense_in_metadata_and_names_is_no_error(tmp_path):
+    wild = {
+        "ss_epoch": "9" * 5000,
+        "ss_num_epochs": "²",
+        "ss_output_name": "-" * 50_000,
+        "modelspec.title": "lcm_" * 9000,
+    }
+    assert all(mark.sort in SORTS for mark in _marks(write_lora(tmp_path / "x.safetensors", metadata=wild)))
+    with open_lora(_wan(tmp_path / "y.safetensors")) as file:
+        traits = replace(traits_of(file), path=tmp_path / f"{'x' * 239}_LOW.safetensors")
+    assert [mark.sort for mark in recognise(traits)] == [
+        "low noise"
+    ]  # its partner's name is too long for the disk
 
 
 def test_a_flat_spectrum_supports_a_name_and_never_speaks_alone(tmp_path):

@@ -12,6 +12,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.names import (
     SpeedName,
@@ -193,7 +194,9 @@ _EDGES = {
 
 def _speed(traits: Traits) -> Iterator[Mark]:
     names = [(why, found) for why, name in _named(traits) if (found := speed_name(name)) is not None]
-    texts = [why for why, text in _fields(traits, _TEXTS) if _DISTILLED.search(text)]
+    # what a merge says of itself is the names of its sources once more
+    told = () if metadata.recipe_of(traits.metadata) else _TEXTS
+    texts = [why for why, text in _fields(traits, told) if _DISTILLED.search(text)]
     modules = [MODULES] if _whole_network(traits) else []
     flat = [SPECTRUM] if traits.flatness is not None and traits.flatness >= FLAT else []
     if not names and not texts:
@@ -273,17 +276,24 @@ def _noise(traits: Traits) -> Iterator[Mark]:
         found = noise_name(name)
         if found is None:
             continue
-        partner = why == NAME and traits.path.with_name(f"{found.partner}{traits.path.suffix}").is_file()
+        partner = why == NAME and _there(traits.path.with_name(f"{found.partner}{traits.path.suffix}"))
         if found.explicit or partner:
             yield mark(f"{found.level} noise", "", [why, *([PARTNER] if partner else [])], sure=partner)
             return
+
+
+def _there(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except OSError:  # a name that is too long for the disk
+        return False
 
 
 def _epoch(traits: Traits) -> Iterator[Mark]:
     """Yield the epoch of a file that was saved on the way; the last of a run is no epoch but the LoRA."""
     epoch, last = (traits.metadata.get(field, "") for field in ("ss_epoch", "ss_num_epochs"))
     named = epoch_name(traits.path.stem)
-    if epoch.isdecimal() and last.isdecimal() and int(epoch) < int(last):
+    if all(re.fullmatch("[0-9]{1,7}", number) for number in (epoch, last)) and int(epoch) < int(last):
         evidence = (*([NAME] if named is not None else []), "metadata: ss_epoch")
         yield mark("epoch", str(int(epoch)), evidence, sure=True)
     elif named is not None:
