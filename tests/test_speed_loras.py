@@ -13,6 +13,7 @@ from lib_merge import Recipe, Source, merge
 from lib_merge.analysis import analyze
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.recognition import mark
+from lib_merge.cli.commands import main
 from lib_merge.errors import RecipeError
 from lib_merge.methods import METHODS
 from lib_merge.recipe_edits import with_aside, with_changes
@@ -147,6 +148,23 @@ def test_the_merge_outside_is_the_others_merge_and_the_speed_lora(paths, tmp_pat
     two, speed = dense_of(tmp_path / "two.safetensors"), dense_of(paths[2])
     wanted = {name: two[name] + 0.8 * speed[name] for name in speed}
     assert relative(dense_of(tmp_path / "all.safetensors"), wanted) < 1e-5
+
+
+def test_the_command_line_says_it_and_does_it(paths, tmp_path, capsys):
+    out = tmp_path / "cli.safetensors"
+    command = ["merge", "--models", *map(str, paths), "--ratios", "0.7", "0.4", "0.8", "--method", "core_ties",
+               "--save_to", str(out), "--save_precision", "float", "--overwrite"]  # fmt: skip
+    assert main(command) == 0
+    said = capsys.readouterr().out
+    assert f"note: C ({SPEED}) is a speed LoRA" in said
+    assert "--aside C does that." in said
+    assert main([*command, "--aside", "C"]) == 0
+    assert "speed LoRA" not in capsys.readouterr().out
+    recipe = with_aside(_recipe(paths, [0.7, 0.4, 0.8], method="core_ties"), ["C"])
+    merge(list(recipe.sources), save_to=tmp_path / "api.safetensors", save_precision="float")
+    assert relative(dense_of(out), dense_of(tmp_path / "api.safetensors")) < 1e-6
+    assert main([*command, "--aside", "Q"]) == 2
+    assert "there is no source Q" in capsys.readouterr().err
 
 
 def test_one_that_is_left_alone_is_added_as_it_is(paths):

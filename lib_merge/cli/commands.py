@@ -38,6 +38,7 @@ from lib_merge.library.partners import partner_stem, partners_of
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import PRECISIONS, Recipe, Source
+from lib_merge.recipe_edits import with_aside
 from lib_merge.samples import write_samples
 
 Arguments = argparse.Namespace
@@ -118,7 +119,12 @@ def _cautions(recipe: Recipe) -> list[str]:
             assert source.path is not None
             with open_lora(source.path) as file:
                 marks.append(recognised(file))
-    return [advice.reason for advice in outside(recipe, marks)]
+    return [
+        f"{advice.reason} --aside {' '.join(advice.apply['aside'])} does that."
+        if advice.apply
+        else advice.reason
+        for advice in outside(recipe, marks)
+    ]
 
 
 def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
@@ -137,7 +143,17 @@ def _show(report: MergeReport, *, as_json: bool) -> None:
 
 def _resize(arguments: Arguments, stop: _Interrupt) -> None:
     arguments.models, arguments.method = [arguments.model], DEFAULT_METHOD
-    for name in ("ratios", "blocks", "te_ratios", "roles", "elements", "knob", "keep_levels", "partners"):
+    for name in (
+        "ratios",
+        "blocks",
+        "te_ratios",
+        "roles",
+        "elements",
+        "knob",
+        "keep_levels",
+        "partners",
+        "aside",
+    ):
         setattr(arguments, name, None)
     arguments.seed = 0
     _merge(arguments, stop)
@@ -252,7 +268,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         )
         for model, ratio, blocks, te, role, rules in zip(arguments.models, *settings)
     )
-    return Recipe(
+    recipe = Recipe(
         sources=sources,
         method=method.name,
         knobs=_knobs(arguments.knob or (), method, count),
@@ -263,6 +279,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         seed=arguments.seed,
         family=arguments.family,
     )
+    return with_aside(recipe, arguments.aside) if arguments.aside else recipe
 
 
 def _per_source(name: str, values: list[Any] | None, count: int, default: Any) -> list[Any]:  # noqa: ANN401
@@ -328,26 +345,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=f"lora-merge {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
-    merge = _command(commands, "merge", "merge LoRAs into one", _merge)
-    merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
-    merge.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
-    merge.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
-    merge.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
-    merge.add_argument(
-        "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
-    )
-    merge.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
-    merge.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
-    merge.add_argument(
-        "--elements", nargs="+", metavar="RULES", help="blocks:words:ratio rules per source, - for none"
-    )
-    merge.add_argument(
-        "--te_ratios", nargs="+", metavar="R", help="text-encoder ratio per source: R, TE1,TE2 or -"
-    )
-    merge.add_argument("--seed", type=int, default=0, help="of random masks")
-    merge.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
-    _partner_option(merge)
-    _output_options(merge)
+    _merge_options(_command(commands, "merge", "merge LoRAs into one", _merge))
     resize = _command(commands, "resize", "save one LoRA at another rank", _resize)
     resize.add_argument("--model", required=True, metavar="FILE")
     resize.add_argument("--save_to", required=True, metavar="OUT")
@@ -386,6 +384,34 @@ def _command(
     parser.set_defaults(run=run)
     parser.add_argument("--json", action="store_true", help="one JSON object on stdout")
     return parser
+
+
+def _merge_options(merge: argparse.ArgumentParser) -> None:
+    merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
+    merge.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
+    merge.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
+    merge.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
+    merge.add_argument(
+        "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
+    )
+    merge.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
+    merge.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
+    merge.add_argument(
+        "--elements", nargs="+", metavar="RULES", help="blocks:words:ratio rules per source, - for none"
+    )
+    merge.add_argument(
+        "--te_ratios", nargs="+", metavar="R", help="text-encoder ratio per source: R, TE1,TE2 or -"
+    )
+    merge.add_argument(
+        "--aside",
+        nargs="+",
+        metavar="LETTER",
+        help="sources added on top of the merge of the others: A, B, …",
+    )
+    merge.add_argument("--seed", type=int, default=0, help="of random masks")
+    merge.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
+    _partner_option(merge)
+    _output_options(merge)
 
 
 def _partner_option(parser: argparse.ArgumentParser) -> None:
