@@ -532,7 +532,7 @@ def test_what_was_taken_over_and_removed_stays_removed_and_what_01_adds_comes_al
     assert len(Archive(old).history.list()) == 4
 
 
-def test_what_01_knew_of_headers_holds_and_energies_are_measured_anew(old, monkeypatch):
+def test_headers_and_energies_that_01_kept_are_read_anew_once(old, monkeypatch):
     from lib_merge.library import library
 
     archive = Archive(old)
@@ -542,7 +542,12 @@ def test_what_01_knew_of_headers_holds_and_energies_are_measured_anew(old, monke
     loras = old.parent / "loras"
     shelf = Library(lambda: [loras], archive.facts("header", HEADERS), lambda _: "", lambda path: path.stem)
     shelf.refresh(wait=True)
-    assert read == ["ink mira v1.safetensors"]  # its time is not that of the cache
+    files = sorted(path.name for path in loras.rglob("*.safetensors"))
+    assert sorted(read) == files  # 0.1 did not look for speed LoRAs, sliders, epochs
+    read.clear()
+    shelf = Library(lambda: [loras], archive.facts("header", HEADERS), lambda _: "", lambda path: path.stem)
+    shelf.refresh(wait=True)
+    assert read == []
     assert {item.name: item.family for item in shelf.items()}["mira"]
     energies = Energies(archive.facts("energy", ENERGIES))  # 0.1 did not measure encoders apart
     while (facts := energies.get(loras / "ink.safetensors")) is None:
