@@ -31,7 +31,8 @@ class ElementRule:
     """`blocks:elements:ratio`: in these blocks, modules whose name contains one of the words get this block
     weight.
 
-    Empty blocks or words match everything; the later rule wins.
+    Empty blocks or words match everything; the later rule wins. `shared_only` among the words asks for
+    modules that every source of the merge has, `unique_only` for those that no other has.
     """
 
     blocks: str

@@ -12,7 +12,7 @@ from dataclasses import replace
 from typing import Any, Union
 
 from lib_merge.errors import RecipeError
-from lib_merge.methods import Space, get_method
+from lib_merge.methods import DEFAULT_METHOD, Space, get_method
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source
 
@@ -24,7 +24,7 @@ Resolve = Callable[
 
 # what an advice may change, one value per source -> the source's field
 PER_SOURCE = {"ratios": "ratio", "te_ratios": "te_ratio", "blocks": "blocks", "roles": "role"}
-_CHANGES = {*PER_SOURCE, "method", "knobs", "rank", "precision", "keep"}
+_CHANGES = {*PER_SOURCE, "method", "knobs", "rank", "precision", "keep", "aside"}
 
 # ------------------------------------------------------------------------------------------------ handles
 
@@ -157,6 +157,83 @@ def alone(source: Source) -> Recipe:
 # ------------------------------------------------------------------------------------------------ the whole
 
 
+def with_aside(recipe: Recipe, names: Sequence[Handle]) -> Recipe:
+    """Return the recipe with some files outside the merge of the others: each is added at its own ratio.
+
+    ΔW = merge of the others + Σ ratioᵢΔWᵢ. The others of a recipe of files become a group by its method; one
+    that is left alone is added, too. Out of a group, a file goes into the recipe at ratio × the group's.
+
+    Raises:
+        RecipeError: nothing would be left to merge, or a file is in a group of a merge that is no sum.
+    """
+    places = sorted({place_of(recipe, name) for name in names})
+    deep = [place for place in places if len(place) > 1]
+    if not places:
+        return recipe
+    if len(deep) < len(places):
+        return _top_aside(recipe, {place[0] for place in places if len(place) == 1})
+    if any(len(place) > 2 for place in deep) or not recipe.declared().stacks:
+        message = "a source can be taken out of a group only where the merge adds its groups up."
+        raise RecipeError(message)
+    sources: list[Source] = []
+    for index, source in enumerate(recipe.sources):
+        inside = {place[1] for place in deep if place[0] == index}
+        sources.extend(_opened(source, inside) if inside else [source])
+    return replace(recipe, sources=tuple(sources))
+
+
+def _top_aside(recipe: Recipe, out: set[int]) -> Recipe:
+    """Return a sum of the merge of the others and of the recipe's own sources at these places."""
+    inside = [source for index, source in enumerate(recipe.sources) if index not in out]
+    if not inside:
+        message = "nothing would be left to merge: a source can stay outside the merge of the others only."
+        raise RecipeError(message)
+    merged = _one(Recipe(tuple(inside), recipe.method, _without(recipe.knobs, out)), 1.0)
+    outside = [replace(source, role=None) for index, source in enumerate(recipe.sources) if index in out]
+    changed = replace(recipe, sources=(merged, *outside), method=DEFAULT_METHOD, knobs={})
+    return replace(changed, rank=_possible(changed))
+
+
+def _opened(group: Source, out: set[int]) -> list[Source]:
+    """Return a group without some of its files, and these files beside it at the strength they had in it."""
+    assert group.recipe is not None
+    inside = [source for index, source in enumerate(group.recipe.sources) if index not in out]
+    outside = [
+        replace(_stronger(source, group.ratio), role=None)
+        for index, source in enumerate(group.recipe.sources)
+        if index in out
+    ]
+    if not inside:
+        return outside
+    knobs = _without(group.recipe.knobs, out)
+    rest = _one(replace(group.recipe, sources=tuple(inside), knobs=knobs), group.ratio)
+    return [rest if rest.recipe is None else replace(group, recipe=rest.recipe), *outside]
+
+
+def _one(merged: Recipe, ratio: float) -> Source:
+    """Return a merge as one source; one file alone goes in as it is."""
+    if len(merged.sources) > 1:
+        return Source(recipe=merged, ratio=ratio)
+    return replace(_stronger(merged.sources[0], ratio), role=None)
+
+
+def _without(knobs: Mapping[str, Any], out: set[int]) -> dict[str, Any]:
+    """Return settings without the values of sources that are left out, where there is one for each."""
+    return {
+        name: [one for index, one in enumerate(value) if index not in out]
+        if isinstance(value, (list, tuple))
+        else value
+        for name, value in knobs.items()
+    }
+
+
+def _stronger(source: Source, factor: float) -> Source:
+    te = source.te_ratio
+    if te is not None:
+        te = tuple(value * factor for value in te) if isinstance(te, tuple) else te * factor
+    return replace(source, ratio=source.ratio * factor, te_ratio=te)
+
+
 def without_block(recipe: Recipe, block: str, resolve: Resolve) -> Recipe:
     """Return the recipe with one block of every source, in groups too, switched off."""
     sources = []
@@ -242,6 +319,7 @@ def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
             rank: a rank policy as it is typed
             precision: fp16, bf16 or float
             keep: the sources that stay, in their new order, by their old places
+            aside: handles of files that stay outside the merge of the others, see `with_aside`
     Raises:
         RecipeError: an unknown change, or a list that does not fit the sources.
     """
@@ -263,6 +341,8 @@ def with_changes(recipe: Recipe, changes: Mapping[str, Any]) -> Recipe:
         recipe = replace(recipe, rank=parse_policy(given["rank"]))
     if "precision" in given:
         recipe = replace(recipe, precision=str(given["precision"]))
+    if "aside" in given:
+        recipe = with_aside(recipe, given["aside"])
     recipe.check()
     return recipe
 

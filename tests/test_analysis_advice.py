@@ -190,7 +190,7 @@ def test_epochs_of_one_run(folder):
     report = look(recipe)
     assert {pair.relation for pair in report.pairs} == {"epochs"}
     advice = _advice(report)
-    assert set(advice) == {"epochs"}
+    assert set(advice) == {"epochs", "epochs-mean"}
     assert advice["epochs"].apply["keep"] == [1, 2, 0]
     after = _applied(recipe, advice["epochs"])
     assert after.method == "ema"
@@ -437,6 +437,7 @@ def test_every_complaint_has_an_answer(folder, one):
         "loading",
         "worse",
         "lost",
+        "regions",
     ]
     for symptom in report.symptoms:
         assert symptom.says

@@ -160,7 +160,7 @@ def test_json_has_what_was_promised(pair):
     assert {"shares", "crosstalk", "retention", "growth", "cancel", "to_source"} <= found["recipe"][
         "whole"
     ].keys()
-    assert len(found["symptoms"]) == 6
+    assert len(found["symptoms"]) == 7
     assert "tensors" not in to_json(look(pair), tensors=False)["sources"][0]
 
 

@@ -536,7 +536,7 @@ def test_what_was_taken_over_and_removed_stays_removed_and_what_01_adds_comes_al
     assert len(Archive(old).history.list()) == 4
 
 
-def test_headers_that_01_could_not_read_are_read_anew_and_energies_are_measured_anew(old, monkeypatch):
+def test_headers_and_energies_that_01_kept_are_read_anew_once(old, monkeypatch):
     from lib_merge.library import library
 
     archive = Archive(old)
@@ -546,7 +546,12 @@ def test_headers_that_01_could_not_read_are_read_anew_and_energies_are_measured_
     loras = old.parent / "loras"
     shelf = Library(lambda: [loras], archive.facts("header", HEADERS), lambda _: "", lambda path: path.stem)
     shelf.refresh(wait=True)
-    assert len(read) == 4  # kinds and names have been learnt since
+    files = sorted(path.name for path in loras.rglob("*.safetensors"))
+    assert sorted(read) == files  # 0.1 did not look for speed LoRAs, sliders, epochs
+    read.clear()
+    shelf = Library(lambda: [loras], archive.facts("header", HEADERS), lambda _: "", lambda path: path.stem)
+    shelf.refresh(wait=True)
+    assert read == []
     assert {item.name: item.family for item in shelf.items()}["mira"]
     energies = Energies(archive.facts("energy", ENERGIES))  # 0.1 did not measure encoders apart
     while (facts := energies.get(loras / "ink.safetensors")) is None:

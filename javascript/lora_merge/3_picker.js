@@ -83,7 +83,7 @@
         texts() {
             if (this.read !== this.app.items) {
                 this.read = this.app.items;
-                this.lower = new Map(this.read.map((item) => [item, `${item.folder}/${item.name} ${item.alias} ${item.family} ${(item.kinds || []).join(" ")} ${(item.tags || []).join(" ")}`.toLowerCase()]));
+                this.lower = new Map(this.read.map((item) => [item, `${item.folder}/${item.name} ${item.alias} ${item.family} ${(item.kinds || []).join(" ")} ${(item.marks || []).map(space.markText).join(" ")} ${(item.tags || []).join(" ")}`.toLowerCase()]));
                 this.order = [...this.read].sort((a, b) => COLLATOR.compare(a.name, b.name));
             }
             return this.lower;
@@ -169,10 +169,14 @@
         }
     }
 
+    /* what a LoRA is recognised as: words from a fixed list, never from the file */
+    space.markText = (mark) => `${mark.sure ? "" : "perhaps "}${mark.sort}${mark.what ? `${mark.sort === "epoch" ? "" : ":"} ${mark.what}` : ""}`;
+
     space.badges = (item) => {
         const rank = item.rank && item.rank[1] ? (item.rank[0] === item.rank[1] ? `r${item.rank[1]}` : `r${item.rank[0]}–${item.rank[1]}`) : "";
         const texts = [item.family || (item.candidates || []).join("/"), [(item.kinds || []).join("+"), rank].filter(Boolean).join(" "), item.size ? space.megabytes(item.size) : "", item.te ? "text encoder" : "", item.has_recipe ? "merged" : ""];
-        return el("span", { class: "lm-badges" }, ...texts.filter(Boolean).map((text) => el("span", { class: "lm-badge" }, text)));
+        const marks = (item.marks || []).map((mark) => el("span", { class: `lm-badge lm-mark${mark.sure ? "" : " lm-perhaps"}`, title: mark.said }, space.markText(mark)));
+        return el("span", { class: "lm-badges" }, ...texts.filter(Boolean).map((text) => el("span", { class: "lm-badge" }, text)), ...marks);
     };
 
     space.Picker = Picker;

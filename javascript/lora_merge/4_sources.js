@@ -203,9 +203,22 @@
             this.focus(row, `[aria-label="Move ${space.letter(to)} ${(step < 0) !== end ? "up" : "down"}"]`);
         }
 
+        /* the mark that keeps a row's ratio as it is, as a speed LoRA's does */
+        held(row) {
+            return ((this.app.item(row.key) || {}).marks || []).find((mark) => mark.holds);
+        }
+
+        /* set the ratios of all these rows but of those that keep theirs, and say which these are */
+        set(rows, work) {
+            const kept = rows.filter((row) => this.held(row));
+            const free = rows.filter((row) => !this.held(row));
+            if (free.length) this.app.state.once(() => work(free));
+            if (kept.length) this.app.say(kept.map((row) => `${space.letter(this.data.sources.indexOf(row))} keeps its ratio: ${this.held(row).said}.`).join(" "));
+        }
+
         spread(share) {
             const rows = this.data.sources.filter((row) => row.on && (row.key || !this.app.state.used().length));
-            this.app.state.once(() => rows.forEach((row, index) => (row.ratio = Math.round(share(rows.length, index) * 1000) / 1000)));
+            this.set(rows, (free) => free.forEach((row, index) => (row.ratio = Math.round(share(free.length, index) * 1000) / 1000)));
         }
 
         lead() {
@@ -214,15 +227,15 @@
 
         normalise() {
             const rows = this.app.state.used();
-            const sum = rows.reduce((total, row) => total + row.ratio, 0);
-            if (!sum) return this.app.say("The ratios add up to 0, so they cannot be scaled to 1.");
-            return this.app.state.once(() => rows.forEach((row) => (row.ratio = Math.round((row.ratio / sum) * 1000) / 1000)));
+            const sum = rows.filter((row) => !this.held(row)).reduce((total, row) => total + row.ratio, 0);
+            if (!sum && !rows.every((row) => this.held(row))) return this.app.say("The ratios add up to 0, so they cannot be scaled to 1.");
+            return this.set(rows, (free) => free.forEach((row) => (row.ratio = Math.round((row.ratio / sum) * 1000) / 1000)));
         }
 
         setAll() {
             const value = this.every.valueAsNumber;
             if (!Number.isFinite(value)) return void this.every.focus();
-            return this.app.state.once(() => this.data.sources.forEach((row) => (row.ratio = value)));
+            return this.set(this.data.sources, (free) => free.forEach((row) => (row.ratio = value)));
         }
     }
 

@@ -22,7 +22,7 @@
                     el("span", { class: "lm-grow" }), this.note,
                     button("↶", () => app.state.undo(), { title: "Undo (Ctrl+Z)", "aria-label": "Undo", class: "lm-button lm-small" }),
                     button("↷", () => app.state.redo(), { title: "Redo (Ctrl+Y)", "aria-label": "Redo", class: "lm-button lm-small" })),
-                el("p", { class: "lm-dim lm-help", id: "lora_merge_grid_help" }, "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · digits or double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is how much of the LoRA sits there."),
+                el("p", { class: "lm-dim lm-help", id: "lora_merge_grid_help" }, "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · digits or double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is how much of the LoRA sits there. Blocks are layers, not places in the picture: no single file can keep two characters apart in one picture."),
                 this.table,
                 this.lists.box,
             );

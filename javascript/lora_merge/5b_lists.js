@@ -4,6 +4,9 @@
 (() => {
     const space = (window.loraMerge = window.loraMerge || {});
     const { el } = space;
+    /* element rules that ask who has a module */
+    const SHARED = "shared_only";
+    const UNIQUE = "unique_only";
     const round = (value) => Math.round(value * 1000) / 1000;
 
     class Lists {
@@ -44,7 +47,7 @@
             const next = others.length ? this.letter(this.following(row)) : "";
             return [
                 ["", "Preset …"],
-                { label: "This row", options: [["=1", "all 1"], ["=0", "all 0"], ["=c", "complement (1 − x)"], ["=copy", "copy"], ["=paste", "paste"], ["=save", "save as a preset …"]] },
+                { label: "This row", options: [["=1", "all 1"], ["=0", "all 0"], ["=c", "complement (1 − x)"], ["=copy", "copy"], ["=paste", "paste"], ["=save", "save as a preset …"], [`=:NOT ${SHARED}:0`, "only modules that all sources have"], [`=:NOT ${UNIQUE}:0`, "only modules that no other source has"]] },
                 { label: "Shipped", options: named(presets.filter((item) => !item.own), "") },
                 ...(presets.some((item) => item.own) ? [{ label: "Yours", options: named(presets.filter((item) => item.own), "") }] : []),
                 ...(others.length ? [{ label: "Complement of this row (1 − x)", options: others.map((other) => [`>${other.id}`, `to ${this.letter(other)}`]) }, { label: `Preset here, its complement to ${next}`, options: named(presets, "+") }] : []),
@@ -88,6 +91,7 @@
             if (what === "=save") return void this.app.below.savePreset(row);
             const { state } = this.app;
             if (what === "=1" || what === "=0") state.once(() => (row.blocks = all(Number(what[1]))));
+            else if (what.startsWith("=:")) state.once(() => (row.elements = what.slice(1)), "rows");
             else if (what === "=c") state.once(() => (row.blocks = this.complement(row.blocks)));
             else if (what[0] === ">") {
                 const other = this.grid.rows().find((found) => String(found.id) === what.slice(1));

@@ -141,6 +141,8 @@
                 this.strength,
             ];
             this.weigh();
+            /* what would spoil the merge stands first, with the button that sets it right */
+            facts.unshift(...(plan.offers || []).map((offer) => this.fact("warn", `${offer.reason} `, button(offer.title, () => this.app.change(offer.title, offer.changes), { class: "lm-button lm-small" }))));
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
@@ -233,7 +235,8 @@
         }
 
         async sweep() {
-            const first = this.app.state.used()[0];
+            const used = this.app.state.used();
+            const first = used.find((row) => !this.app.sources.held(row)) || used[0];
             if (!first) return;
             for (const ratio of [0.2, 0.4, 0.6, 0.8, 1]) {
                 const state = JSON.parse(JSON.stringify(this.data));
@@ -265,9 +268,15 @@
                     button("Copy tag", () => this.copy(result), { title: result.prompt }),
                     button("Open recipe", () => this.app.open({ key: result.key }), { title: "Put what made this file into the tab" }),
                     button("Merge it further", () => this.app.addSource(result.key)),
+                    result.noise && result.entry ? button(`The same for the ${result.noise === "high" ? "low" : "high"}-noise files`, () => this.partners(result), { title: "Merge the partner files of Wan 2.2 by this recipe, under the partner's name" }) : null,
                     button("Verify", () => this.app.verify(result.key))),
             );
             this.app.afterSave(result);
+        }
+
+        async partners(result) {
+            const reply = this.job === null ? await this.app.ask("partners", { entry: result.entry }) : null;
+            if (reply) await this.follow(reply, (done) => this.saved(done));
         }
 
         async copy(result) {

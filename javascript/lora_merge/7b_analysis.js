@@ -48,7 +48,7 @@
         /* everything that changes the numbers, and nothing else */
         signature() {
             const { groups, method, knobs, rank, conv_rank, prune, precision, seed } = this.app.state.data;
-            const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.group, row.role]);
+            const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.elements, row.group, row.role]);
             return rows.length ? JSON.stringify([rows, groups, method, knobs[method], rank, conv_rank, prune, precision, seed]) : "";
         }
 
@@ -181,6 +181,7 @@
                 if (!report.recipe.direct) lines.push(["info", `estimated from ${report.recipe.seen[0]} of ${report.recipe.seen[1]} modules`]);
             }
             for (const source of report.sources) {
+                for (const mark of source.marks || []) lines.push(["info", `${source.label}: ${mark.said}`]);
                 if (source.broken.length) lines.push(["bad", `${source.label}: ${source.broken.length} tensors hold NaN or infinity`]);
                 if (source.zero.length) lines.push(["info", `${source.label}: ${source.zero.length} tensors are zero`]);
             }
@@ -216,10 +217,7 @@
         }
 
         async apply(item) {
-            const reply = await this.app.ask("apply", { state: this.app.state.data, changes: item.apply });
-            if (!reply) return;
-            this.app.state.replace(reply.state);
-            this.app.say(`${item.title}: done. Ctrl+Z takes it back.`);
+            await this.app.change(item.title, item.apply);
         }
     }
 

@@ -113,6 +113,7 @@
             const left = Object.entries(found.left_out).map(([why, count]) => `${count} × ${why}`);
             const rows = [
                 ["Base model", found.family || `${found.candidates.join(" or ")} (cannot be told)`, found.reason],
+                ["Recognised as", found.marks.map((mark) => mark.said).join("; ")],
                 ["Kind", Object.entries(found.kinds).map(([kind, count]) => `${kind} × ${count}`).join(", ")],
                 ["Rank", rank],
                 ["Alpha", String(found.alpha)],

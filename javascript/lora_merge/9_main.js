@@ -115,7 +115,7 @@
 
         /* the list, or what changed of it; returns the keys that are not as they were */
         take(reply) {
-            const fill = (item) => ({ alias: item.name, folder: "", family: "", candidates: item.family ? [item.family] : [], kinds: [], rank: [0, 0], te: false, tags: [], preview: "", problem: "", ...item, blocks: item.blocks ? item.blocks.split(" ") : [] });
+            const fill = (item) => ({ alias: item.name, folder: "", family: "", candidates: item.family ? [item.family] : [], kinds: [], rank: [0, 0], te: false, tags: [], preview: "", problem: "", marks: [], ...item, blocks: item.blocks ? item.blocks.split(" ") : [] });
             this.scan = { done: reply.done, total: reply.total };
             this.since = reply.since;
             const touched = new Set([...reply.items.map((item) => item.key), ...reply.gone]);
@@ -140,6 +140,14 @@
                 this.output.ask();
             }
             if (reply.done < reply.total) this.again = setTimeout(() => this.refreshLibrary(false), 500);
+        }
+
+        /* carry out what an advice or an offer changes of the set-up */
+        async change(title, changes) {
+            const reply = await this.ask("apply", { state: this.state.data, changes });
+            if (!reply) return;
+            this.state.replace(reply.state);
+            this.say(`${title}: done. Ctrl+Z takes it back.`);
         }
 
         async open(which) {

@@ -70,6 +70,8 @@ export interface Changes {
     precision?: string | null;
     /** the sources that stay, by their places. */
     keep?: number[] | null;
+    /** handles of sources that stay outside the merge of the others, added on top. */
+    aside?: string[] | null;
 }
 
 /** What the panel offers. */
@@ -242,6 +244,7 @@ export interface Item {
     blocks: string[];
     tags: string[];
     has_recipe: boolean;
+    marks: Mark[];
     preview: string;
     problem: string;
 }
@@ -352,6 +355,16 @@ export interface LorasReply {
     total: number;
 }
 
+/** What a LoRA is, and what says so; made by `mark`. */
+export interface Mark {
+    sort: string;
+    what: string;
+    sure: boolean;
+    evidence: string[];
+    holds: boolean;
+    said: string;
+}
+
 /** A merge method and its knobs. */
 export interface MethodInfo {
     name: string;
@@ -389,6 +402,13 @@ export interface NamesReply {
 
 /** A request without fields, or a reply that says only that it is done. */
 export interface Nothing {
+}
+
+/** A change of the set-up that `apply` carries out, and why. */
+export interface Offer {
+    title: string;
+    reason: string;
+    changes: Changes;
 }
 
 /** What the tab is to be set to, and what differs from then. */
@@ -440,6 +460,8 @@ export interface Outlook {
     triggers: string;
     /** what to know before saving. */
     notes: string[];
+    /** what to know before saving, and what to do about it. */
+    offers: Offer[];
     /** what differs from the merge it is based on. */
     changes: string[];
 }
@@ -464,6 +486,11 @@ export interface Output {
 export interface PairRequest {
     entry: string;
     other: string;
+}
+
+/** Names a merge of the history whose partner files are to be merged alike. */
+export interface PartnersRequest {
+    entry: string;
 }
 
 /** A picture. */
@@ -821,6 +848,8 @@ export interface Operations {
     methods: { request: Nothing; reply: MethodsReply };
     /** Return the set-up that made a merged LoRA, a history entry or a recipe. */
     open: { request: OpenRequest; reply: OpenReply };
+    /** Start the same recipe for the partner files of Wan 2.2, under the partner's name. */
+    partners: { request: PartnersRequest; reply: JobReply };
     /** Return the set-up of the merge that a picture's infotext carries; null where it carries none. */
     picture_text: { request: PictureTextRequest; reply: SetupReply };
     /** What a merge would make. */

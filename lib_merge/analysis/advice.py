@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator
 
 import numpy as np
 
+from lib_merge.analysis.aside import outside
 from lib_merge.analysis.changes import (
     Evidence,
     balance,
@@ -82,6 +83,10 @@ def _bases(known: Evidence) -> Iterator[Advice]:
         yield Advice(
             f"bases-{number}" if number else "bases", "Check that they belong together", f"{warning}."
         )
+
+
+def _outside(known: Evidence) -> Iterator[Advice]:
+    yield from outside(known.recipe, [source.marks for source in known.report.sources])
 
 
 def _copies(known: Evidence) -> Iterator[Advice]:
@@ -235,6 +240,7 @@ def _range(known: Evidence) -> Iterator[Advice]:
 RULES: tuple[Callable[[Evidence], Iterator[Advice]], ...] = (
     _broken,
     _bases,
+    _outside,
     _copies,
     one_run,
     balance,

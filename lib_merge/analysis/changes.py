@@ -9,7 +9,7 @@ the chosen one.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ import numpy as np
 
 from lib_merge.analysis.model import Advice, AnalysisReport, PairReport, RecipeReport
 from lib_merge.analysis.outcome import Prospect, uses
+from lib_merge.analysis.recognition import held
 from lib_merge.analysis.sources import SAME_LORA, epoch_order, runs
 from lib_merge.recipe import Recipe
 
@@ -31,6 +32,7 @@ class Evidence:
     each      Float64[source], the same at ratio 1
     encoders  Float64[source source], ⟨ΔWᵢ, ΔWⱼ⟩ over the text encoders
     flat      the recipe has no groups, so that ratios belong to files
+    held      places of sources that keep their ratio, as speed LoRAs do
     """
 
     report: AnalysisReport
@@ -39,6 +41,7 @@ class Evidence:
     each: np.ndarray
     encoders: np.ndarray
     flat: bool
+    held: frozenset[int] = frozenset()
 
     @property
     def recipe(self) -> Recipe:
@@ -62,18 +65,38 @@ class Evidence:
 
     @property
     def strength(self) -> float:
-        """‖Σ wᵢΔWᵢ‖, exact; what a weighted sum would be."""
-        return math.sqrt(self.plain_square)
+        """‖Σ wᵢΔWᵢ‖, exact; what a weighted sum would be, without the sources that keep their ratio."""
+        asked = np.array(self.prospect.weighing.asked)
+        asked[:, sorted(self.held)] = 0.0
+        return math.sqrt(
+            max(float(np.einsum("mi,mij,mj->", asked, self.prospect.bench.products, asked)), 0.0)
+        )
 
     @property
-    def plain_square(self) -> float:
-        """‖Σ wᵢΔWᵢ‖²."""
-        asked = self.prospect.weighing.asked
-        return max(float(np.einsum("mi,mij,mj->", asked, self.prospect.bench.products, asked)), 0.0)
+    def free(self) -> np.ndarray:
+        """Bool[source], those whose ratio may be changed."""
+        return np.array([index not in self.held for index in range(len(self.names))])
+
+    def keeping(self, ratios: Sequence[float]) -> list[float]:
+        """Return ratios in which sources that keep theirs have it."""
+        return [
+            old if index in self.held else new for index, (old, new) in enumerate(zip(self.ratios, ratios))
+        ]
+
+    @property
+    def kept(self) -> str:
+        """Say which sources keep their ratio, and why, as the end of a sentence; "" where none does."""
+        marks = {index: held(self.report.sources[index].marks) for index in sorted(self.held)}
+        named = [f"{self.names[index]} keeps its ratio: {mark.said}" for index, mark in marks.items() if mark]
+        return f" ({'; '.join(named)})" if named else ""
 
     def pairs(self, *relations: str) -> list[PairReport]:
         """Return the pairs with one of these relations."""
         return [pair for pair in self.report.pairs if pair.relation in relations]
+
+    def free_pairs(self, *relations: str) -> list[PairReport]:
+        """Return the pairs with one of these relations of which neither keeps its ratio."""
+        return [pair for pair in self.pairs(*relations) if self.held.isdisjoint((pair.first, pair.second))]
 
     def te_ratios(self, factors: Sequence[float], *, always: bool = False) -> list[Any] | None:
         """Return text-encoder ratios times factors; None where no source has its own (unless `always`)."""
@@ -100,8 +123,19 @@ def evidence(report: AnalysisReport, prospect: Prospect) -> Evidence:
     each = np.divide(heard, ratios, out=np.sqrt(bench.whole.diagonal().clip(0)), where=ratios > 0)
     encoders = bench.products[[bool(module.task.encoder) for module in bench.modules]].sum(0)
     return Evidence(
-        report=report, prospect=prospect, heard=heard, each=each, encoders=encoders, flat=prospect.recipe.flat
+        report=report,
+        prospect=prospect,
+        heard=heard,
+        each=each,
+        encoders=encoders,
+        flat=prospect.recipe.flat,
+        held=held_places(report),
     )
+
+
+def held_places(report: AnalysisReport) -> frozenset[int]:
+    """Return the places of sources that keep their ratio, as speed LoRAs do."""
+    return frozenset(index for index, source in enumerate(report.sources) if held(source.marks))
 
 
 def tidy(value: float) -> float:
@@ -146,14 +180,14 @@ def balance(evidence: Evidence) -> Iterator[Advice]:
     Σ|wᵢ| stays.
     """
     heard, each = evidence.heard, evidence.each
-    used = np.flatnonzero((heard > 0) & (each > 0))
+    used = np.flatnonzero((heard > 0) & (each > 0) & evidence.free)
     if len(used) < 2 or _copies(evidence):
         return
     loud, quiet = used[int(np.argmax(heard[used]))], used[int(np.argmin(heard[used]))]
     factor, stronger = float(heard[loud] / heard[quiet]), float(each[loud] / each[quiet])
     if factor < LOUDER or stronger < UNASKED:
         return
-    ratios = balanced(evidence.ratios, each)
+    ratios = balanced(evidence.ratios, np.where(evidence.free, each, 0.0))
     names, share = evidence.names, float(heard[loud] / heard.sum())
     apply = {}
     if evidence.flat:
@@ -162,7 +196,7 @@ def balance(evidence: Evidence) -> Iterator[Advice]:
     reason = (
         f"{names[loud]} is {stronger:.1f} × as strong as {names[quiet]}: at {both(evidence.ratios)} "
         "it carries "
-        f"{share:.0%} of the merge"
+        f"{share:.0%} of the merge{evidence.kept}"
     )
     numbers = {"stronger": stronger, "share": share, "norms": [float(value) for value in each]}
     yield Advice("balance", f"Balance → {both(ratios)}", f"{reason}.", numbers, apply)
@@ -170,15 +204,17 @@ def balance(evidence: Evidence) -> Iterator[Advice]:
 
 
 def balanced(ratios: list[float], norms: np.ndarray) -> list[float]:
-    """Return ratios whose sources are nearer to each other in strength; see `balance`."""
+    """Return ratios whose sources are nearer to each other in strength; those of norm 0 stay as they are."""
     used = [index for index, ratio in enumerate(ratios) if ratio and norms[index] > 0]
+    if not used:
+        return list(ratios)
     middle = math.exp(sum(math.log(float(norms[index])) for index in used) / len(used))
     moved = [
         ratio * min(CAP, max(1 / CAP, middle / float(norms[index]))) if index in used else ratio
         for index, ratio in enumerate(ratios)
     ]
-    scale = sum(abs(ratio) for ratio in ratios) / sum(abs(ratio) for ratio in moved)
-    return [tidy(ratio * scale) for ratio in moved]
+    scale = sum(abs(ratios[index]) for index in used) / sum(abs(moved[index]) for index in used)
+    return [tidy(ratio * scale) if index in used else ratio for index, ratio in enumerate(moved)]
 
 
 def _by_block(evidence: Evidence, ratios: list[float]) -> Iterator[Advice]:
@@ -206,15 +242,17 @@ def block_balance(evidence: Evidence) -> tuple[list[dict[str, float]], float]:
     bench = evidence.prospect.bench
     weights: list[dict[str, float]] = [{} for _ in bench.files]
     logs: list[float] = []
-    total = np.log(np.maximum(evidence.each, 1e-300))
+    free = np.flatnonzero(evidence.free)
+    each = evidence.each[free]
+    total = np.log(np.maximum(each, 1e-300))
     for block, places in bench.blocks().items():
-        energy = bench.products[places].sum(0).diagonal().clip(0)
-        if (energy <= 1e-4 * np.square(evidence.each)).any():
+        energy = bench.products[places].sum(0).diagonal().clip(0)[free]
+        if (energy <= 1e-4 * np.square(each)).any():
             continue  # a block that one source hardly touches needs no balance
         norms = np.sqrt(energy)
         away = (np.log(norms) - total) - float(np.mean(np.log(norms) - total))
         logs.append(float(away.max() - away.min()))
-        for index, value in enumerate(away):
+        for index, value in zip(free.tolist(), away):
             weight = tidy(min(CAP, max(1 / CAP, math.exp(-float(value)))))
             if weight != 1.0:
                 weights[index][block] = weight
@@ -225,8 +263,8 @@ def strength(evidence: Evidence) -> Iterator[Advice]:
     """Advise a lower total where the sum is much stronger than any source alone: scale = max‖wᵢΔWᵢ‖ / ‖Σ
     wᵢΔWᵢ‖.
     """
-    heard, total = evidence.heard, evidence.strength
-    top, alone = float(heard.max(initial=0.0)), float(evidence.each.max(initial=0.0))
+    heard, total = evidence.heard[evidence.free], evidence.strength
+    top, alone = float(heard.max(initial=0.0)), float(evidence.each[evidence.free].max(initial=0.0))
     if (
         not evidence.recipe.declared().stacks
         or not top > 0
@@ -237,14 +275,15 @@ def strength(evidence: Evidence) -> Iterator[Advice]:
     if evidence.pairs("related", "epochs"):
         return  # then the method is the better advice
     scale = top / total
-    ratios = [tidy(ratio * scale) for ratio in evidence.ratios]
-    apply = {"ratios": ratios, **_with_te(evidence, [scale] * len(ratios))} if evidence.flat else {}
+    ratios = evidence.keeping([tidy(ratio * scale) for ratio in evidence.ratios])
+    factors = [scale if free else 1.0 for free in evidence.free]
+    apply = {"ratios": ratios, **_with_te(evidence, factors)} if evidence.flat else {}
     yield Advice(
         "strength",
         f"Lower the total → {both(ratios)}",
         f"together they are {total / top:.2f} × as strong as the strongest of them, which tends to "
         "over-bake; these ratios bring "
-        "the merge to that one's strength.",
+        f"the merge to that one's strength{evidence.kept}.",
         {"strength": total, "strongest": top, "scale": scale},
         apply,
     )
@@ -261,7 +300,7 @@ def text_encoders(evidence: Evidence) -> Iterator[Advice]:
             continue
         cosine = float(gram[a, b]) / size
         apply = (
-            {"te_ratios": evidence.te_ratios([0.5] * len(evidence.ratios), always=True)}
+            {"te_ratios": evidence.te_ratios([0.5 if free else 1.0 for free in evidence.free], always=True)}
             if evidence.flat
             else {}
         )
@@ -298,24 +337,52 @@ CONFLICT, SURE = 0.03, 4.0
 
 
 def one_run(evidence: Evidence) -> Iterator[Advice]:
-    """Advise the moving average for epochs of one run."""
+    """Advise a moving or a plain average for epochs of one run."""
     for members in runs(evidence.report.pairs, len(evidence.names)):
         order = epoch_order(evidence.prospect.bench, members)
-        names = [evidence.names[index] for index in order]
-        if evidence.recipe.method == "ema" and evidence.flat and order == sorted(order):
-            continue
+        named = ", ".join(evidence.names[index] for index in order)
         pair = next(
             pair for pair in evidence.report.pairs if pair.relation == "epochs" and pair.first in members
         )
         everyone = evidence.flat and len(members) == len(evidence.names)
+        numbers = {"cosine": pair.whole.cosine, "start": pair.start, "order": order}
+        if not (evidence.recipe.method == "ema" and evidence.flat and order == sorted(order)):
+            yield Advice(
+                "epochs",
+                "Use EMA of epochs",
+                f"{named} are epochs of one run ({pair.reason}); an average over them, "
+                "oldest first, is smoother than "
+                "the last one, and a sum would be far too strong.",
+                numbers,
+                {"method": "ema", "keep": order, "ratios": [1.0] * len(order)} if everyone else {},
+            )
+        yield from _mean(evidence, order, named, numbers)
+
+
+def _mean(
+    evidence: Evidence, members: Sequence[int], named: str, numbers: Mapping[str, object]
+) -> Iterator[Advice]:
+    """Offer the plain mean of epochs, Σ ΔWᵢ/n, at the largest of their ratios where others are there."""
+    recipe = evidence.recipe
+    ratios = [evidence.ratios[index] for index in members]
+    everyone = len(members) == len(evidence.names)
+    apply: dict[str, object] = {}
+    if evidence.flat and everyone:
+        if recipe.method == "ema" or (recipe.method == "average" and len(set(ratios)) == 1):
+            return
+        apply = {"method": "average", "ratios": [1.0] * len(members)}
+    elif evidence.flat and recipe.declared().stacks:
+        each = tidy(max(ratios, key=abs) / len(members))
+        if all(ratio == each for ratio in ratios):
+            return
+        apply = {"ratios": [each if index in members else None for index in range(len(evidence.names))]}
+    if apply:
         yield Advice(
-            "epochs",
-            "Use EMA of epochs",
-            f"{', '.join(names)} are epochs of one run ({pair.reason}); an average over them, "
-            "oldest first, is smoother than "
-            "the last one, and a sum would be far too strong.",
-            {"cosine": pair.whole.cosine, "start": pair.start, "order": order},
-            {"method": "ema", "keep": order, "ratios": [1.0] * len(order)} if everyone else {},
+            "epochs-mean",
+            "Average the epochs",
+            f"the plain mean of {named} counts each alike: smoother than one of them, and as strong.",
+            numbers,
+            apply,
         )
 
 
@@ -325,7 +392,7 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
     """
     if not evidence.recipe.declared().adds:
         return
-    related = [pair for pair in evidence.pairs("related", "same start") if pair.whole.cosine >= SAME]
+    related = [pair for pair in evidence.free_pairs("related", "same start") if pair.whole.cosine >= SAME]
     if related:
         pair = max(related, key=lambda pair_report: pair_report.whole.cosine)
         yield Advice(
@@ -337,7 +404,7 @@ def shared(evidence: Evidence) -> Iterator[Advice]:
             {"cosine": pair.whole.cosine},
             {"method": "average"},
         )
-    against = evidence.pairs("opposed")
+    against = evidence.free_pairs("opposed")
     if against:
         pair = min(against, key=lambda pair_report: pair_report.whole.cosine)
         yield Advice(
@@ -358,7 +425,7 @@ def crowded(evidence: Evidence) -> Iterator[Advice]:
     outcome = evidence.outcome
     if outcome is None or not evidence.recipe.declared().adds:
         return
-    for pair in evidence.pairs("unrelated", "same start"):
+    for pair in evidence.free_pairs("unrelated", "same start"):
         part = pair.whole
         talk = max((outcome.whole.crosstalk[i] for i in (pair.first, pair.second)), default=math.nan)
         if not (talk >= CROSSTALK and part.overlap_in >= CROWDED * part.chance_in > 0):
@@ -379,7 +446,7 @@ def fighting(evidence: Evidence) -> Iterator[Advice]:
     """Advise an election of signs where they disagree more than chance and cosine explain."""
     if not evidence.recipe.declared().adds:
         return
-    for pair in evidence.pairs("unrelated", "same start", "related", "opposed"):
+    for pair in evidence.free_pairs("unrelated", "same start", "related", "opposed"):
         part = pair.whole
         if not (part.excess > CONFLICT and part.excess > SURE * part.error):
             continue

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from lib_merge.analysis.recognition import Mark
 from lib_merge.recipe_edits import letter
 
 # ------------------------------------------------------------------------ figures
@@ -83,6 +84,7 @@ class SourceReport:
     largest    largest magnitude in any tensor
     headroom   65504 / largest: by how much the tensors may grow in fp16; infinite for an all-zero file
     estimated  modules stored as large whole matrices, whose weakest directions are estimated
+    marks      what it is besides a LoRA of its family: a speed LoRA, a slider, an epoch …
     """
 
     name: str
@@ -100,6 +102,7 @@ class SourceReport:
     largest: float
     headroom: float
     estimated: int
+    marks: tuple[Mark, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

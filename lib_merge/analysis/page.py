@@ -227,6 +227,7 @@ def source_tables(report: AnalysisReport) -> Iterator[str]:
         part = source.whole
         ranks = " / ".join(str(rank) for rank in part.ranks.values())
         kinds = ", ".join(f"{count} {kind}" for kind, count in source.kinds.items())
+        kinds = "; ".join([kinds, *(mark.said for mark in source.marks)])
         trouble = [f"{len(source.zero)} zero"] if source.zero else []
         trouble += [f"{len(source.broken)} broken"] if source.broken else []
         rows.append(

@@ -300,7 +300,15 @@ def _one_run(bench: Bench, pair: tuple[int, int], cosine: float, start: float) -
         return True
     stems = [_EPOCH.sub("", file.label) for file in (first, second)]
     named = bool(stems[0]) and stems[0] == stems[1] and first.label != second.label
+    named = named or _noted_run(first.metadata, second.metadata)
     return named and cosine >= NAMED_COSINE and (math.isnan(start) or start >= EPOCH_START)
+
+
+def _noted_run(first: Mapping[str, str], second: Mapping[str, str]) -> bool:
+    """Tell whether metadata has two files as different epochs or steps of one output name."""
+    names = {meta.get("ss_output_name") for meta in (first, second)}
+    ages = [(meta.get("ss_epoch"), meta.get("ss_steps")) for meta in (first, second)]
+    return len(names) == 1 and not names & {None, ""} and ages[0] != ages[1]
 
 
 def epoch_order(bench: Bench, members: Sequence[int]) -> list[int]:

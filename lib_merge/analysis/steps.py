@@ -10,10 +10,12 @@ from typing import Any, Union
 
 from lib_merge.analysis import measure
 from lib_merge.analysis.advice import advise
+from lib_merge.analysis.changes import held_places
 from lib_merge.analysis.forecast import Forecaster
 from lib_merge.analysis.measure import Bench
-from lib_merge.analysis.model import STAGES, AnalysisReport
+from lib_merge.analysis.model import STAGES, AnalysisReport, SourceReport
 from lib_merge.analysis.outcome import compared, look_ahead
+from lib_merge.analysis.recognition import Traits, recognise, traits_of, with_flatness
 from lib_merge.analysis.sources import pair_report, source_report
 from lib_merge.analysis.symptoms import starting_points, symptoms
 from lib_merge.analysis.training import training
@@ -118,13 +120,21 @@ def _grown(recipe: Recipe, tree: Tree, job: Job, options: Options) -> Iterator[A
         for done, measured in enumerate(measure.run(listed, job.cancelled), 1):
             bench.modules.append(measured)
             job.tell("measure", done, len(listed))
-    sources = tuple(source_report(bench, index) for index in range(bench.count))
+    sources = tuple(
+        _told(source_report(bench, index), traits_of(leaf.file)) for index, leaf in enumerate(leaves)
+    )
     report = replace(report, stage="sources", sources=sources)
     yield report
     pairs = tuple(pair_report(bench, a, b) for a in range(bench.count) for b in range(a + 1, bench.count))
     report = replace(report, stage="pairs", pairs=pairs)
     yield report
     yield from _ahead(report, recipe, tree, job, options)
+
+
+def _told(source: SourceReport, traits: Traits) -> SourceReport:
+    """Return a source with what it is recognised as, now that its spectrum is known."""
+    shaped = with_flatness(traits, source.whole.effective_rank, source.rank)
+    return replace(source, marks=recognise(shaped))
 
 
 def _ahead(
@@ -144,7 +154,7 @@ def _ahead(
         report,
         stage="advice",
         advice=advice,
-        starts=starting_points(recipe, report.family),
+        starts=starting_points(recipe, report.family, held_places(report)),
         symptoms=symptoms(report, prospect, advice),
     )
 

@@ -6,7 +6,8 @@ Where to start: ratios that guides teach, by role, as one-click changes. Startin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -17,6 +18,7 @@ from lib_merge.analysis.outcome import Prospect
 from lib_merge.families import family_of
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Complaint, Method, Space, get_method
 from lib_merge.recipe import Recipe
+from lib_merge.recipe_edits import PER_SOURCE
 
 # ------------------------------------------------------------------------ trouble
 
@@ -81,11 +83,12 @@ def _dominates(known: Evidence) -> Iterator[str]:
 def _try_dominates(known: Evidence) -> Iterator[Advice]:
     if len(known.names) < 2 or not known.flat or not (known.heard > 0).any():
         return
-    ratios = (
-        balanced(known.ratios, known.each) if (known.each > 0).all() and all(known.ratios) else known.ratios
-    )
+    even = (known.each > 0).all() and all(known.ratios)
+    ratios = balanced(known.ratios, np.where(known.free, known.each, 0.0)) if even else known.ratios
     yield Advice("try-balance", f"Balance → {both(ratios)}", "evens out strength.", {}, {"ratios": ratios})
     top = int(np.argmax(known.heard))
+    if top in known.held:
+        return
     lower = [tidy(ratio * (0.5 if index == top else 1.0)) for index, ratio in enumerate(known.ratios)]
     yield Advice(
         "try-lower",
@@ -138,6 +141,7 @@ def _try_artefacts(known: Evidence) -> Iterator[Advice]:
         ratios = [tidy(ratio * 0.8 / total) for ratio in known.ratios] if total > 0.8 else known.ratios
         if total <= 0.8:
             ratios = [tidy(ratio * 0.8) for ratio in known.ratios]
+        ratios = known.keeping(ratios)
         yield Advice(
             "try-total", f"Lower the total → {both(ratios)}", "less of everything.", {}, {"ratios": ratios}
         )
@@ -192,12 +196,19 @@ def _try_worse(known: Evidence) -> Iterator[Advice]:
         yield _method(METHODS[DEFAULT_METHOD], "is the stack in one file")
     if outcome is not None and outcome.error > 0.01 and known.recipe.declared().space is not Space.DENSE:
         yield Advice("try-lossless", "Save lossless", "nothing is cut.", {}, {"rank": "lossless"})
-    if len(known.names) == 2 and known.flat:
+    if len(known.names) == 2 and known.flat and not known.held:
         for ratios in ([0.7, 0.3], [0.3, 0.7]):
             yield Advice(
                 "try-ratios", f"Try {both(ratios)}", "quite different weights.", {}, {"ratios": ratios}
             )
     yield from _methods(known, Complaint.WORSE)
+
+
+def _regions(_: Evidence) -> Iterator[str]:
+    yield (
+        "no single file can keep two characters apart in one picture: its blocks are layers, not places; "
+        "that takes regions or masks while the picture is made, with both LoRAs loaded"
+    )
 
 
 def _lost(known: Evidence) -> Iterator[str]:
@@ -213,6 +224,8 @@ def _try_lost(known: Evidence) -> Iterator[Advice]:
         return
     bench = known.prospect.bench
     for index, name in enumerate(known.names):
+        if index in known.held:
+            continue
         up = [tidy(ratio * (1.3 if i == index else 1.0)) for i, ratio in enumerate(known.ratios)]
         yield Advice(f"try-raise-{index}", f"Raise {name} → {both(up)}", "more of it.", {}, {"ratios": up})
         energy = {
@@ -283,6 +296,7 @@ TABLE: tuple[tuple[str, str, Says, Tries, tuple[str, ...]], ...] = (
     ("loading", "Errors when loading", _loading, _nothing, ("broken", "range")),
     ("worse", "Worse than the stack", _worse, _try_worse, ("unfounded", "cut", "bases")),
     ("lost", "A source lost its character", _lost, _try_lost, ("balance", "empty", "negated")),
+    ("regions", "Two characters run into each other", _regions, _nothing, ()),
 )
 
 
@@ -299,16 +313,36 @@ ALIASES = {"subject": "character"}
 PRESETS = {"style": "STYLE", "character": "CHARACTER"}
 
 
-def starting_points(recipe: Recipe, family: str = "") -> tuple[Advice, ...]:
+def starting_points(
+    recipe: Recipe, family: str = "", held: Collection[int] = frozenset()
+) -> tuple[Advice, ...]:
     """Return starting points for a recipe's sources; none for one source or for groups.
 
     Args:
         recipe: its sources' roles count where they are set.
         family: of the sources; decides whether block presets are offered.
+        held: places of sources that keep their ratio.
     """
-    if len(recipe.sources) < 2 or not recipe.flat:
+    free = [index for index in range(len(recipe.sources)) if index not in held]
+    if len(free) < 2 or not recipe.flat:
         return ()
-    return tuple(_starts(recipe, family))
+    others = replace(recipe, sources=tuple(recipe.sources[index] for index in free))
+    return tuple(_spread(start, free, len(recipe.sources)) for start in _starts(others, family))
+
+
+def _spread(start: Advice, free: Sequence[int], count: int) -> Advice:
+    """Return a starting point of some of the sources as one of all, which leaves the others as they are."""
+    if len(free) == count:
+        return start
+    change: dict[str, Any] = dict(start.apply)
+    for name in PER_SOURCE.keys() & change.keys():
+        given = dict(zip(free, change[name]))
+        change[name] = [given.get(index) for index in range(count)]
+    numbers: dict[str, Any] = dict(start.numbers)
+    if "source" in numbers:
+        numbers["source"] = free[numbers["source"]]
+        start = replace(start, id=f"start-role-{numbers['source']}-{numbers['role']}")
+    return replace(start, numbers=numbers, apply=change)
 
 
 def _starts(recipe: Recipe, family: str) -> Iterator[Advice]:

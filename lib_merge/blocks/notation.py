@@ -85,14 +85,19 @@ def _parts(match: re.Match[str]) -> tuple[float, float]:
 # ------------------------------------------------------------------------ element rules
 
 MAX_PART = 400
+# words that ask who has a module: every source of the merge, or this one alone
+SHARED, UNIQUE = "shared_only", "unique_only"
+SCOPES = (SHARED, UNIQUE)
 
 
 def parse_rule(text: str) -> ElementRule:
-    """Read one rule `blocks:elements:ratio`.
+    """Read one rule `blocks:elements:ratio`; `shared_only` and `unique_only` alone keep only such modules.
 
     Raises:
         RecipeError: not exactly two colons, a part that is too long, or a ratio that is no number.
     """
+    if text.strip().lower() in SCOPES:
+        return ElementRule("", f"NOT {text.strip().lower()}", 0.0)
     parts = [part.strip() for part in text.split(":")]
     if len(parts) != 3:
         message = f"element rule {text.strip()[:60]!r} is not blocks:elements:ratio."

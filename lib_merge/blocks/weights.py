@@ -9,6 +9,14 @@
 A list may hold LoRA Block Weight's tokens: R (random 0…1), U (random −0.5…1.5), X, X+0.1, X-0.2 (the value of
 `x=`, which may follow the list or a preset's name after a blank; 1 without it). Random values are drawn once,
 here, and written as numbers.
+
+Element rules replace block weights:
+
+    OUT00-OUT05:attn2:0.5              modules of these blocks whose names hold one of the words
+    :NOT attn:0                        modules whose names hold none of them
+    :unique_only:0                     modules that no other source of the merge has
+    :attn shared_only:0.5              modules with the word that every source has
+    shared_only                        the same as `:NOT shared_only:0`: only what every source has
 """
 
 from __future__ import annotations
@@ -16,10 +24,10 @@ from __future__ import annotations
 import math
 import random
 import re
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from typing import NamedTuple
 
-from lib_merge.blocks.notation import draw_weight, parse_rule, parse_weight
+from lib_merge.blocks.notation import SCOPES, SHARED, UNIQUE, draw_weight, parse_rule, parse_weight
 from lib_merge.blocks.presets import NamedPresets, find_preset, preset_names
 from lib_merge.blocks.shipped import is_shipped
 from lib_merge.errors import RecipeError
@@ -202,17 +210,24 @@ class ElementMatcher:
     def __init__(self, rules: Sequence[ElementRule], known: Sequence[str], where: str) -> None:
         """Resolve block ranges once; raises `RecipeError` for unknown blocks."""
         self._rules = [
-            _Rule(
-                *_negated(rule.blocks, lambda text: expand_names(text, known, where)),
-                *_negated(rule.elements, str.split),
-                rule.ratio,
-            )
+            _rule(*_negated(rule.blocks, lambda text: expand_names(text, known, where)), rule)
             for rule in rules
         ]
+        self._others: tuple[Collection[str], ...] = ()
+
+    @property
+    def scoped(self) -> bool:
+        """True where a rule asks which modules the other sources have."""
+        return any(rule.scopes for rule in self._rules)
+
+    def beside(self, others: Iterable[Collection[str]]) -> None:
+        """Take the modules of each other source; one without others shares its own and has them alone."""
+        self._others = tuple(others)
 
     def weight(self, name: str, block: str) -> float | None:
         """Return the weight that replaces the block weight of module `name`, or None; the last match wins."""
-        return next((rule.ratio for rule in reversed(self._rules) if rule.matches(name, block)), None)
+        rules = reversed(self._rules)
+        return next((rule.ratio for rule in rules if rule.matches(name, block, self._others)), None)
 
 
 class _Rule(NamedTuple):
@@ -222,12 +237,27 @@ class _Rule(NamedTuple):
     blocks: frozenset[str]
     not_words: bool
     words: frozenset[str]
+    scopes: frozenset[str]
     ratio: float
 
-    def matches(self, name: str, block: str) -> bool:
+    def matches(self, name: str, block: str, others: Sequence[Collection[str]]) -> bool:
         if self.blocks and (block in self.blocks) == self.not_blocks:
             return False
-        return not self.words or any(word in name for word in self.words) != self.not_words
+        if not self.words and not self.scopes:
+            return True
+        found = not self.words or any(word in name for word in self.words)
+        if found and self.scopes:
+            have = [name in other for other in others]
+            found = (SHARED not in self.scopes or all(have)) and (UNIQUE not in self.scopes or not any(have))
+        return found != self.not_words
+
+
+def _rule(not_blocks: bool, blocks: frozenset[str], rule: ElementRule) -> _Rule:
+    not_words, words = _negated(rule.elements, str.split)
+    scopes = frozenset(word for word in words if word.lower() in SCOPES)
+    return _Rule(
+        not_blocks, blocks, not_words, words - scopes, frozenset(word.lower() for word in scopes), rule.ratio
+    )
 
 
 def _negated(text: str, parse: Callable[[str], Iterable[str]]) -> tuple[bool, frozenset[str]]:
@@ -237,7 +267,7 @@ def _negated(text: str, parse: Callable[[str], Iterable[str]]) -> tuple[bool, fr
 
 
 def parse_elements(text: str) -> tuple[ElementRule, ...]:
-    """Read rules `blocks:elements:ratio`, separated by commas or line breaks.
+    """Read rules `blocks:elements:ratio`, `shared_only` or `unique_only`, separated by commas or line breaks.
 
     Raises:
         RecipeError: a rule without exactly two colons, or whose ratio is no number.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import logging
 import signal
@@ -13,7 +14,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import __version__, api
+from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, to_html, to_json
+from lib_merge.analysis.aside import outside
+from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.cli.text import (
@@ -30,10 +34,12 @@ from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
+from lib_merge.library.partners import partner_stem, partners_of
 from lib_merge.loaders import NAMINGS
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import PRECISIONS, Recipe, Source
+from lib_merge.recipe_edits import with_aside
 from lib_merge.samples import write_samples
 
 Arguments = argparse.Namespace
@@ -78,10 +84,48 @@ def _merge(arguments: Arguments, stop: _Interrupt) -> None:
 
 
 def _run(recipe: Recipe, arguments: Arguments, stop: _Interrupt) -> None:
+    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), _cautions(recipe))]
+    if arguments.partners:
+        wanted.append(_partners(recipe, arguments))
+    reports = []
     with ProgressLine() as progress:
         job = _job(arguments, stop, progress)
-        report = api.run_recipe(recipe, arguments.save_to, job=job, keep_levels=arguments.keep_levels)
-    _show(report, as_json=arguments.json)
+        for one, target, notes in wanted:
+            report = api.run_recipe(one, target, job=job, keep_levels=arguments.keep_levels)
+            report.warnings[:0] = notes
+            reports.append(report)
+    if arguments.json and arguments.partners:
+        show(json.dumps([report.to_json() for report in reports], allow_nan=False))
+        return
+    for report in reports:
+        _show(report, as_json=arguments.json)
+
+
+def _partners(recipe: Recipe, arguments: Arguments) -> tuple[Recipe, Path, list[str]]:
+    """Return the recipe for the partner files, where it is saved, and what to know of it."""
+    partners = partners_of(recipe, [Path(folder) for folder in getattr(arguments, "lora_dir", None) or ()])
+    first = Path(arguments.save_to)
+    target = first.with_name(f"{partner_stem(first.stem, partners)}{first.suffix}")
+    if target.exists() and not arguments.overwrite:
+        message = f"{target.name} exists already; choose another name or add --overwrite."
+        raise OutputError(message)
+    return partners.recipe, target, [*partners.notes, *_cautions(partners.recipe)]
+
+
+def _cautions(recipe: Recipe) -> list[str]:
+    """Return a sentence on speed LoRAs that the method spoils; that a file cannot be opened is said later."""
+    marks = []
+    with contextlib.suppress(MergeError):
+        for source in recipe.leaves():
+            assert source.path is not None
+            with open_lora(source.path) as file:
+                marks.append(recognised(file))
+    return [
+        f"{advice.reason} --aside {' '.join(advice.apply['aside'])} does that."
+        if advice.apply
+        else advice.reason
+        for advice in outside(recipe, marks)
+    ]
 
 
 def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
@@ -100,7 +144,17 @@ def _show(report: MergeReport, *, as_json: bool) -> None:
 
 def _resize(arguments: Arguments, stop: _Interrupt) -> None:
     arguments.models, arguments.method = [arguments.model], DEFAULT_METHOD
-    for name in ("ratios", "blocks", "te_ratios", "roles", "elements", "knob", "keep_levels"):
+    for name in (
+        "ratios",
+        "blocks",
+        "te_ratios",
+        "roles",
+        "elements",
+        "knob",
+        "keep_levels",
+        "partners",
+        "aside",
+    ):
         setattr(arguments, name, None)
     arguments.seed = 0
     _merge(arguments, stop)
@@ -220,7 +274,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         )
         for model, ratio, blocks, te, role, rules in zip(arguments.models, *settings)
     )
-    return Recipe(
+    recipe = Recipe(
         sources=sources,
         method=method.name,
         knobs=_knobs(arguments.knob or (), method, count),
@@ -232,6 +286,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         family=arguments.family,
         names=arguments.target or "",
     )
+    return with_aside(recipe, arguments.aside) if arguments.aside else recipe
 
 
 def _per_source(name: str, values: list[Any] | None, count: int, default: Any) -> list[Any]:  # noqa: ANN401
@@ -310,6 +365,7 @@ def _parser() -> argparse.ArgumentParser:
     run.add_argument("recipe", metavar="RECIPE")
     run.add_argument("--save_to", metavar="OUT")
     run.add_argument("--keep_levels", metavar="DIR")
+    _partner_option(run)
     run.add_argument("--overwrite", action="store_true")
     run.add_argument("--drop_unsupported", action="store_true")
     _search_options(run)
@@ -341,25 +397,37 @@ def _command(
     return parser
 
 
-def _merge_options(parser: argparse.ArgumentParser) -> None:
-    parser.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
-    parser.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
-    parser.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
-    parser.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
-    parser.add_argument(
+def _merge_options(merge: argparse.ArgumentParser) -> None:
+    merge.add_argument("--models", nargs="+", required=True, metavar="FILE", help="the sources")
+    merge.add_argument("--ratios", nargs="+", type=float, metavar="R", help="one per source, default 1")
+    merge.add_argument("--save_to", required=True, metavar="OUT", help="output, .safetensors")
+    merge.add_argument("--method", default=DEFAULT_METHOD, metavar="NAME", help="see `methods`")
+    merge.add_argument(
         "--knob", action="append", metavar="NAME=VALUE", help="NAME@2=VALUE for the second source alone"
     )
-    parser.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
-    parser.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
-    parser.add_argument(
+    merge.add_argument("--roles", nargs="+", metavar="ROLE", help="one per source, - for none")
+    merge.add_argument("--blocks", nargs="+", metavar="SPEC", help="block weights per source, - for none")
+    merge.add_argument(
         "--elements", nargs="+", metavar="RULES", help="blocks:words:ratio rules per source, - for none"
     )
-    parser.add_argument(
+    merge.add_argument(
         "--te_ratios", nargs="+", metavar="R", help="text-encoder ratio per source: R, TE1,TE2 or -"
     )
-    parser.add_argument("--seed", type=int, default=0, help="of random masks")
-    parser.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
-    _output_options(parser)
+    merge.add_argument(
+        "--aside",
+        nargs="+",
+        metavar="LETTER",
+        help="sources added on top of the merge of the others: A, B, …",
+    )
+    merge.add_argument("--seed", type=int, default=0, help="of random masks")
+    merge.add_argument("--keep_levels", metavar="DIR", help="save every group of a hierarchical merge too")
+    _partner_option(merge)
+    _output_options(merge)
+
+
+def _partner_option(parser: argparse.ArgumentParser) -> None:
+    text = "then the same for the partner files of Wan 2.2 (high_noise and low_noise, HN and LN)"
+    parser.add_argument("--partners", action="store_true", help=text)
 
 
 def _output_options(parser: argparse.ArgumentParser) -> None:

@@ -120,6 +120,7 @@ def inspect_text(item: dict[str, Any]) -> str:
     ]
     lines.extend(f"  loads in {item['loads_in_words']}" for _ in range(bool(item["loads_in"])))
     lines.extend(f"    {line}" for line in item["loads_in_why"])
+    lines.extend(f"  {mark['said']}" for mark in item["marks"])
     if item["tags"]:
         lines.append(f"  tags: {', '.join(item['tags'])}")
     if item["broken"]:
@@ -211,6 +212,7 @@ def _sources(report: AnalysisReport) -> Iterator[str]:
             f"{part.effective_rank:.1f}, 99 % of the energy in rank {part.ranks.get(0.99, 0)}, text "
             f"encoders {source.encoder:.0%}"
         )
+        yield from (f"  {mark.said}" for mark in source.marks)
         if source.zero:
             yield f"  {len(source.zero)} tensors are zero"
         if source.broken:

@@ -323,6 +323,7 @@ class _Builder:
         node.recipe = replace(recipe, sources=tuple(one for one in resolved if one is not None))
         if self._look_only:
             _leave_misfits_out(node)
+        _tell_of_others(node.children)
         node.targets = _targets(node)
         return node
 
@@ -359,6 +360,14 @@ class _Builder:
         weights, told = resolve_blocks(item.blocks, self._family, present, draw, item.label)
         notes.extend(told)
         return weights, ElementMatcher(item.elements, family_of(self._family).blocks or present, item.label)
+
+
+def _tell_of_others(children: Sequence[Child]) -> None:
+    """Tell element rules that ask for it which modules the other sources have."""
+    modules = [child.parts if isinstance(child, Leaf) else child.targets for child in children]
+    for index, child in enumerate(children):
+        if child.elements is not None and child.elements.scoped:
+            child.elements.beside(own for place, own in enumerate(modules) if place != index)
 
 
 def _block_factor(child: Child, name: str, block: str) -> float:

@@ -11,11 +11,13 @@ import threading
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Protocol
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile, open_lora
+from lib_merge.analysis.recognition import recognised
 from lib_merge.errors import MergeError, OutputError
 from lib_merge.families import block_of, blocks_present, encoder_of
 from lib_merge.loaders import sentence, verdicts, why, written_in
@@ -40,8 +42,8 @@ _MEASURED = (
 
 
 def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
-    """Return family, kinds, ranks, alpha, dtype, blocks present, norms, tags and recipe of a file,
-    JSON-ready.
+    """Return family, kinds, what it is besides, ranks, alpha, dtype, blocks present, norms, tags and recipe
+    of a file, JSON-ready.
 
     Modules that hold NaN or infinity are listed as broken and count in no norm.
 
@@ -61,6 +63,7 @@ def inspect_file(path: Path, family: str | None = None) -> dict[str, Any]:
             "bytes": file.size,
             **_modules(shown),
             **_loaders(shown),
+            "marks": [asdict(mark) for mark in recognised(file)],
             "embeddings": list(file.parsed.embeddings),
             "left_out": dict(Counter(shown.left_out.values())),
             "tags": common_tags(file.metadata, MOST_TAGS),

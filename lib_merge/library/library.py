@@ -17,6 +17,7 @@ from typing import Any
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
+from lib_merge.analysis.recognition import Mark, recognised
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import blocks_present, encoder_of
 from lib_merge.library.inspect import FactCache, common_tags
@@ -38,6 +39,7 @@ class Item:
     candidates  families its shapes allow
     te          it has text-encoder modules
     blocks      the blocks it has modules in
+    marks       what it is besides: a speed LoRA, a slider, an epoch …
     problem     one sentence when it cannot be merged
     """
 
@@ -55,6 +57,7 @@ class Item:
     blocks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     has_recipe: bool = False
+    marks: tuple[Mark, ...] = ()
     preview: str = ""
     problem: str = ""
 
@@ -73,6 +76,8 @@ class Item:
             short["rank"] = self.rank
         short["mtime"] = round(self.mtime)
         short["blocks"] = " ".join(self.blocks)
+        if self.marks:
+            short["marks"] = [asdict(mark) for mark in self.marks]
         return short
 
 
@@ -280,6 +285,7 @@ class Library:
             for name, value in header.items()
             if name in _TOLD
         }
+        marks = (Mark(**{**one, "evidence": tuple(one["evidence"])}) for one in header.get("marks", ()))
         return Item(
             key=f"{number}/{relative.as_posix()}",
             name=path.stem,
@@ -288,6 +294,7 @@ class Library:
             size=size,
             mtime=time / 1e9,
             preview=self._preview(path),
+            marks=tuple(marks),
             **told,
         )
 
@@ -332,6 +339,7 @@ def read_facts(path: Path) -> dict[str, Any]:
                 "blocks": list(blocks_present(shown.modules, first)),
                 "tags": [tag[:80] for tag in common_tags(file.metadata, MOST_TAGS)],
                 "has_recipe": metadata.recipe_of(file.metadata) is not None,
+                "marks": [asdict(mark) for mark in recognised(file)],
                 "problem": "",
             }
     except MergeError as error:

@@ -225,6 +225,16 @@ class Method:
         )
         raise RecipeError(message)
 
+    @property
+    def thins(self) -> bool:
+        """Whether it leaves numbers of a source out: by an election, at random, or by their size."""
+        return self.elects or self.drops or self.space is Space.DENSE
+
+    @property
+    def dilutes(self) -> bool:
+        """Whether a source comes out at another strength than its ratio says, because of the others."""
+        return self.averages or self.normalises
+
     def takes(self, count: int) -> bool:
         """Tell whether the method takes `count` sources."""
         least, most = self.sources

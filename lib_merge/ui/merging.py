@@ -14,6 +14,7 @@ from lib_merge.engine.threads import Job
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import Entry
+from lib_merge.library.partners import noise_level, partner_stem, partners_of
 from lib_merge.recipe import Recipe, from_json, with_paths
 from lib_merge.ui.desk import Desk, carried_recipe, operation
 from lib_merge.ui.jobs import JobReply, Task, compute
@@ -105,6 +106,34 @@ def again(desk: Desk, request: AgainRequest) -> JobReply:
     return desk.jobs.start("merge", work).reply()
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PartnersRequest:
+    """Names a merge of the history whose partner files are to be merged alike."""
+
+    entry: str
+
+
+@operation("partners")
+def partners(desk: Desk, request: PartnersRequest) -> JobReply:
+    """Start the same recipe for the partner files of Wan 2.2, under the partner's name."""
+    entry = desk.history.get(request.entry)
+    recipe = from_json(entry.recipe, "the entry")
+    lost = desk.locator.missing(recipe)
+    if lost:
+        message = f"the partner files cannot be merged: {'; '.join(lost)}."
+        raise RecipeError(message)
+    located = with_paths(recipe, lambda source: desk.library.resolve(desk.locator.locate(source)))
+    found = partners_of(located, desk.host.lora_folders())
+    target = _target_again(desk, entry, partner_stem(entry.name, found))
+    output = Output(notes=entry.notes)
+
+    def work(task: Task) -> dict[str, Any]:
+        done = run_recipe(desk, found.recipe, target, output, task)
+        return {**done, "warnings": [*found.notes, *done["warnings"]]}
+
+    return desk.jobs.start("merge", work).reply()
+
+
 def _target_again(desk: Desk, entry: Entry, name: str) -> Path:
     """Return the file for another run: in the folder it was saved in, under its own name or under `name`.
 
@@ -164,6 +193,7 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
     done["prompt"] = f"<lora:{done['alias']}:1>"
     done["triggers"] = str(metadata.read_side_car(saved).get("activation text") or "")
     done["entry"] = note(desk, saved, recipe, done, output)
+    done["noise"] = noise_level(recipe, desk.host.lora_folders()) if report.family == "Wan" else ""
     report_merge(desk, done["entry"], recipe)
     return done
 

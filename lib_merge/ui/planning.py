@@ -12,7 +12,9 @@ from typing import Annotated
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
+from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
@@ -25,6 +27,7 @@ from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, TabState, to_recipe
+from lib_merge.ui.understanding import Changes
 
 EDGE = 1 << 16
 # a ratio between two sources from which a merge gets hard to predict
@@ -41,6 +44,15 @@ class StateRequest:
     """Carries what is set up."""
 
     state: TabState
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Offer:
+    """A change of the set-up that `apply` carries out, and why."""
+
+    title: str
+    reason: str
+    changes: Changes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -63,6 +75,7 @@ class Outlook:
     claimed: Annotated[str, About("key of another LoRA that answers to this name")]
     triggers: Annotated[str, About("trigger words of the sources")]
     notes: Annotated[list[str], About("what to know before saving")]
+    offers: Annotated[list[Offer], About("what to know before saving, and what to do about it")]
     changes: Annotated[list[str], About("what differs from the merge it is based on")]
 
 
@@ -94,7 +107,9 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         told = [
             note for note in node.notes if "more than once" not in note
         ]  # the cautions say it with letters
+        spoiled = list(outside(recipe, [recognised(leaf.file) for leaf in node.leaves()]))
         notes = [*_missing(state), *cautions(sources), *told, *_left_out(tree)]
+        notes += [advice.reason for advice in spoiled if not advice.apply]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
         size = foresee(tree)
     return Outlook(
@@ -114,6 +129,11 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         claimed=_claimed(desk, target),
         triggers=", ".join(words),
         notes=notes,
+        offers=[
+            Offer(title=advice.title, reason=advice.reason, changes=Changes(aside=advice.apply["aside"]))
+            for advice in spoiled
+            if advice.apply
+        ],
         changes=_changes(desk, state.output.based_on, node.recipe),
     )
 

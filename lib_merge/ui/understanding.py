@@ -14,7 +14,7 @@ from lib_merge.errors import Cancelled, RecipeError
 from lib_merge.kept.history import Entry
 from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe, from_json
-from lib_merge.recipe_edits import PER_SOURCE, with_changes
+from lib_merge.recipe_edits import PER_SOURCE, letter, with_changes
 from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.jobs import JobReply, Task
 from lib_merge.ui.protocol import About
@@ -139,6 +139,9 @@ class Changes:
     rank: Annotated[int | str | None, About("a policy as people type it")] = None
     precision: str | None = None
     keep: Annotated[list[int] | None, About("the sources that stay, by their places")] = None
+    aside: Annotated[
+        list[str] | None, About("handles of sources that stay outside the merge of the others, added on top")
+    ] = None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -173,9 +176,31 @@ def applied(desk: Desk, state: TabState, changes: Changes) -> Setup:
     recipe = with_changes(to_recipe(state, desk.library.resolve), given)
     made = from_recipe(recipe, desk.locator.locate, lambda blocks: desk.expand(blocks, state.family))
     knobs = {**state.knobs, **made.knobs}
+    if changes.aside:
+        return replace(made, sources=_set_aside(state, recipe, made), knobs=knobs)
     if any(row.group for row in used(state)):
         return replace(made, sources=state.sources, groups=state.groups, knobs=knobs)
     return replace(made, sources=_changed(state, made.sources, changes), knobs=knobs)
+
+
+def _set_aside(state: TabState, recipe: Recipe, made: Setup) -> list[Row]:
+    """Return the rows in their places, grouped and at the ratios of a recipe that `with_aside` made.
+
+    Raises:
+        RecipeError: the recipe has groups in a group, which rows cannot show.
+    """
+    if len(made.sources) != len(recipe.leaves()):
+        message = "that would need a group inside a group, which the tab does not have."
+        raise RecipeError(message)
+    new = {source.handle: row for source, row in zip(recipe.leaves(), made.sources)}
+    rows = []
+    for index, row in enumerate(state.sources):
+        now = new.get(letter(index)) if row.on and row.key else None
+        if now is not None:
+            te = row.te if now.ratio == row.ratio else now.te
+            row = replace(row, group=now.group, ratio=now.ratio, te=te)  # noqa: PLW2901
+        rows.append(row)
+    return rows
 
 
 def _changed(state: TabState, made: list[Row], changes: Changes) -> list[Row]:

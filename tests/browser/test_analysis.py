@@ -143,7 +143,7 @@ def test_what_is_wrong_answers_with_this_merge(tab):
     pick = tab.page.get_by_label("What is wrong?")
     titles = pick.locator("option").all_inner_texts()[1:]
     assert titles == [item["title"] for item in report["symptoms"]]
-    assert len(titles) == 6
+    assert len(titles) == 7
     for item in report["symptoms"]:
         pick.select_option(item["id"])
         text = _box(tab).inner_text()
