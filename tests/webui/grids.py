@@ -38,13 +38,13 @@ def pixels(text):
 
 
 class Near:
-    """Pictures that are the same but for rounding.
+    """Pictures of a stack and of its merge are the same but for rounding.
 
     Where the WebUI rounds its model to bf16, as much as the order of two LoRAs alone moves a picture there.
     """
 
     def __init__(self):
-        self.mean, self.most = MEAN, MOST
+        self.within = {}
 
     def measure(self, server, a, b):
         if not server.tree.rough:
@@ -54,13 +54,25 @@ class Near:
             one, _ = server.picture(f"a cat {tags[0]} {tags[1]}", size=size, steps=steps)
             two, _ = server.picture(f"a cat {tags[1]} {tags[0]}", size=size, steps=steps)
             apart = np.abs(one - two)
-            self.mean, self.most = max(self.mean, 3 * apart.mean()), max(self.most, 3 * apart.max())
-        print(f"       rounded to bf16: the same is mean {self.mean:.3f}, at most {self.most:.0f}")
+            self.within[size] = max(MEAN, 1.5 * apart.mean()), max(MOST, 1.5 * apart.max())
+            print(f"       rounded to bf16: of {size} pixels the same is {self.within[size]}")
+
+    def mean(self, size):
+        return self.within.get(size, (MEAN, MOST))[0]
 
     def __call__(self, one, two):
-        apart = np.abs(one - two)
-        fine = apart.mean() <= self.mean and apart.max() <= self.most
-        return fine, f"mean {apart.mean():.4f}, at most {apart.max():.0f}"
+        mean, most = self.within.get(one.shape[0], (MEAN, MOST))
+        return _apart(one, two, mean, most)
+
+
+def _apart(one, two, mean, most):
+    apart = np.abs(one - two)
+    return apart.mean() <= mean and apart.max() <= most, f"mean {apart.mean():.4f}, at most {apart.max():.0f}"
+
+
+def equal(one, two):
+    """The same weights made both: nothing is rounded otherwise."""
+    return _apart(one, two, MEAN, MOST)
 
 
 near = Near()
@@ -170,7 +182,7 @@ def unknown(server, check):
     """A live merge acts beside a LoRA that nobody knows."""
     [one], _, _ = ask(server, prompt="a cat <merge:live pair:0.8>")
     [two], _, _ = ask(server, prompt="a cat <lora:nobody-knows-it:1> <merge:live pair:0.8>")
-    check("<merge:…> acts beside an unknown <lora:…>", *near(one, two))
+    check("<merge:…> acts beside an unknown <lora:…>", *equal(one, two))
 
 
 def over_the_steps(server, check):
@@ -193,11 +205,11 @@ def over_the_steps(server, check):
     if bad:
         return
     always, half, curve = found.values()
-    check("0.8@0-1 = 0.8", *near(always, plain))
+    check("0.8@0-1 = 0.8", *equal(always, plain))
     apart = [np.abs(half - other).mean() for other in (plain, none)]
     check("0.8@0-0.5 is between 0.8 and nothing", min(apart) > 0, f"means {apart[0]:.3f}, {apart[1]:.3f}")
     check("a curve is another picture", np.abs(curve - plain).mean() > 0 and np.abs(curve - half).mean() > 0)
-    check("nothing of it stays", *near(made("te=1:unet=0.8"), plain))
+    check("nothing of it stays", *equal(made("te=1:unet=0.8"), plain))
     begun = time.perf_counter()
     made("te=1:unet=0@0,1@1")
     print(f"       a strength per step: {time.perf_counter() - begun:.1f} s, one number {number:.1f} s")
@@ -259,7 +271,7 @@ def comparison(server, page, check):
     found = page.evaluate("() => loraMerge.bridge.ask('comparison', {})")["found"]
     alike = next(one for one in found["figures"] if one["kind"] == "merge")["against"]
     stack = next(one for one in alike if one["column"] == "stack")
-    check("its table", stack["difference"] <= near.mean and stack["similarity"] > 0.99, stack)
+    check("its table", stack["difference"] <= near.mean(64) and stack["similarity"] > 0.99, stack)
     check("nothing is left behind", not (kept := left_behind(server, page)), kept)
     pictures, _, info = ask(server, **script, script_args=given, **with_setup(""))
     check("without a merge set up it is refused", info.get("status", 200) >= 400, info.get("status"))

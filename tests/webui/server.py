@@ -158,8 +158,9 @@ class Webui:
         """One for Hires fix: latents where the WebUI has them, else pixels."""
         _, latent = self.call("/sdapi/v1/latent-upscale-modes")
         _, others = self.call("/sdapi/v1/upscalers")
-        names = [item["name"] for item in (*latent, *others)]
-        return next(name for name in (*names[: len(latent)], "Lanczos", "Nearest", *names) if name in names)
+        known = {item["name"] for item in others}
+        names = [*(item["name"] for item in latent), "Lanczos", *sorted(known - {"None"})]
+        return next(name for name in names if name in known or name.startswith("Latent"))
 
     def until(self, name, least):
         """Wait until a running generation is so far: `job_no` pictures, or `sampling_step` of one."""

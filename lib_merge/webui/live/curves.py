@@ -86,9 +86,10 @@ def read_curve(text: str) -> Curve:
         raise RecipeError(message)
     if len(points) == 1:
         place, strength = points[0]
+        part = f"{place:g}-1 from there on" if place < 1 else f"0-{place:g} until there"
         message = (
             f"the strength {text!r} has one point and no line: write {strength:g} for all steps, or "
-            f"{strength:g}@{place:g}-1 from there on."
+            f"{strength:g}@{part}."
         )
         raise RecipeError(message)
     windows.sort()
