@@ -39,7 +39,7 @@ def test_flags_are_those_that_the_command_line_knows(tmp_path):
             "ldm_patched__modules__args_parser_py": "--always-cpu",
         },
     )
-    assert classic.flags == ["--skip-install", "--use-cpu", "all", "--no-half"]
+    assert classic.flags == ["--skip-install", "--use-cpu", "all", "--no-half", "--always-cpu"]
 
 
 def test_a_folder_that_is_no_webui_is_refused(tmp_path):

@@ -29,7 +29,7 @@ QUIET = (
 ON_CPU = (
     ("", ("--cpu", "--bf16-unet", "--bf16-text-enc", "--bf16-vae")),
     ("backend/args.py", ("--always-cpu",)),
-    ("", ("--use-cpu all", "--no-half", "--precision full")),
+    ("", ("--use-cpu all", "--no-half", "--precision full", "--always-cpu")),
 )
 _OPTION = re.compile(r"""["'](--[A-Za-z0-9][\w-]*)["']""")
 
