@@ -62,6 +62,7 @@ def main() -> int:
                 journey(browser, server, merged)
             finally:
                 server.stop()
+            check("live merges go with the WebUI", gone(webui / "lora-merge" / "live"))
             server = Webui(webui, given.python, ["--api", "--api-auth", "me:secret"])
             try:
                 locked(server)
@@ -75,6 +76,15 @@ def main() -> int:
         browser.close()
     print(f"{'FAILED: ' + ', '.join(failures) if failures else 'all passed'}")
     return 1 if failures else 0
+
+
+def gone(folder) -> bool:
+    """True once a folder is not there, at the latest in ten seconds."""
+    for _ in range(100):
+        if not folder.exists():
+            return True
+        time.sleep(0.1)
+    return False
 
 
 def weigh(browser, *servers) -> list[dict]:

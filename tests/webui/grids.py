@@ -341,6 +341,7 @@ def in_the_page(server, page, check):
     for name, value in (("width", 64), ("height", 64), ("steps", 2)):
         page.locator(f"#txt2img_{name} input[type=number]").first.fill(str(value))
         page.keyboard.press("Tab")
+    refused(page, check)
     page.locator("#txt2img_prompt textarea").fill("a cat")
     merge_tab(page)
     page.locator("#lora_merge_root").get_by_role("button", name="Preview").click()
@@ -407,6 +408,16 @@ def in_the_page(server, page, check):
     page.locator("#lora_merge_bar_txt2img").get_by_role("button", name="Send recipe to Merge").click()
     page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=20_000)
     check("Send recipe to Merge", page.locator(".lm-row").count() >= 1)
+
+
+def refused(page, check):
+    """A merge that nobody knows: an error in the page, with the sentence."""
+    page.locator("#txt2img_prompt textarea").fill("a cat <merge:nothing of the kind:1>")
+    page.locator("#txt2img_generate").click()
+    found = page.locator("#html_log_txt2img").locator(".error, .lora-merge-refused").first
+    found.wait_for(state="visible", timeout=60_000)
+    said = found.inner_text()
+    check("a refusal is an error in the page", "no recipe called 'nothing of the kind'" in said, said)
 
 
 def verdict(page, check):
