@@ -120,18 +120,13 @@ class Webui:
         self.seconds = time.monotonic() - started
 
     def _wait(self):
+        # asked any earlier, A1111 ends: its API cannot be added to an application that has answered once
         for _ in range(600):
+            said = self.log.read_text(errors="replace")
             if self.process.poll() is not None:
-                raise SystemExit(self.log.read_text(errors="replace")[-4000:])
-            try:
-                urllib.request.urlopen(self.url + "/", timeout=5).read(1)
-                if "Startup time" in self.log.read_text(errors="replace"):
-                    return
-            except urllib.error.HTTPError:
-                if "Startup time" in self.log.read_text(errors="replace"):
-                    return
-            except OSError:
-                pass
+                raise SystemExit(said[-4000:])
+            if "Startup time" in said:
+                return
             time.sleep(0.5)
         raise SystemExit("the WebUI did not start within five minutes")
 
