@@ -26,6 +26,7 @@ pytest.importorskip("fastapi", reason="every WebUI has it")
 from lib_merge.webui import checkpoint, host, lora_code
 from lib_merge.webui.compare import script as compare_script
 from lib_merge.webui.live import merges, prompts
+from lib_merge.webui.live.afterwards import Afterwards
 from lib_merge.webui.live.curves import Curve, read_curve, split_strengths
 from lib_merge.webui.refusal import LoraMergeRefusal
 from tests.test_compare import SETUP, Processing, desk, world  # noqa: F401
@@ -266,6 +267,17 @@ def test_nothing_stays_when_the_webui_is_terminated(tmp_path, how):
             break
         time.sleep(0.1)
     assert not (tmp_path / "live").exists()
+
+
+def test_a_folder_that_is_named_from_here_goes_too(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    folder = Path("live") / "1-a"
+    folder.mkdir(parents=True)
+    (folder / "x.safetensors").touch()
+    after = Afterwards(folder)
+    assert folder.is_dir()  # as long as this process lives
+    after.now()
+    assert not Path("live").exists()
 
 
 # ---------------------------------------------------------------- another WebUI

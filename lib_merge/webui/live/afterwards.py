@@ -38,6 +38,7 @@ class Afterwards:
 
     def __init__(self, folder: Path) -> None:
         """Start it; where that is not possible the folder stays until the next start sweeps it."""
+        folder = folder.resolve()  # it is not looked for from where this process stands
         self._process: subprocess.Popen[bytes] | None = None
         options: dict[str, Any] = {"start_new_session": True}
         if sys.platform == "win32":
