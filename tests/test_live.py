@@ -172,7 +172,7 @@ def test_every_hosts_model_says_its_family(world, model, family):  # noqa: F811
     if found and found != "SDXL":
         with pytest.raises(RecipeError, match=f"for SDXL and the loaded checkpoint is {re.escape(found)}:"):
             checkpoint.check_family("SDXL")
-    for fine in (found, "", "other"):
+    for fine in (found, "", "other", "AnimateDiff"):
         checkpoint.check_family(fine)
 
 
