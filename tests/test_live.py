@@ -35,7 +35,8 @@ from tests.test_compare import SETUP, Processing, desk, world  # noqa: F401
 @pytest.fixture
 def pair(world, desk):  # noqa: F811
     """A recipe called pair."""
-    assert desk.handle_dict({"op": "recipe_save", "name": "pair", "state": _state(*PAIR)})["ok"]
+    for name in ("pair", "same"):
+        assert desk.handle_dict({"op": "recipe_save", "name": name, "state": _state(*PAIR)})["ok"]
     return world
 
 
@@ -462,7 +463,8 @@ def test_an_extension_that_sets_all_strengths_itself_is_not_fought(a1111):
 @pytest.mark.parametrize(
     ("text", "more", "sentence"),
     [
-        ("<merge:pair:0.8@0-0.5> <merge:pair:1>", {}, "stands twice"),
+        ("<merge:pair:0.8@0-0.5> <merge:pair:1>", {}, "in the picture twice"),
+        ("<merge:pair:0.8@0-0.5> <merge:same:1>", {}, "in the picture twice"),
         ("<merge:pair:0.8@5>", {}, "one point"),
         ("<merge:pair:0.8@0-0.5>", {"sampler_name": "DPM adaptive"}, "no fixed number of steps"),
     ],

@@ -134,9 +134,9 @@ def prepare(p: Any, desk: Desk, setup: str) -> None:  # noqa: ANN401
     try:
         lora_code.check_live()
         if any(course_of(rest) for prompt in prompts for _, rest in tags_in(str(prompt))):
-            _check_once(map(str, prompts))
             steps.check(p)
         _merge(p, desk, setup, plan, names)
+        _check_once(map(str, prompts), plan)
     except MergeError as error:
         plan.error = str(error)
         refuse(p, plan.error)
@@ -329,13 +329,14 @@ def courses_in(text: str, named: Mapping[str, Live]) -> dict[str, Course]:
     return courses
 
 
-def _check_once(prompts: Iterable[str]) -> None:
+def _check_once(prompts: Iterable[str], plan: Plan) -> None:
     """Raise `RecipeError` where a merge has a strength over the steps beside another strength."""
+    added = " ".join(tag for tags in plan.added for tag in tags)
     for text in prompts:
-        tags = tags_in(text)
-        for name, rest in tags:
-            if course_of(rest) and sum(one == name for one, _ in tags) > 1:
-                message = f"{name!r} stands twice in the prompt: a strength over the steps needs it once."
+        tags = [(name, rest, plan.named[name].name) for name, rest in tags_in(text) if name in plan.named]
+        for name, rest, live in tags:
+            if course_of(rest) and (sum(live == one for *_, one in tags) > 1 or live in added):
+                message = f"{name!r} is in the picture twice: a strength over the steps needs it once."
                 raise RecipeError(message)
 
 
