@@ -21,6 +21,7 @@ from lib_merge.webui.compare import pictures
 from lib_merge.webui.compare.columns import TICKED, Column, ColumnChoices, Place, plan_columns
 from lib_merge.webui.compare.pictures import Cell, Grid, figures, table
 from lib_merge.webui.compare.rows import Lines, Row, plan_rows
+from lib_merge.webui.host import make_picture_folder
 from lib_merge.webui.live import prompts
 from lib_merge.webui.live.prompts import setup_of
 from lib_merge.webui.refusal import LoraMergeRefusal
@@ -102,6 +103,7 @@ def run_comparison(p: Any, desk: Desk, given: Mapping[str, Any]) -> Any:  # noqa
     from modules import processing
 
     lora_code.check_live()
+    make_picture_folder()
     recipe = recipe_of(desk, str(given.get("merge") or ""), setup_of(p))
     checkpoint.load()
     processing.fix_seed(p)
