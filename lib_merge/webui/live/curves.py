@@ -8,6 +8,8 @@
                               is a jump
 
 A place is a share of the steps of a pass: 0 is its first step, 1 its last. Hires fix is a pass of its own.
+LoRA Control reads the same curve from the WebUI's counter, which counts a step when it is done: each of its
+strengths comes one step later than here.
 """
 
 from __future__ import annotations
