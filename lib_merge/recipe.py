@@ -23,6 +23,7 @@ FORMAT = "lora-merge-recipe"
 VERSION = 1
 PRECISIONS = ("fp16", "bf16", "float")
 MAX_DEPTH = 8
+SHORT_HASH = 16
 Blocks = Union[str, Sequence[object], Mapping[str, float], None]
 
 
@@ -173,6 +174,14 @@ class Recipe:
         """Return `to_json` as compact text with a stable key order."""
         return json.dumps(self.to_json(), ensure_ascii=False, sort_keys=True, separators=(",", ":"))
 
+    def brief(self) -> str:
+        """Return `dumps` without what reading it fills in, hashes cut to their beginning.
+
+        For places where people see it, such as a picture's text; `loads` reads it back as the same merge.
+        """
+        data = {"format": FORMAT, "version": VERSION, **_brief(self)}
+        return json.dumps(data, ensure_ascii=False, separators=(",", ":"))
+
 
 def _recipe_json(recipe: Recipe) -> dict[str, Any]:
     settings = recipe.declared().settings(recipe.knobs, len(recipe.sources))
@@ -188,6 +197,33 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "family": recipe.family,
         **({"names": recipe.names} if recipe.names else {}),
     }
+
+
+def _brief(recipe: Recipe) -> dict[str, Any]:
+    """Leave out what has the value that `_parse_recipe` gives it; the method always says itself."""
+    plain = Recipe(recipe.sources, recipe.method)
+    usual, data = _recipe_json(plain), _recipe_json(recipe)
+    kept = {
+        name: value
+        for name, value in data.items()
+        if name not in ("sources", "knobs") and (value != usual[name] or name == "method")
+    }
+    knobs = {name: value for name, value in data["knobs"].items() if value != usual["knobs"].get(name)}
+    sources = [_brief_source(source, item) for source, item in zip(recipe.sources, data["sources"])]
+    return {**kept, **({"knobs": knobs} if knobs else {}), "sources": sources}
+
+
+def _brief_source(source: Source, data: dict[str, Any]) -> dict[str, Any]:
+    if source.recipe is not None:
+        data["recipe"] = _brief(source.recipe)
+    elif source.sha256:
+        data["sha256"] = source.sha256[:SHORT_HASH]
+    return {name: value for name, value in data.items() if value or name not in ("name", "sha256", "size")}
+
+
+def same_hash(whole: str, given: str) -> bool:
+    """Tell whether a sha256 is the one that a recipe names, whole or by its beginning."""
+    return len(given) >= SHORT_HASH and whole.startswith(given)
 
 
 def _knob_json(value: object) -> object:

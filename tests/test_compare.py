@@ -30,6 +30,7 @@ from lib_merge.webui import axes  # noqa: E402
 from lib_merge.webui.compare import columns, panel, pictures, rows, run, script  # noqa: E402
 from lib_merge.webui.live import merges, prompts  # noqa: E402
 from lib_merge.webui.live import script as live_script  # noqa: E402
+from lib_merge.webui.refusal import LoraMergeRefusal  # noqa: E402
 
 ALL = list(columns.CHOICES)
 
@@ -77,6 +78,9 @@ class Processing:
     def comment(self, text):
         self.comments[text] = 1
 
+    def init(self, prompts, seeds, subseeds):
+        """Called by the WebUI itself: what is raised here is not caught."""
+
 
 class World:
     """modules.*, network and networks as far as the scripts use them; generates as A1111 does."""
@@ -114,6 +118,7 @@ class World:
         )
         networks = types.ModuleType("networks")
         networks.available_networks, networks.available_network_aliases = {}, {}
+        networks.list_available_networks = self.list_available_networks
         network = types.ModuleType("network")
         network.NetworkOnDisk = type("NetworkOnDisk", (), {})
         self.networks, self.scripts = networks, scripts
@@ -127,6 +132,7 @@ class World:
         p.all_prompts = [p.prompt] * (p.n_iter * p.batch_size)
         p.all_hr_prompts = [p.prompt] * (p.n_iter * p.batch_size) if p.enable_hr else []
         prompts.prepare(p, self.desk, setup)
+        p.init(p.all_prompts, [], [])
         pictures, texts = [], []
         for batch in range(p.n_iter):
             own = p.all_prompts[batch * p.batch_size : (batch + 1) * p.batch_size]
@@ -136,6 +142,7 @@ class World:
             text, data = parse_prompt(own[0])
             loaded = [params.items for params in data["lora"]]
             assert not data.get("merge")
+            loaded = self.load_networks(loaded)
             for name, *_ in loaded:
                 if name.startswith(merges.PREFIX):
                     entry = self.networks.available_network_aliases[name]
@@ -157,6 +164,20 @@ class World:
             texts.append(f"{p.prompt}\nSteps: 2, {keys}")
         return types.SimpleNamespace(images=pictures, infotexts=texts or [""])
 
+    def list_available_networks(self):
+        """Forget every name that is not in the folders, as every WebUI does."""
+        for table in (self.networks.available_networks, self.networks.available_network_aliases):
+            table.clear()
+            for path in self.desk.host.folder.rglob("*.safetensors"):
+                table[path.stem] = types.SimpleNamespace(filename=str(path), alias=path.stem)
+
+    def load_networks(self, loaded):
+        """Look names up as A1111 does: an unknown one lists the folders anew, in the middle of it."""
+        aliases = self.networks.available_network_aliases
+        if any(name not in aliases for name, *_ in loaded):
+            self.list_available_networks()
+        return [items for items in loaded if items[0] in aliases]
+
     def sheet(self, pictures, rows):
         self.shape = (rows, len(pictures) // rows)
         return PIL.new("RGB", (16 * self.shape[1], 16 * rows))
@@ -172,6 +193,8 @@ def desk(tmp_path):
     write_lora(host.folder / "a.safetensors", seed=1, metadata={"modelspec.trigger_phrase": "ink"})
     write_lora(host.folder / "sub" / "b.safetensors", seed=2)
     (host.folder / "a.json").write_text('{"preferred weight": 0.7}')
+    for live in prompts._live.values():
+        live.clear()
     prompts._live.clear()
     found = open_desk(host)
     found.library.refresh(wait=True)
@@ -230,7 +253,8 @@ def test_a_grid_of_everything(world, desk):
     assert "Merge column: merge × 0.5" in done.infotexts[-1]
     assert len(world.saved) == 2
     assert not _files(desk)
-    assert not world.networks.available_networks
+    known = {**world.networks.available_networks, **world.networks.available_network_aliases}
+    assert not any(name.startswith(merges.PREFIX) for name in known)
 
 
 def test_every_picture_pastes_back_into_the_tab(world, desk):
@@ -356,8 +380,13 @@ def test_a_recipe_is_found_before_anybody_has_opened_the_tab(world, desk):
 
 def test_an_unknown_recipe_makes_no_picture_and_says_why(world, desk):
     p = Processing("", prompt="a cat <merge:nothing:1>")
-    assert not world.process(p).images
-    assert list(p.comments) == ["there is no recipe called 'nothing'."]
+    with pytest.raises(LoraMergeRefusal) as caught:
+        world.process(p)
+    assert (caught.value.status_code, str(caught.value)) == (422, "there is no recipe called 'nothing'.")
+    assert caught.value.detail == str(caught.value)
+    assert not world.made
+    p.prompt = "a cat"
+    assert world.process(p).images  # a script that makes another picture of it is not refused again
 
 
 def test_a_prompt_without_our_tags_is_left_alone(world, desk):
@@ -375,9 +404,8 @@ def test_the_preview_is_stack_and_merge_of_one_seed(world, desk):
     assert world.made[0][2] == [["a", "0.6"], ["b", "0.4"]]
     assert len(world.made[1][2]) == 1
     assert p.do_not_save_samples
-    broken = Processing(json.dumps({**_state(), "preview": True}))
-    assert not world.process(broken).images
-    assert "pick a LoRA" in next(iter(broken.comments))
+    with pytest.raises(LoraMergeRefusal, match="pick a LoRA"):
+        world.process(Processing(json.dumps({**_state(), "preview": True})))
 
 
 def test_live_merges_are_made_once_trimmed_and_swept(world, tmp_path):
@@ -585,7 +613,7 @@ def test_axes_are_there_once_and_change_copies_only(world, desk, options):
 def test_an_axis_means_the_row_that_the_tab_calls_so(world, options):
     rows = (("0/a.safetensors", 1, {"on": False}), *PAIR)
     setup = json.dumps(_state(*rows))
-    with pytest.raises(RuntimeError, match="no source A: this merge has B, C"):
+    with pytest.raises(LoraMergeRefusal, match="no source A: this merge has B, C"):
         options["ratio A"].confirm(Processing(setup), [0.9])
     p = Processing(setup, n_iter=1, batch_size=1)
     options["ratio B"].apply(p, 0.9, [])
@@ -613,9 +641,9 @@ def test_an_axis_changes_the_recipe_in_the_prompt(world, desk, options):
     [("ratio D", 0.5, "no source D"), ("method", "nonsense", "no merge method"), ("rank", "x", "rank"), ("knob", "x=1", "no knob"), ("block preset A", "NOSUCH", "NOSUCH")],
 )  # fmt: skip
 def test_an_axis_says_what_is_wrong_before_the_first_picture(world, options, axis, value, sentence):
-    with pytest.raises(RuntimeError, match=sentence):
+    with pytest.raises(LoraMergeRefusal, match=sentence):
         options[axis].confirm(Processing(SETUP), [value])
-    with pytest.raises(RuntimeError, match="set up a merge"):
+    with pytest.raises(LoraMergeRefusal, match="set up a merge"):
         options["ratio A"].confirm(Processing(""), [0.5])
 
 

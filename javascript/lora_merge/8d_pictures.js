@@ -5,6 +5,8 @@
     const space = (window.loraMerge = window.loraMerge || {});
     const { el, button } = space;
     const SCRIPT = "LoRA merge comparison";
+    /* what stands before our sentence where no picture was made: the WebUI's error, or a line of comments where it swallows errors */
+    const REFUSED = /^(LoraMergeRefusal: |LoRA Merge made no picture: )/m;
     const pause = (wait) => new Promise((resolve) => setTimeout(resolve, wait));
     const find = (selector) => space.page().querySelector(selector);
 
@@ -76,7 +78,7 @@
 
         async generate() {
             const info = () => (find("#generation_info_txt2img textarea") || { value: "" }).value;
-            const log = () => (find("#html_log_txt2img .comments") || { textContent: "" }).textContent.trim();
+            const log = () => (find("#html_log_txt2img .error") || find("#html_log_txt2img .comments") || { textContent: "" }).textContent.trim().replace(REFUSED, "");
             const old = info();
             const images = () => [...new Set([...space.page().querySelectorAll("#txt2img_gallery img")].map((image) => image.src))];
             const shown = images().join();
@@ -116,6 +118,8 @@
                     this.made(tab, field.value);
                 }
                 this.panels[tab].watch();
+                const said = find(`#html_log_${tab} .comments`);
+                if (said) said.classList.toggle("lora-merge-refused", REFUSED.test(said.textContent.trim()));
                 const pasted = find(`#lora_merge_pasted_${tab} textarea, #lora_merge_pasted_${tab} input`);
                 if (pasted && pasted.value && pasted.value !== this.seen[`${tab} pasted`]) {
                     this.seen[`${tab} pasted`] = pasted.value;

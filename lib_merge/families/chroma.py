@@ -58,5 +58,5 @@ FAMILY = Family(
     base_version="chroma",
     architecture="chroma/lora",
     implementation=BLACK_FOREST,
-    hosts=HostModel("chroma", judged=False),  # its class is known, its LoRAs pass for Flux
+    hosts=HostModel("chroma"),
 )

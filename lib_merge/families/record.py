@@ -249,14 +249,13 @@ CONVOLUTIONS = re.compile(
 class HostModel:
     """How the model that a WebUI has loaded is known to be of a family.
 
-    class_word  in the name of its class, in small letters; the first family whose word is there is it
-    flag        attribute that is True
-    judged      False: such a model is recognised and nothing is refused because of it
+    class_word  what the name of its class or of its configuration's begins with, in small letters; the
+                longest of all families counts, and without one the family's own name does
+    flag        attribute that is True, asked where no class tells
     """
 
     class_word: str = ""
     flag: str = ""
-    judged: bool = True
 
 
 STABILITY = "https://github.com/Stability-AI/generative-models"

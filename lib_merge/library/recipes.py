@@ -15,7 +15,7 @@ from lib_merge.files import store
 from lib_merge.files.hashes import file_hash
 from lib_merge.files.writer import check_output_name
 from lib_merge.library.library import SUFFIXES
-from lib_merge.recipe import Recipe, Source, from_json
+from lib_merge.recipe import Recipe, Source, from_json, same_hash
 
 MOST_BYTES = 4 << 20
 MOST_NAME = 80
@@ -145,7 +145,7 @@ def finder(folders: Sequence[Path], exclude: Path) -> Callable[[Source], Path]:
             return named[0]
         same_size = [path for path in files() if _size(path) == source.size and path not in named]
         for path in (*named, *same_size):
-            if _size(path) == source.size and file_hash(path) == source.sha256:
+            if _size(path) == source.size and same_hash(file_hash(path), source.sha256):
                 return path
         where = "its file has changed since" if named else "no such file is in the folders searched"
         message = f"the source {source.name or source.sha256[:12]} was not found: {where}."

@@ -9,7 +9,7 @@ import logging
 from lib_merge.errors import MergeError
 from lib_merge.files.hashes import file_hash
 from lib_merge.library.library import Item, Library
-from lib_merge.recipe import Recipe, Source
+from lib_merge.recipe import Recipe, Source, same_hash
 
 log = logging.getLogger("lib_merge")
 
@@ -33,7 +33,7 @@ class Locator:
             named = [item for item in fitting if _file(item) == source.name]
             best = named or (fitting if source.size and len(fitting) == 1 else [])
             return best[0].key if best else ""
-        return next((item.key for item in fitting if self._hash(item) == source.sha256), "")
+        return next((item.key for item in fitting if same_hash(self._hash(item), source.sha256)), "")
 
     def missing(self, recipe: Recipe) -> list[str]:
         """Return a sentence for every source that is not there as it was."""

@@ -15,6 +15,7 @@ from lib_merge.methods import METHODS
 from lib_merge.recipe import Recipe
 from lib_merge.webui import checkpoint
 from lib_merge.webui.live import prompts
+from lib_merge.webui.refusal import refusal
 
 if TYPE_CHECKING:
     from lib_merge.ui.desk import Desk
@@ -99,7 +100,7 @@ def _confirm(desk: Desk, change: ToChange) -> Callable[[Any, Sequence[Any]], Non
             for x in xs:
                 change(x)(recipe).check()
         except MergeError as error:
-            raise RuntimeError(f"{MARK} {error}") from error
+            raise refusal(f"{MARK} {error}") from error
 
     return confirm
 

@@ -31,10 +31,13 @@ def _quietly(work: Callable[[], None]) -> None:
 
 
 def _networks() -> None:
-    """A1111 keeps loaded networks by name."""
-    networks = sys.modules.get("networks")
-    for name in ("networks_in_memory", "loaded_networks"):
-        kept = getattr(networks, name, None)
+    """A1111 and SD.Next keep loaded networks by name."""
+    for module, name in (
+        ("networks", "networks_in_memory"),
+        ("networks", "loaded_networks"),
+        ("modules.lora.lora_load", "lora_cache"),
+    ):
+        kept = getattr(sys.modules.get(module), name, None)
         if kept is not None:
             kept.clear()
 
@@ -44,6 +47,9 @@ def _layers() -> None:
     apply anew.
     """
     model = _model()
+    applied = getattr(model, "loaded_loras", None)
+    if isinstance(applied, dict):  # SD.Next notes for the whole model what it has applied
+        applied.clear()
     for layer in (getattr(model, "network_layer_mapping", None) or {}).values():
         # () means that nothing is applied and nothing was backed up: that is the truth, and stays
         if getattr(layer, "network_current_names", ()):

@@ -1,49 +1,101 @@
-"""Which family of base model is loaded, told by what the loaded model says of itself."""
+"""Which family of base model is loaded, told by what the loaded model is: classes, configuration, flags."""
 
 from __future__ import annotations
 
+import re
 import sys
+from collections.abc import Iterator
 from typing import Any
 
 from lib_merge.errors import RecipeError
 from lib_merge.families import FAMILIES, Family, family_of
+from lib_merge.families.registry import OTHER
+
+# families without a record of their own here -> what their classes begin with
+_ALSO = {
+    "AuraFlow": "auraflow",
+    "Cosmos": "cosmos",
+    "Ernie-Image": "ernie",
+    "Flux.2": "flux2",
+    "HiDream": "hidream",
+    "HunyuanVideo": "hunyuanvideo",
+    "HunyuanDiT": "hunyuandit",
+    "LTX-Video": "ltx",
+    "Lumina 2": "lumina",
+    "Mochi": "mochi",
+    "PiD": "pid",
+    "PixArt": "pixart",
+    "Stable Cascade": "stablecascade",
+}
+# what stands beside a base model and is none
+_BESIDE = ("", OTHER, "AnimateDiff")
 
 
 def loaded_family() -> str:
-    """Return the family of the loaded model; "" where none is loaded or none is told or judged."""
+    """Return the family of the loaded model as it is called here; "" where none is loaded or none is told."""
     models = sys.modules.get("modules.sd_models")
     model: Any = getattr(getattr(models, "model_data", None), "sd_model", None)
-    family = _family_of(model) if model is not None else None
-    return family.name if family is not None and family.hosts is not None and family.hosts.judged else ""
+    return "" if model is None else _of_classes(model) or _of_flags(model)
 
 
-def _family_of(model: object) -> Family | None:
-    """Return the family that a model's class names, else the newest whose flag is set."""
-    kind = type(model).__name__.lower()
+def _of_classes(model: Any) -> str:  # noqa: ANN401
+    """Return the family that the name of a class begins with, the longest that fits."""
+    words = {_ALSO[name]: name for name in _ALSO}
+    for family in FAMILIES.values():
+        if family.name != OTHER:
+            words[_class_word(family)] = family.name
+    for name in _classes(model):
+        fitting = [word for word in words if word and name.startswith(word)]
+        if fitting:
+            return words[max(fitting, key=len)]
+    return ""
+
+
+def _class_word(family: Family) -> str:
+    given = family.hosts.class_word if family.hosts is not None else ""
+    return given or _plain(family.name)
+
+
+def _plain(name: str) -> str:
+    return re.sub(r"[^a-z0-9]", "", name.lower())
+
+
+def _classes(model: Any) -> Iterator[str]:  # noqa: ANN401
+    """Return the classes that may say it: the engine's (Forge), the configuration's (Neo, reForge)."""
+    yield _plain(type(model).__name__)
+    inner = getattr(getattr(getattr(model, "forge_objects", None), "unet", None), "model", None)
+    for holder, name in ((model, "model_config"), (inner, "config"), (inner, "model_config")):
+        config = getattr(holder, name, None)
+        if config is not None:
+            yield _plain(type(config).__name__)
+
+
+def _of_flags(model: Any) -> str:  # noqa: ANN401
+    """Return the newest family whose flag is set."""
     told = [(family, family.hosts) for family in FAMILIES.values() if family.hosts is not None]
-    for family, host in told:
-        if host.class_word and host.class_word in kind:
-            return family
     for family, host in reversed(told):
         if host.flag and getattr(model, host.flag, False) is True:
-            return family
-    return None
+            return family.name
+    return ""
 
 
 def check_family(family: str) -> None:
     """Raise `RecipeError` where a merge is for another base model than the one that is loaded.
 
     Args:
-        family: of the merge; "" is not judged, nor is one whose models are not recognised.
+        family: of the merge; "" is not judged, nor is the one of files that no family is told of.
     """
     loaded = loaded_family()
-    host = family_of(family).hosts
-    if loaded and host is not None and host.judged and family != loaded:
-        message = (
-            f"this merge is for {family} and the loaded checkpoint is {loaded}: choose a "
-            "checkpoint of its family."
-        )
-        raise RecipeError(message)
+    if not loaded or family in _BESIDE or _plain(family) == _plain(loaded):
+        return
+    # LoRAs of a family that gives way to another pass for the other's
+    if family_of(loaded).gives_way_to == family:
+        return
+    message = (
+        f"this merge is for {family} and the loaded checkpoint is {loaded}: choose a "
+        "checkpoint of its family."
+    )
+    raise RecipeError(message)
 
 
 def load() -> None:

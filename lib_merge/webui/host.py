@@ -14,14 +14,25 @@ from typing import Any
 
 import torch
 
+from lib_merge.webui import lora_code
 from lib_merge.webui.caches import forget_loras
 
 log = logging.getLogger("lib_merge")
 PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
 
 
+def make_picture_folder() -> None:
+    """Make the folder for pictures that are shown and not saved: Neo names one that nobody has made yet."""
+    from modules import shared
+
+    folder = getattr(shared.opts, "temp_dir", "")
+    if folder:
+        with contextlib.suppress(OSError):
+            Path(folder).mkdir(parents=True, exist_ok=True)
+
+
 class WebuiHost:
-    """Automatic1111, Forge, reForge, Classic and Neo."""
+    """Automatic1111, Forge, reForge, Classic, Neo and SD.Next."""
 
     def __init__(self, extension: Path) -> None:
         """Stand in the WebUI whose `extensions` folder holds `extension`."""
@@ -46,15 +57,15 @@ class WebuiHost:
 
     def data_folder(self) -> Path:
         """Return a folder beside the WebUI's own data: an update of the extension does not touch it."""
-        from modules import paths_internal
+        from modules import paths
 
-        return Path(paths_internal.data_path) / "lora-merge"
+        return Path(paths.data_path) / "lora-merge"
 
     def extension_folders(self) -> list[Path]:
         """Return the folder of all extensions."""
-        from modules import paths_internal
+        from modules import paths
 
-        return [Path(paths_internal.extensions_dir), Path(paths_internal.data_path) / "scripts"]
+        return [Path(paths.extensions_dir), Path(paths.data_path) / "scripts"]
 
     def device(self) -> torch.device:
         """Return the WebUI's device where the engine can use it, else the CPU."""
@@ -73,9 +84,7 @@ class WebuiHost:
         """List the LoRAs anew and forget what is cached of any of them."""
         del changed
         try:
-            import networks
-
-            networks.list_available_networks()
+            lora_code.relist()
         except Exception as error:
             log.warning("the WebUI's list of LoRAs could not be renewed: %s", error)
         forget_loras()
@@ -90,9 +99,7 @@ class WebuiHost:
 
     def _entries(self) -> dict[str, Any]:
         with contextlib.suppress(Exception):
-            import networks
-
-            return dict(networks.available_networks)
+            return dict(lora_code.tables().available_networks)
         return {}
 
     def preview_url(self, path: Path) -> str:

@@ -24,6 +24,7 @@ def register(extension: Path) -> None:
     script_callbacks.on_ui_tabs(lambda: _tabs(extension))
     script_callbacks.on_ui_settings(_settings)
     script_callbacks.on_app_started(lambda _, app: _started(extension, app))
+    script_callbacks.on_cfg_denoiser(_at_step)
 
 
 def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
@@ -46,6 +47,12 @@ def _axes(extension: Path) -> None:
         add_axes(desk_of(extension))
     except Exception:
         log.exception("the axes for X/Y/Z plots could not be added")
+
+
+def _at_step(params: Any) -> None:  # noqa: ANN401
+    from lib_merge.webui.live.prompts import at_step
+
+    at_step(params)
 
 
 def _settings() -> None:

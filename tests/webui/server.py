@@ -18,15 +18,11 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from tests.webui.trees import Tree
+
 ROOT = Path(__file__).parents[2]
 SHOTS = ROOT / "test-artefacts"
 KEYS = ROOT.parent / "shared" / "data" / "keys" / "checkpoint_sd15.json"
-COMMON = "--skip-torch-cuda-test --skip-install --skip-version-check --skip-prepare-environment --skip-python-version-check --no-download-sd-model --do-not-download-clip"
-FLAGS = {"forge": ["--always-cpu"], "a1111": ["--use-cpu", "all", "--no-half", "--precision", "full"]}
-
-
-def kind_of(webui: Path) -> str:
-    return "forge" if (webui / "backend").is_dir() else "a1111"
 
 
 def write_checkpoint(folder: Path) -> Path:
@@ -89,7 +85,8 @@ class Webui:
     """A running WebUI."""
 
     def __init__(self, folder: Path, python: str, extra=()):
-        self.folder, self.kind = folder, kind_of(folder)
+        self.folder, self.tree = folder, Tree.of(folder)
+        self.kind = self.tree.name
         with socket.socket() as probe:
             probe.bind(("127.0.0.1", 0))
             self.port = probe.getsockname()[1]
@@ -98,8 +95,7 @@ class Webui:
         command = [
             python,
             "launch.py",
-            *COMMON.split(),
-            *FLAGS[self.kind],
+            *self.tree.flags,
             "--port",
             str(self.port),
             "--server-name",
@@ -124,18 +120,13 @@ class Webui:
         self.seconds = time.monotonic() - started
 
     def _wait(self):
+        # asked any earlier, A1111 ends: its API cannot be added to an application that has answered once
         for _ in range(600):
+            said = self.log.read_text(errors="replace")
             if self.process.poll() is not None:
-                raise SystemExit(self.log.read_text(errors="replace")[-4000:])
-            try:
-                urllib.request.urlopen(self.url + "/", timeout=5).read(1)
-                if "Startup time" in self.log.read_text(errors="replace"):
-                    return
-            except urllib.error.HTTPError:
-                if "Startup time" in self.log.read_text(errors="replace"):
-                    return
-            except OSError:
-                pass
+                raise SystemExit(said[-4000:])
+            if "Startup time" in said:
+                return
             time.sleep(0.5)
         raise SystemExit("the WebUI did not start within five minutes")
 
@@ -157,6 +148,14 @@ class Webui:
                 return answer.status, json.load(answer)
         except urllib.error.HTTPError as error:
             return error.code, {"said": error.read().decode(errors="replace")[:600]}
+
+    def upscaler(self):
+        """One for Hires fix: latents where the WebUI has them, else pixels."""
+        _, latent = self.call("/sdapi/v1/latent-upscale-modes")
+        _, others = self.call("/sdapi/v1/upscalers")
+        known = {item["name"] for item in others}
+        names = [*(item["name"] for item in latent), "Lanczos", *sorted(known - {"None"})]
+        return next(name for name in names if name in known or name.startswith("Latent"))
 
     def until(self, name, least):
         """Wait until a running generation is so far: `job_no` pictures, or `sampling_step` of one."""

@@ -16,13 +16,15 @@ from lib_merge import metadata
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import Recipe
 from lib_merge.ui.desk import Desk
-from lib_merge.webui import checkpoint
+from lib_merge.webui import checkpoint, lora_code
 from lib_merge.webui.compare import pictures
 from lib_merge.webui.compare.columns import TICKED, Column, ColumnChoices, Place, plan_columns
 from lib_merge.webui.compare.pictures import Cell, Grid, figures, table
 from lib_merge.webui.compare.rows import Lines, Row, plan_rows
+from lib_merge.webui.host import make_picture_folder
 from lib_merge.webui.live import prompts
 from lib_merge.webui.live.prompts import setup_of
+from lib_merge.webui.refusal import LoraMergeRefusal
 
 # ------------------------------------------------------------------------------------------------ compare
 
@@ -100,6 +102,8 @@ def run_comparison(p: Any, desk: Desk, given: Mapping[str, Any]) -> Any:  # noqa
     """
     from modules import processing
 
+    lora_code.check_live()
+    make_picture_folder()
     recipe = recipe_of(desk, str(given.get("merge") or ""), setup_of(p))
     checkpoint.load()
     processing.fix_seed(p)
@@ -172,6 +176,8 @@ def _picture(p: Any, row: Row, column: Column) -> Cell:  # noqa: ANN401
     begun = time.perf_counter()
     try:
         done = processing.process_images(one)
+    except LoraMergeRefusal as error:
+        return Cell(error=error.sentence)
     except Exception as error:  # one broken cell must not cost the others
         return Cell(error=f"{type(error).__name__}: {error}")
     plan = getattr(one, "lora_merge_plan", None)
@@ -193,7 +199,8 @@ def _finish(p: Any, desk: Desk, recipe: Recipe, grid: Grid, *, maps: bool) -> An
     drawn_maps = pictures.draw_maps(grid, p.width, p.height) if maps else None
     sheets = [one for one in (drawn, drawn_maps) if one is not None]
     # the grid pastes back as the merge it is about
-    about = ", ".join(f"{key}: {quoted(value)}" for key, value in prompts.infotext([recipe]).items())
+    told = prompts.infotext([prompts.live_of(desk).stamped(recipe)])
+    about = ", ".join(f"{key}: {quoted(value)}" for key, value in told.items())
     first = cells[0].infotext if cells else ""
     text = first if prompts.RECIPE_KEY in first else f"{first}, {about}" if first else about
     result = processing.Processed(p, [*sheets, *(cell.image for cell in cells)], p.seed, text)

@@ -9,9 +9,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+from lib_merge.errors import MergeError
+from lib_merge.ui.desk import Desk
 from lib_merge.webui.compare.panel import asked
 from lib_merge.webui.compare.run import TITLE, run_comparison
 from lib_merge.webui.desk import desk_of
+from lib_merge.webui.refusal import SAID, reaches, refusal
 
 
 def make_script(extension: Path) -> type:
@@ -36,9 +39,31 @@ def make_script(extension: Path) -> type:
             return panel("img2img" if is_img2img else "txt2img")
 
         def run(self, p: Any, given: Any = "", *_: Any) -> Any:  # noqa: ANN401
-            return run_comparison(p, desk_of(extension), asked(given))
+            return answer(p, desk_of(extension), given)
 
     return LoraMergeComparison
+
+
+def answer(p: Any, desk: Desk, given: Any) -> Any:  # noqa: ANN401
+    """Do what the script's controls ask for; what is wrong with it is said where the person is.
+
+    Args:
+        p: the WebUI's processing object.
+        desk: the tab's server side.
+        given: JSON of the controls.
+    Raises:
+        LoraMergeRefusal: for the API and for pages that show it.
+    """
+    try:
+        return run_comparison(p, desk, asked(given))
+    except MergeError as error:
+        if reaches(p):
+            raise refusal(str(error)) from error
+        from modules import processing
+
+        nothing = processing.Processed(p, [], p.seed, "")
+        nothing.comments = SAID + str(error)
+        return nothing
 
 
 def panel(tab: str) -> list[Any]:

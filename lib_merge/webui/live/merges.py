@@ -1,10 +1,10 @@
 """Merges that are seen before they are saved: files outside the LoRA folders that the WebUI loads like any
 LoRA.
 
-Each is named after its recipe and its sources' files, so that nothing is merged twice; a few are kept for the
-next picture, all go when the process ends, and whatever a crash left behind is removed at the next start. The
-WebUI's table of names that prompts may use gets them just before a picture; its list of LoRAs, which the
-cards show, never does.
+Each is named after its recipe and its sources' files, so that nothing is merged twice; a few are kept for
+the next picture. All go when the process ends, however it ends; what a power cut left behind is removed at
+the next start. The WebUI's table of names that prompts may use gets them just before a picture; its list of
+LoRAs, which the cards show, never does.
 """
 
 from __future__ import annotations
@@ -19,16 +19,22 @@ import shutil
 import threading
 import time
 from collections.abc import Collection, Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from lib_merge import metadata
+from lib_merge.adapters import open_lora
 from lib_merge.api import run_recipe
 from lib_merge.engine.threads import Job
+from lib_merge.errors import FileFormatError
+from lib_merge.files.hashes import file_hash
 from lib_merge.files.store import Temporary, remove_unheld
-from lib_merge.recipe import Recipe
+from lib_merge.recipe import Recipe, Source, loads
+from lib_merge.webui import lora_code
+from lib_merge.webui.live.afterwards import Afterwards
 
 log = logging.getLogger("lib_merge")
 PREFIX = "lora-merge-live-"
@@ -59,6 +65,8 @@ class LiveMerges:
         self._base = folder
         self._home: Path | None = None
         self._held: Any = None
+        self._afterwards: Afterwards | None = None
+        self._hashes: dict[tuple[str, int, int], str] = {}
         self._shown: dict[str, Live] = {}
         self._lock = threading.RLock()
         self._sweep()
@@ -89,20 +97,44 @@ class LiveMerges:
         job = Job(
             device=device, drop_unsupported=True, side_car=False, overwrite=True, proof=False, **options
         )
+        before = [_state(source) for source in recipe.leaves()]
         report = run_recipe(recipe, path, job=job)
+        with open_lora(path) as file:
+            made = loads(metadata.recipe_of(file.metadata) or "", path.name)
+        self._hashes.update(
+            {state: source.sha256 for state, source in zip(before, made.leaves()) if state is not None}
+        )
         return Live(name, path, report.family, report.bytes, time.perf_counter() - begun)
+
+    def stamped(self, recipe: Recipe) -> Recipe:
+        """Return a recipe with the sha256 of every source, as its files are now.
+
+        Raises:
+            MergeError: a file cannot be read.
+        """
+        return replace(recipe, sources=tuple(self._stamped(source) for source in recipe.sources))
+
+    def _stamped(self, source: Source) -> Source:
+        if source.recipe is not None:
+            return replace(source, recipe=self.stamped(source.recipe))
+        state = _state(source)
+        if state is None or source.path is None:
+            return source
+        if state not in self._hashes:
+            self._hashes[state] = file_hash(source.path)
+        return replace(source, sha256=self._hashes[state], size=state[1])
 
     def show(self) -> None:
         """Let prompts use them; asked again before every picture, since a refresh of the WebUI's list
         forgets them.
         """
-        networks, kind = _networks()
-        if networks is None:
+        if not lora_code.loads_live():
             return
+        aliases = lora_code.tables().available_network_aliases
         for name, live in self._shown.items():
-            known = networks.available_network_aliases.get(name)
+            known = aliases.get(name)
             if known is None or known.filename != str(live.path):
-                networks.available_network_aliases[name] = kind(name, str(live.path))
+                aliases[name] = lora_code.live_entry(name, live.path)
 
     def trim(self, keep: Collection[str] = ()) -> None:
         """Remove the oldest beyond what is worth keeping for the next picture.
@@ -136,6 +168,9 @@ class LiveMerges:
                     self._home, ignore_errors=True
                 )  # still mapped on Windows: the next start removes it
                 self._home = None
+            if self._afterwards is not None:
+                self._afterwards.now()
+                self._afterwards = None
             with contextlib.suppress(OSError):
                 self._base.rmdir()
 
@@ -145,9 +180,8 @@ class LiveMerges:
         return list(self._shown)
 
     def _remove(self, live: Live) -> None:
-        networks, _ = _networks()
-        if networks is not None:
-            networks.available_network_aliases.pop(live.name, None)
+        if lora_code.loads_live():
+            lora_code.tables().available_network_aliases.pop(live.name, None)
         del self._shown[live.name]
         with contextlib.suppress(OSError):  # still mapped on Windows: gone with the folder
             live.path.unlink()
@@ -159,6 +193,7 @@ class LiveMerges:
             # held open and locked as long as this process lives, so that no other one sweeps the folder
             self._held = Temporary(home / "alive")
             self._home = home
+            self._afterwards = Afterwards(home)
         return self._home
 
     def _sweep(self) -> None:
@@ -179,32 +214,19 @@ class LiveMerges:
 def _digest(recipe: Recipe) -> str:
     text = recipe.dumps()
     for source in recipe.leaves():
-        if source.path is not None:
-            state = source.path.stat()
-            text += f"|{source.path}|{state.st_size}|{state.st_mtime_ns}"
+        state = _state(source)
+        if state is not None:
+            text += "|" + "|".join(map(str, state))
     return hashlib.sha256(text.encode("utf-8", "surrogatepass")).hexdigest()[:16]
 
 
-def _networks() -> tuple[Any, Any]:
-    """Return the WebUI's `networks` module and a class for our entries; (None, None) outside a WebUI."""
+def _state(source: Source) -> tuple[str, int, int] | None:
+    """Return path, size and time of a source's file: while they stay, so does what is in it."""
+    if source.path is None:
+        return None
     try:
-        import network
-        import networks
-    except ImportError:
-        return None, None
-
-    class LiveNetwork(network.NetworkOnDisk):
-        """A LoRA that leaves no trace: no entry in the WebUI's cache of headers, no hash in the infotext."""
-
-        def __init__(self, name: str, filename: str) -> None:
-            self.name = self.alias = name
-            self.filename = filename
-            self.metadata: dict[str, str] = {}
-            self.is_safetensors = True
-            self.hash, self.shorthash = name, ""
-            self.sd_version = getattr(getattr(network, "SdVersion", None), "Unknown", None)
-
-        def read_hash(self) -> None:
-            """Keep the hash empty."""
-
-    return networks, LiveNetwork
+        state = source.path.stat()
+    except OSError as error:
+        message = f"{source.label} cannot be read any more: {error.strerror or error}."
+        raise FileFormatError(message) from error
+    return str(source.path), state.st_size, state.st_mtime_ns

@@ -14,9 +14,11 @@ from typing import Any
 
 from lib_merge.errors import MergeError
 from lib_merge.ui.desk import Desk
+from lib_merge.webui import lora_code
 from lib_merge.webui.compare.columns import MERGE, STACK, ColumnChoices, plan_columns
 from lib_merge.webui.compare.run import PACE, place_of
 from lib_merge.webui.desk import desk_of
+from lib_merge.webui.host import make_picture_folder
 from lib_merge.webui.live import prompts
 
 TITLE = "LoRA Merge"
@@ -68,8 +70,8 @@ def make_script(extension: Path) -> type:
             prompts.after_activation(p, desk_of(extension), int(more.get("batch_number", 0)))
 
         def postprocess(self, p: Any, processed: Any, *_: Any) -> None:  # noqa: ANN401
-            del p
             PACE.end(len(processed.images))
+            prompts.after(p, processed)
 
     return LoraMergeLive
 
@@ -97,7 +99,9 @@ def preview(p: Any, desk: Desk, setup: str) -> None:  # noqa: ANN401
     p.n_iter, p.batch_size = 2, 1
     p.do_not_save_samples = p.do_not_save_grid = True
     p.lora_merge_preview = True
+    make_picture_folder()
     try:
+        lora_code.check_live()
         recipe = prompts.tab_recipe(desk, setup)
         columns = plan_columns(recipe, ColumnChoices((STACK, MERGE)), place_of(desk))
     except MergeError as error:

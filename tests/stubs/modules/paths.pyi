@@ -1,1 +1,3 @@
 models_path: str
+data_path: str
+extensions_dir: str

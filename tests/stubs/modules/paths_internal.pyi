@@ -1,3 +1,0 @@
-data_path: str
-models_path: str
-extensions_dir: str
