@@ -118,8 +118,7 @@
                     this.made(tab, field.value);
                 }
                 this.panels[tab].watch();
-                const said = find(`#html_log_${tab} .comments`);
-                if (said) said.classList.toggle("lora-merge-refused", REFUSED.test(said.textContent.trim()));
+                for (const said of space.page().querySelectorAll(`#html_log_${tab} .error, #html_log_${tab} .comments`)) said.classList.toggle("lora-merge-refused", REFUSED.test(said.textContent.trim()));
                 const pasted = find(`#lora_merge_pasted_${tab} textarea, #lora_merge_pasted_${tab} input`);
                 if (pasted && pasted.value && pasted.value !== this.seen[`${tab} pasted`]) {
                     this.seen[`${tab} pasted`] = pasted.value;
