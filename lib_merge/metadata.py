@@ -85,7 +85,7 @@ def build(
         values = {metadata.get(key) for _, metadata in sources}
         if len(values) == 1 and (value := values.pop()) and len(value) <= MAX_VALUE:
             table[key] = value
-    return table
+    return {name: whole(text) for name, text in table.items()}
 
 
 def unsealed(table: Mapping[str, str]) -> dict[str, str]:

@@ -183,8 +183,9 @@ def test_nothing_outside_the_records_names_a_family():
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Constant) and node.value in names:
                 wrong.append(f"{path.relative_to(ROOT.parent)}:{node.lineno}: {node.value}")
-    # the samples are made for one family, and say which
-    assert [item for item in wrong if not item.startswith("samples.py")] == []
+    # the samples are made for one family, and say which; what is recognised is told of a family
+    allowed = ("samples.py", "analysis/recognition.py", "analysis/names.py")
+    assert [item for item in wrong if not item.startswith(allowed)] == []
 
 
 def test_the_catalog_serves_every_family_with_blocks_and_its_encoders():

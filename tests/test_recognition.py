@@ -16,7 +16,7 @@ from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze
 from lib_merge.analysis.names import epoch_name, noise_name, speed_name
 from lib_merge.analysis.recognition import SORTS, recognise, recognised, traits_of, with_flatness
-from lib_merge.errors import MergeError
+from lib_merge.errors import MergeError, UnsupportedKindError
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import read_facts
 from lib_merge.samples import sd15_modules, synthetic_lora
@@ -364,10 +364,19 @@ def test_real_keys_tell_nothing_but_the_control_lora(keys, tmp_path):
         if not all(isinstance(shape, list) for shape in shapes.values()):
             continue
         tensors = {key: torch.zeros(shape[1], dtype=torch.float16) for key, shape in shapes.items()}
-        marks = _marks(write(tmp_path / "x.safetensors", tensors))
+        path = write(tmp_path / "x.safetensors", tensors)
+        if listed.stem == "flux_control_lora":
+            with pytest.raises(UnsupportedKindError, match="is a control LoRA"):
+                _marks(path)
+            continue
+        if listed.stem == "qwen_image_lora_kohya":
+            with pytest.raises(ModuleError, match="no layer of a known model is that large"):
+                _marks(path)
+            continue
+        marks = _marks(path)
         if marks:
             found[listed.stem] = [mark.sort for mark in marks]
-    assert found == {"flux_control_lora": ["control"]}
+    assert found == {}
 
 
 # ------------------------------------------------------------------------ where it is shown

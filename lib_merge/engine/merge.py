@@ -35,9 +35,10 @@ from lib_merge.engine.encode import (
 )
 from lib_merge.engine.evaluate import blame, over_modules
 from lib_merge.engine.report import MergeReport, ModuleReport, peak_rss_mb, remarks
+from lib_merge.engine.room import written
 from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
-from lib_merge.engine.tree import Node, Target, Tree, open_tree, written
+from lib_merge.engine.tree import Node, Target, Tree, open_tree
 from lib_merge.errors import OutputError, VerifyError
 from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash

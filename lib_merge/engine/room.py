@@ -7,10 +7,12 @@ data to where the header ends.
 from __future__ import annotations
 
 from collections.abc import Container, Iterator, Mapping, Sequence
+from dataclasses import replace
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
-from lib_merge.engine.tree import Target, Tree, written
+from lib_merge.engine.tree import Node, Target, Tree
+from lib_merge.families import family_of
 from lib_merge.files.header import header_bytes, header_room
 from lib_merge.files.writer import MAX_NAME
 from lib_merge.loaders import Naming
@@ -63,6 +65,46 @@ def _entries(
         shapes["diff"] = (target.out,) if target.one_axis else (target.out, inner, *kernel)
     for role in sorted(shapes):
         yield naming.key(target.name, role), dtype, shapes[role]
+
+
+# ---------------------------------------------------------------- what is written
+
+
+def written(node: Node) -> list[Target]:
+    """Return the modules of the result and what loaders demand beside them, in the order they are written."""
+    return sorted([*node.targets.values(), *fillers(node)], key=lambda target: target.name)
+
+
+def fillers(node: Node) -> list[Target]:
+    """Return the modules that a loader demands although the merge has nothing in them.
+
+    They are shaped like their present neighbours, and saved as rank 1 of zeros.
+    """
+    present: dict[tuple[str, ...], Target] = {}
+    for name, target in node.targets.items():
+        members = _together(node, name)
+        if members and target.columns and any(node.weights(target)):
+            present.setdefault(members, target)
+    return [
+        replace(neighbour, name=name, kernel=(), stacked=1)
+        for members, neighbour in present.items()
+        for name in members
+        if name not in node.targets
+    ]
+
+
+def wanted_together(node: Node) -> set[str]:
+    """Return the modules that a loader looks for where their neighbour is: none of them may be left out."""
+    return {name for name in node.targets if _together(node, name)}
+
+
+def _together(node: Node, name: str) -> tuple[str, ...]:
+    """Return the names of a module and of those that a loader wants with it; () for most."""
+    for group in family_of(node.family).together:
+        pieces = group.split(name)
+        if pieces:
+            return tuple(f"{pieces[0]}{part}" for part in group.parts)
+    return ()
 
 
 # ---------------------------------------------------------------- bundled textual inversions

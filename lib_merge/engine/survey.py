@@ -17,10 +17,10 @@ import torch
 from torch import Tensor
 
 from lib_merge.engine.evaluate import Evaluator, Memo, gram_matrix, over_modules
-from lib_merge.engine.room import embeddings, room_for
+from lib_merge.engine.room import embeddings, fillers, room_for, wanted_together
 from lib_merge.engine.threads import Job
 from lib_merge.engine.tiles import DenseModule
-from lib_merge.engine.tree import Child, Leaf, Node, Target, Tree, fillers, wanted_together
+from lib_merge.engine.tree import Child, Leaf, Node, Target, Tree
 from lib_merge.files.header import first_byte
 from lib_merge.linalg.svd import histogram_of, locate, members_of, numerical_rank, place_of
 from lib_merge.linalg.truncate import singular_values

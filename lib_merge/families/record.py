@@ -278,6 +278,7 @@ class Family:
         facts          what its modules can show, for what sizes leave open and for people
         gives_way_to   the family that is meant where both fit and nothing else tells
         refused        why nothing of it can be merged; "" for all but a few
+        pairs          a LoRA is two files, one for high and one for low noise
         improbable     text-encoder components that speak against it while another family fits
         config_names   what names of base models in a PEFT configuration or a header speak for it
         lines          names of base models -> the line of models they belong to (Pony, Illustrious, …)
@@ -312,6 +313,7 @@ class Family:
     facts: tuple[Fact, ...] = ()
     gives_way_to: str = ""
     refused: str = ""
+    pairs: bool = False
     improbable: frozenset[str] = frozenset()
     config_names: NameRules = NameRules(0, ())
     lines: NameRules = NameRules(0, ())

@@ -100,6 +100,7 @@ BLOCKS = Stacks(
 
 FAMILY = Family(
     name="Wan",
+    pairs=True,
     order=110,
     layers=Layers(
         sizes=(

@@ -12,6 +12,7 @@ from lib_merge import api, metadata
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import OutputError, RecipeError
+from lib_merge.families import family_of
 from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import Entry
 from lib_merge.library.partners import noise_level, partner_stem, partners_of
@@ -193,7 +194,7 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
     done["prompt"] = f"<lora:{done['alias']}:1>"
     done["triggers"] = str(metadata.read_side_car(saved).get("activation text") or "")
     done["entry"] = note(desk, saved, recipe, done, output)
-    done["noise"] = noise_level(recipe, desk.host.lora_folders()) if report.family == "Wan" else ""
+    done["noise"] = noise_level(recipe, desk.host.lora_folders()) if family_of(report.family).pairs else ""
     report_merge(desk, done["entry"], recipe)
     return done
 

@@ -27,8 +27,8 @@ _ALSO = {
     "PixArt": "pixart",
     "Stable Cascade": "stablecascade",
 }
-# what stands beside a base model and is none
-_BESIDE = ("", OTHER, "AnimateDiff")
+# what says nothing of a base model
+_UNTOLD = ("", OTHER)
 
 
 def loaded_family() -> str:
@@ -86,7 +86,7 @@ def check_family(family: str) -> None:
         family: of the merge; "" is not judged, nor is the one of files that no family is told of.
     """
     loaded = loaded_family()
-    if not loaded or family in _BESIDE or _plain(family) == _plain(loaded):
+    if not loaded or family in _UNTOLD or family_of(family).refused or _plain(family) == _plain(loaded):
         return
     # LoRAs of a family that gives way to another pass for the other's
     if family_of(loaded).gives_way_to == family:
