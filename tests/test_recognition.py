@@ -16,7 +16,7 @@ from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze
 from lib_merge.analysis.names import epoch_name, noise_name, speed_name
 from lib_merge.analysis.recognition import SORTS, recognise, recognised, traits_of, with_flatness
-from lib_merge.errors import MergeError, UnsupportedKindError
+from lib_merge.errors import MergeError, ModuleError, UnsupportedKindError
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import read_facts
 from lib_merge.samples import sd15_modules, synthetic_lora

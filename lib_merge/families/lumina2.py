@@ -7,7 +7,7 @@ from fractions import Fraction
 
 from lib_merge.families import shared_facts as shared
 from lib_merge.families.layers import Layers, Piece, Shape, Size
-from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, NameRules
+from lib_merge.families.record import LANGUAGE_MODEL, Fact, Family, HostModel, NameRules
 from lib_merge.families.s3_dit import OUTSIDE, PLACES
 from lib_merge.families.stacks import Stack, Stacks
 
@@ -51,6 +51,7 @@ BLOCKS = Stacks(
 
 FAMILY = Family(
     name="Lumina2",
+    hosts=HostModel("lumina"),
     order=105,
     layers=Layers(
         sizes=(Size("Lumina 2", WEIGHTS),),

@@ -13,18 +13,11 @@ from lib_merge.families.registry import OTHER
 
 # families without a record of their own here -> what their classes begin with
 _ALSO = {
-    "AuraFlow": "auraflow",
     "Cosmos": "cosmos",
-    "Ernie-Image": "ernie",
-    "Flux.2": "flux2",
     "HiDream": "hidream",
-    "HunyuanVideo": "hunyuanvideo",
     "HunyuanDiT": "hunyuandit",
-    "LTX-Video": "ltx",
-    "Lumina 2": "lumina",
     "Mochi": "mochi",
     "PiD": "pid",
-    "PixArt": "pixart",
     "Stable Cascade": "stablecascade",
 }
 # what says nothing of a base model
