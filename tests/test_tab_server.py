@@ -35,6 +35,7 @@ from tests.factories import dense_of, relative, write_lora
 
 class Host:
     name = "test"
+    loader = ""
 
     def __init__(self, base: Path):
         self.base = base
@@ -74,6 +75,12 @@ class Host:
 
     def option(self, name, default):
         return default
+
+    def known_names(self, stems):
+        return None
+
+    def checkpoint(self):
+        return "", ""
 
     def claims_name(self, stem):
         return next((path for path in self.folder.rglob("*.safetensors") if path.stem == stem), None)

@@ -42,6 +42,7 @@
                 conv_rank: null,
                 prune: 0,
                 precision: this.settings.precision,
+                names: this.settings.names,
                 seed: 0,
                 family: "",
                 defaults: this.defaults(),
@@ -69,14 +70,14 @@
             data.groups = Object.fromEntries(Object.entries(data.groups).map(([name, group]) => [names[name], group]));
             if (before) {
                 for (const name of ["template", "folder"]) if (data.output[name] === before[name]) data.output[name] = this.settings[name];
-                if (data.precision === before.precision) data.precision = this.settings.precision;
+                for (const name of ["precision", "names"]) if (data[name] === before[name]) data[name] = this.settings[name];
             }
             return { ...data, defaults: this.defaults() };
         }
 
         defaults() {
-            const { template, folder, precision } = this.settings;
-            return { template, folder, precision };
+            const { template, folder, precision, names } = this.settings;
+            return { template, folder, precision, names };
         }
 
         store() {

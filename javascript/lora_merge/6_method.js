@@ -31,6 +31,7 @@
             this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below", oninput: () => this.field("prune", this.prune) });
             this.seed = el("input", { type: "number", step: 1, class: "lm-number", "aria-label": "Seed", oninput: () => this.field("seed", this.seed) });
             this.precision = space.select([["fp16", "fp16"], ["bf16", "bf16"], ["float", "float32"]], "fp16", (value) => ((app.state.data.precision = value), app.state.changed("value")), { "aria-label": "Precision" });
+            this.names = space.select(app.known.namings, "", (value) => ((app.state.data.names = value), app.state.changed("value")), { "aria-label": "Names" });
             this.box = el(
                 "section",
                 { class: "lm-card", "aria-label": "Method" },
@@ -40,6 +41,7 @@
                     el("label", { title: "Rank of 3×3 convolutions, where it differs" }, el("span", {}, "Conv rank"), this.conv),
                     el("label", { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" }, el("span", {}, "Prune"), this.prune),
                     el("label", {}, el("span", {}, "Precision"), this.precision),
+                    el("label", { title: "How the modules are called in the file. By default as every host of the base model knows them" }, el("span", {}, "Names"), this.names),
                     el("label", { title: "Of random dropping: the same seed gives the same file" }, el("span", {}, "Seed"), this.seed)),
                 this.knobs,
                 this.sentence,
@@ -97,6 +99,7 @@
             show(this.prune, this.data.prune);
             show(this.seed, this.data.seed);
             this.precision.value = this.data.precision;
+            this.names.value = this.data.names || "";
         }
     }
 

@@ -145,6 +145,7 @@
             facts.unshift(...(plan.offers || []).map((offer) => this.fact("warn", `${offer.reason} `, button(offer.title, () => this.app.change(offer.title, offer.changes), { class: "lm-button lm-small" }))));
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
+            facts.push(this.fact(Object.values(plan.loads_in).every((host) => host.loaded === host.total) ? "good" : "info", loadsIn(plan.loads_in)));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
             else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
             if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
@@ -261,6 +262,7 @@
                     ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
                     result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),
                 loadsIn(result.loads_in),
+                this.onCheckpoint(result.on_checkpoint),
                 ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),
                 el("div", { class: "lm-line" },
                     use ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" }) : null,
@@ -277,6 +279,13 @@
         async partners(result) {
             const reply = this.job === null ? await this.app.ask("partners", { entry: result.entry }) : null;
             if (reply) await this.follow(reply, (done) => this.saved(done));
+        }
+
+        /** @param {any} found what the loaded checkpoint's own table knows of the merge; null where nobody can say */
+        onCheckpoint(found) {
+            if (!found) return null;
+            const whole = found.loaded === found.total;
+            return el("p", { class: whole ? "lm-good-text" : "lm-warn", title: found.lost.join("\n") }, `${found.loaded} of ${found.total} modules load on the checkpoint in use (`, el("bdi", {}, found.name), ")");
         }
 
         async copy(result) {

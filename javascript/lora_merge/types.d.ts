@@ -112,6 +112,7 @@ export interface Defaults {
     template?: string;
     folder?: string;
     precision?: string;
+    names?: string;
 }
 
 /** One merge. */
@@ -220,6 +221,8 @@ export interface InitReply {
     /** there is a txt2img tab to send things to. */
     can_generate: boolean;
     settings: Settings;
+    /** [how the modules of a merge can be called, in words]. */
+    namings: string[][];
     warnings: string[];
 }
 
@@ -460,6 +463,8 @@ export interface Outlook {
     triggers: string;
     /** what to know before saving. */
     notes: string[];
+    /** host -> how many of the modules it will load, and why not. */
+    loads_in: Record<string, Record<string, any>>;
     /** what to know before saving, and what to do about it. */
     offers: Offer[];
     /** what differs from the merge it is based on. */
@@ -696,6 +701,7 @@ export interface Settings {
     template: string;
     folder: string;
     precision: string;
+    names: string;
 }
 
 /** What a recipe is made of. */
@@ -713,6 +719,8 @@ export interface Setup {
     /** leave out ranks and modules below this share of the largest. */
     prune: number;
     precision: "fp16" | "bf16" | "float";
+    /** a spelling or a host that must know the names; "": every host of the family. */
+    names: string;
     seed: number;
     /** the base model where the files fit several. */
     family: string | null;
@@ -743,6 +751,8 @@ export interface TabState {
     /** leave out ranks and modules below this share of the largest. */
     prune?: number;
     precision?: "fp16" | "bf16" | "float";
+    /** a spelling or a host that must know the names; "": every host of the family. */
+    names?: string;
     seed?: number;
     /** the base model where the files fit several. */
     family?: string | null;

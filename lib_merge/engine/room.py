@@ -12,10 +12,11 @@ from dataclasses import replace
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.engine.tree import Node, Target, Tree
-from lib_merge.families import family_of
+from lib_merge.families import encoder_of, family_of
 from lib_merge.files.header import header_bytes, header_room
 from lib_merge.files.writer import MAX_NAME
-from lib_merge.loaders import Naming
+from lib_merge.loaders import Contents, Naming, Place, Written
+from lib_merge.loaders.spelling import path_of
 from lib_merge.ranks.policy import SavedModule
 
 DTYPE_NAMES = {"fp16": "F16", "bf16": "BF16", "float": "F32"}
@@ -132,3 +133,25 @@ def _free_key(key: str, name: str, stem: str, taken: Container[str]) -> tuple[st
         return new, ""
     renamed = new.replace(f".{bare}.", f".{bare}-{stem}.", 1)
     return renamed, f"the embedding {name} is in two sources; the second is now called {bare}-{stem}"
+
+
+# ---------------------------------------------------------------- who will load it
+
+_FACTORS, _WHOLE = frozenset({"lora_up", "lora_down", "alpha"}), frozenset({"diff"})
+
+
+def foreseen_names(tree: Tree) -> Contents:
+    """Return what the merge will bring to a loader, from its names alone."""
+    naming, modules = tree.naming, []
+    layers = naming.family.layers
+    for target in written(tree.root):
+        stem = naming.key(target.name, "")[:-1]
+        spot = (
+            None
+            if layers is None or encoder_of(target.name)
+            else layers.find(path_of(target.name), naming.size)
+        )
+        place = None if spot is None else Place(spot.module.replace(".", "_"), spot.rows)
+        roles = _FACTORS if target.columns and not target.one_axis else _WHOLE
+        modules.append(Written(target.name, stem, roles, place))
+    return Contents(naming.family, naming.size, tuple(modules))

@@ -2,15 +2,26 @@
 
 from __future__ import annotations
 
-from lib_merge.loaders.check import Verdict, Written, sentence, verdict, verdicts, why, written_in
+from lib_merge.loaders.check import (
+    Contents,
+    Verdict,
+    Written,
+    lost_on_the_way,
+    sentence,
+    verdict,
+    verdicts,
+    why,
+    written_in,
+)
 from lib_merge.loaders.hosts import HOSTS
-from lib_merge.loaders.naming import NAMINGS, Naming
+from lib_merge.loaders.naming import NAMINGS, Naming, namings
 from lib_merge.loaders.record import Front, Host, How, Loads, Place
 from lib_merge.loaders.spelling import Layout
 
 __all__ = [
     "HOSTS",
     "NAMINGS",
+    "Contents",
     "Front",
     "Host",
     "How",
@@ -20,6 +31,8 @@ __all__ = [
     "Place",
     "Verdict",
     "Written",
+    "lost_on_the_way",
+    "namings",
     "sentence",
     "verdict",
     "verdicts",

@@ -115,7 +115,7 @@ def verdict(host: Host, contents: Contents, sizes: Mapping[str, float] | None = 
     """Return what one host makes of a file; see `verdicts`."""
     loads, modules = host.families[contents.family.name], contents.modules
     names = {module.name for module in modules}
-    reasons = ((module.name, _reason(host, loads, contents, module, names)) for module in modules)
+    reasons = ((module.name, _reason(host, contents, module, names)) for module in modules)
     lost = {name: reason for name, reason in reasons if reason}
     if len(lost) > host.most_unknown * len(modules):
         refused = f"it refuses files of which more than {host.most_unknown:.0%} is unknown to it"
@@ -131,12 +131,12 @@ def verdict(host: Host, contents: Contents, sizes: Mapping[str, float] | None = 
     )
 
 
-def _reason(host: Host, loads: Loads, contents: Contents, module: Written, names: Collection[str]) -> str:
+def _reason(host: Host, contents: Contents, module: Written, names: Collection[str]) -> str:
     """Return why a host does not load a module as it is meant, or ""."""
     strangers = sorted(set(module.roles) - host.roles)
     if strangers:
         return f"it reads no {strangers[0]}"
-    place = where(loads, contents.family, module.stem, contents.size)
+    place = _place_in(host.name, contents.family.name, contents.size, module.stem)
     if place is None:
         return UNKNOWN
     if module.place is not None and place != module.place:
@@ -145,6 +145,31 @@ def _reason(host: Host, loads: Loads, contents: Contents, module: Written, names
     if together is not None and any(together[0] + part not in names for part in together[2]):
         return f"it wants all of {', '.join(part.strip('_') for part in together[2])}"
     return ""
+
+
+@functools.lru_cache(maxsize=1 << 15)
+def _place_in(host: str, family: str, size: Size | None, stem: str) -> Place | None:
+    return where(HOSTS[host].families[family], family_of(family), stem, size)
+
+
+def lost_on_the_way(host: Host, merged: Contents, sources: Sequence[Contents]) -> list[str]:
+    """Return the modules of a merge that a host does not load although it loads them from a source.
+
+    Args:
+        host: that has the family.
+        merged: what the merge brings.
+        sources: what each source brings alone.
+    """
+    loaded: set[str] = set()
+    for contents in sources:
+        unknown = verdict(host, contents).lost
+        loaded |= {m.place.weight for m in contents.modules if m.place is not None and m.name not in unknown}
+    lost = verdict(host, merged).lost
+    return [
+        module.name
+        for module in merged.modules
+        if module.name in lost and module.place is not None and module.place.weight in loaded
+    ]
 
 
 def where(loads: Loads, family: Family, stem: str, size: Size | None = None) -> Place | None:

@@ -7,7 +7,7 @@ import contextlib
 import logging
 import threading
 import webbrowser
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +30,7 @@ class PlainHost:
     """A folder of LoRAs, no WebUI: everything but generating works."""
 
     name = "standalone"
+    loader = ""
 
     def __init__(self, folder: Path, data: Path, device: str = "cpu") -> None:
         """Serve `folder`; keep presets and history in `data`."""
@@ -78,6 +79,15 @@ class PlainHost:
     def option(self, name: str, default: Any) -> Any:  # noqa: ANN401
         """Return the default: there is no settings page."""
         return "" if name == "lora_merge_folder" else default
+
+    def known_names(self, stems: Collection[str]) -> set[str] | None:
+        """Return None: no checkpoint is loaded here."""
+        del stems
+        return None
+
+    def checkpoint(self) -> tuple[str, str]:
+        """Return nothing: no checkpoint is loaded here."""
+        return "", ""
 
     def claims_name(self, stem: str) -> Path | None:
         """Return a LoRA of that stem in any sub-folder."""

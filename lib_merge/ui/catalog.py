@@ -8,6 +8,7 @@ from typing import Annotated, Union
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
 from lib_merge.families import FAMILIES, USUAL, Family, family_of, with_blocks
+from lib_merge.loaders import namings
 from lib_merge.methods import METHODS, Space
 from lib_merge.methods.registry import Knob, KnobKind, Scope
 from lib_merge.ui.desk import Desk, operation
@@ -86,6 +87,7 @@ class Settings:
     template: str
     folder: str
     precision: str
+    names: str
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -100,6 +102,7 @@ class InitReply:
     host: str
     can_generate: Annotated[bool, About("there is a txt2img tab to send things to")]
     settings: Settings
+    namings: Annotated[list[list[str]], About("[how the modules of a merge can be called, in words]")]
     warnings: list[str]
 
 
@@ -134,7 +137,9 @@ def init(desk: Desk) -> InitReply:
             template=option("lora_merge_template", "{sources}_{method}_{weights}_v{n}"),
             folder=option("lora_merge_folder", "merged"),
             precision=option("lora_merge_precision", "fp16"),
+            names=option("lora_merge_names", ""),
         ),
+        namings=namings(),
         warnings=[*desk.presets.take_warnings(), *desk.archive.take_warnings()],
     )
 

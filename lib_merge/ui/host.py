@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Protocol
@@ -14,9 +14,11 @@ class Host(Protocol):
     """The place the tab runs in; `lib_merge.webui` and `lib_merge.ui.app` implement it.
 
     name    "A1111", "Forge", …, "standalone"
+    loader  what it loads, by the name of its table (`lib_merge.loaders`); "" where there is none
     """
 
     name: str
+    loader: str
 
     def lora_folders(self) -> list[Path]:
         """Return the folders that LoRAs are looked for in; merges are saved in the first."""
@@ -56,6 +58,14 @@ class Host(Protocol):
 
     def option(self, name: str, default: Any) -> Any:  # noqa: ANN401
         """Return a setting."""
+        ...
+
+    def known_names(self, stems: Collection[str]) -> set[str] | None:
+        """Return the names that the loaded checkpoint has a weight for; None where nobody can say."""
+        ...
+
+    def checkpoint(self) -> tuple[str, str]:
+        """Return the loaded checkpoint's name and base family, "" where there is none or none is told."""
         ...
 
     def claims_name(self, stem: str) -> Path | None:

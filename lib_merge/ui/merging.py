@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import Annotated, Any
 
 from lib_merge import api, metadata
+from lib_merge.adapters import open_lora
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import OutputError, RecipeError
@@ -16,6 +17,7 @@ from lib_merge.families import family_of
 from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import Entry
 from lib_merge.library.partners import noise_level, partner_stem, partners_of
+from lib_merge.loaders import written_in
 from lib_merge.recipe import Recipe, from_json, with_paths
 from lib_merge.ui.desk import Desk, carried_recipe, operation
 from lib_merge.ui.jobs import JobReply, Task, compute
@@ -195,8 +197,23 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
     done["triggers"] = str(metadata.read_side_car(saved).get("activation text") or "")
     done["entry"] = note(desk, saved, recipe, done, output)
     done["noise"] = noise_level(recipe, desk.host.lora_folders()) if family_of(report.family).pairs else ""
+    done["on_checkpoint"] = _on_checkpoint(desk, saved, report.family)
     report_merge(desk, done["entry"], recipe)
     return done
+
+
+def _on_checkpoint(desk: Desk, saved: Path, family: str) -> dict[str, Any] | None:
+    """Return how many modules act on the loaded checkpoint; None where that is of another family."""
+    name, loaded = desk.host.checkpoint()
+    if loaded != family:
+        return None
+    with open_lora(saved, family) as file:
+        modules = written_in(file).modules
+    known = desk.host.known_names([module.stem for module in modules])
+    if known is None:
+        return None
+    lost = [module.name for module in modules if module.stem not in known]
+    return {"name": name, "loaded": len(modules) - len(lost), "total": len(modules), "lost": lost[:12]}
 
 
 def _side_car(saved: Path, output: Output) -> None:
@@ -230,6 +247,7 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
         "tensor_hash",
         "family",
         "modules",
+        "loads_in",
     )
     try:
         entry = desk.history.add(

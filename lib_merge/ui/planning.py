@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Annotated
+from typing import Annotated, Any
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
@@ -16,12 +16,14 @@ from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
+from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families import encoder_of
 from lib_merge.files.writer import check_output_name
 from lib_merge.kept.history import differences
+from lib_merge.loaders import HOSTS, Contents, lost_on_the_way, verdicts, written_in
 from lib_merge.recipe import Recipe
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
@@ -75,6 +77,9 @@ class Outlook:
     claimed: Annotated[str, About("key of another LoRA that answers to this name")]
     triggers: Annotated[str, About("trigger words of the sources")]
     notes: Annotated[list[str], About("what to know before saving")]
+    loads_in: Annotated[
+        dict[str, dict[str, Any]], About("host -> how many of the modules it will load, and why not")
+    ]
     offers: Annotated[list[Offer], About("what to know before saving, and what to do about it")]
     changes: Annotated[list[str], About("what differs from the merge it is based on")]
 
@@ -112,6 +117,8 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes += [advice.reason for advice in spoiled if not advice.apply]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
         size = foresee(tree)
+        names = foreseen_names(tree)
+        notes += _lost(desk, names, tree)
     return Outlook(
         family=node.family,
         encoders=encoders,
@@ -129,6 +136,7 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         claimed=_claimed(desk, target),
         triggers=", ".join(words),
         notes=notes,
+        loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
             Offer(title=advice.title, reason=advice.reason, changes=Changes(aside=advice.apply["aside"]))
             for advice in spoiled
@@ -146,6 +154,20 @@ def _changes(desk: Desk, entry: str, recipe: Recipe) -> list[str]:
         return differences(desk.history.get(entry).recipe, recipe.to_json())
     except RecipeError:
         return []
+
+
+def _lost(desk: Desk, names: Contents, tree: Tree) -> list[str]:
+    """Return a sentence where the WebUI would load less of the merge than of its sources."""
+    host = HOSTS.get(desk.host.loader)
+    if host is None or names.family.name not in host.families:
+        return []
+    lost = lost_on_the_way(host, names, [written_in(file) for file in tree.files])
+    if not lost:
+        return []
+    return [
+        f"{host.title} would not load {len(lost)} of {len(names.modules)} modules ({lost[0]}, …), "
+        f"although it loads them from a source: choose the names that {host.title} knows"
+    ]
 
 
 def _missing(state: TabState) -> list[str]:

@@ -93,6 +93,9 @@ class Setup(Stored):
     conv_rank: Annotated[int | None, About("rank of k×k convolutions where it differs")] = None
     prune: Annotated[float, About("leave out ranks and modules below this share of the largest")] = 0.0
     precision: Precision = "fp16"
+    names: Annotated[
+        str, About('a spelling or a host that must know the names; "": every host of the family')
+    ] = ""
     seed: int = 0
     family: Annotated[str | None, About("the base model where the files fit several")] = None
 
@@ -128,6 +131,7 @@ class Defaults(Stored):
     template: str = ""
     folder: str = ""
     precision: str = ""
+    names: str = ""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -208,6 +212,7 @@ def to_recipe(state: Setup, find: Find) -> Recipe:
         conv_rank=state.conv_rank,
         prune=state.prune,
         precision=state.precision,
+        names=state.names,
         seed=state.seed,
         family=state.family or None,
     )
@@ -301,6 +306,7 @@ def from_recipe(recipe: Recipe, locate: Locate, expand: Expand) -> Setup:
         conv_rank=recipe.conv_rank,
         prune=recipe.prune,
         precision=recipe.precision,  # type: ignore[arg-type]
+        names=recipe.names,
         seed=recipe.seed,
         family=recipe.family or "",
     )

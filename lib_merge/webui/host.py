@@ -8,7 +8,7 @@ import contextlib
 import importlib.util
 import logging
 import urllib.parse
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,8 @@ import torch
 
 from lib_merge.webui import lora_code
 from lib_merge.webui.caches import forget_loras
+from lib_merge.webui.checkpoint import loaded_family
+from lib_merge.webui.keymap import checkpoint_name, known_names
 
 log = logging.getLogger("lib_merge")
 PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
@@ -31,6 +33,24 @@ def make_picture_folder() -> None:
             Path(folder).mkdir(parents=True, exist_ok=True)
 
 
+def _loader() -> str:
+    """Return the name of the table of what this WebUI loads, told by the LoRA code that it has."""
+    if _has("modules_forge.packages.comfy"):
+        return "neo"
+    if _has("backend.patcher.lora"):
+        return "forge"
+    if _has("ldm_patched.modules.lora"):
+        return "reforge" if _has("ldm_patched.hooks") else "classic"
+    return "a1111" if _has("modules.extra_networks") else ""
+
+
+def _has(module: str) -> bool:
+    try:
+        return importlib.util.find_spec(module) is not None
+    except (ImportError, ValueError):
+        return False
+
+
 class WebuiHost:
     """Automatic1111, Forge, reForge, Classic, Neo and SD.Next."""
 
@@ -38,6 +58,7 @@ class WebuiHost:
         """Stand in the WebUI whose `extensions` folder holds `extension`."""
         self._extension = extension
         self.name = "Forge" if importlib.util.find_spec("backend") else "A1111"
+        self.loader = _loader()
 
     def lora_folders(self) -> list[Path]:
         """Return --lora-dir(s), then LyCORIS' own folder where one is known."""
@@ -120,6 +141,14 @@ class WebuiHost:
         from modules import shared
 
         return shared.opts.data.get(name, default)
+
+    def known_names(self, stems: Collection[str]) -> set[str] | None:
+        """Return the names that the loaded checkpoint has a weight for, by the WebUI's own table."""
+        return known_names(stems)
+
+    def checkpoint(self) -> tuple[str, str]:
+        """Return the loaded checkpoint's name and base family."""
+        return checkpoint_name(), loaded_family()
 
     def claims_name(self, stem: str) -> Path | None:
         """Return the LoRA that answers to this stem or alias."""

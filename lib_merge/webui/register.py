@@ -6,6 +6,7 @@ import logging
 from pathlib import Path
 from typing import Any
 
+from lib_merge.loaders import NAMINGS
 from lib_merge.webui.desk import desk_of
 
 log = logging.getLogger("lib_merge")
@@ -71,6 +72,13 @@ def _settings() -> None:
             {"choices": ["fp16", "bf16", "float"]},
             section=SECTION,
         ),
+        "lora_merge_names": shared.OptionInfo(
+            "",
+            "Names of the modules of new merges",
+            gr.Dropdown,
+            {"choices": ["", *NAMINGS]},
+            section=SECTION,
+        ).info("a spelling, or a host that must know them; empty: what every host loads"),
     }
     for name, option in options.items():
         shared.opts.add_option(name, option)
