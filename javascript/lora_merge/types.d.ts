@@ -719,7 +719,7 @@ export interface Setup {
     /** leave out ranks and modules below this share of the largest. */
     prune: number;
     precision: "fp16" | "bf16" | "float";
-    /** a spelling or a host that must know the names; "": every host of the family. */
+    /** a spelling, or a host that must know them; empty: every host. */
     names: string;
     seed: number;
     /** the base model where the files fit several. */
@@ -751,7 +751,7 @@ export interface TabState {
     /** leave out ranks and modules below this share of the largest. */
     prune?: number;
     precision?: "fp16" | "bf16" | "float";
-    /** a spelling or a host that must know the names; "": every host of the family. */
+    /** a spelling, or a host that must know them; empty: every host. */
     names?: string;
     seed?: number;
     /** the base model where the files fit several. */
