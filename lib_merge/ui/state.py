@@ -94,7 +94,6 @@ class Setup(Stored):
     prune: Annotated[float, About("leave out ranks and modules below this share of the largest")] = 0.0
     precision: Precision = "fp16"
     names: Annotated[str, About("a spelling, or a host that must know them; empty: every host")] = ""
-
     seed: int = 0
     family: Annotated[str | None, About("the base model where the files fit several")] = None
 
