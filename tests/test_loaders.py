@@ -125,6 +125,18 @@ def test_neo_refuses_a_file_that_is_mostly_unknown_to_it():
     assert "more than 50" in lost.lost[known]
 
 
+@pytest.mark.parametrize("roles", [("lora_up", "lora_down", "lora_A"), ("diff_b",), ("alpha",), ("w_norm",)])
+def test_a1111_loses_the_whole_file_over_a_module_of_which_it_can_make_nothing(roles):
+    contents = _contents("SD1", "lora_unet_mid_block_attentions_0_proj_in")
+    odd = contents.modules[0]._replace(
+        name="lora_unet_mid_block_attentions_0_proj_out", roles=frozenset(roles)
+    )
+    both = contents._replace(modules=(*contents.modules, odd))
+    assert verdict(HOSTS["a1111"], contents).whole
+    assert verdict(HOSTS["a1111"], both).loaded == 0
+    assert verdict(HOSTS["forge"], both).loaded == 2
+
+
 def test_a_kind_that_a_host_does_not_read_is_lost():
     contents = _contents("Flux", "lora_unet_double_blocks_0_img_attn_proj", roles=("oft_blocks", "alpha"))
     assert (

@@ -48,14 +48,16 @@
             value.addEventListener("input", () => this.rename());
             const strength = el("input", { type: "number", step: 0.05, value: 1, class: "lm-number", "aria-label": "Strength to bake in", oninput: () => this.rename() });
             const blocks = el("input", { type: "text", placeholder: "all 1", "aria-label": "Block weights to bake in", title: "A list of 12, 17, 20, 26 or 61 values, a preset's name, or OUT00-OUT05=0.5,M00=1", oninput: () => this.rename() });
+            const names = space.select(this.app.known.namings, "", () => this.rename(), { "aria-label": "Names in the new LoRA" });
             const name = el("input", { type: "text", "aria-label": "Name of the new LoRA", oninput: () => (this.named = name.value !== "") });
-            this.fields = { mode, value, strength, blocks, name };
+            this.fields = { mode, value, strength, blocks, names, name };
             this.rename();
-            return el("fieldset", { class: "lm-anew" }, el("legend", {}, "Resize or bake"),
+            return el("fieldset", { class: "lm-anew" }, el("legend", {}, "Resize, bake or convert"),
                 el("div", { class: "lm-fields lm-wide-fields" },
                     el("label", {}, el("span", {}, "Rank"), el("span", { class: "lm-line" }, mode, value)),
                     el("label", { title: "The new LoRA at 1 is the old one at this strength" }, el("span", {}, "Strength"), strength),
                     el("label", { class: "lm-double" }, el("span", {}, "Block weights"), blocks),
+                    el("label", { class: "lm-double", title: "How the modules are called. LoHa, LoKr and Tucker become LoRA; q, k and v are split or put together where the names want it" }, el("span", {}, "Names"), names),
                     el("label", { class: "lm-double" }, el("span", {}, "Name"), name)),
                 el("div", { class: "lm-line" },
                     button("Save as a new LoRA", () => this.save(), { class: "lm-button lm-primary" }),
@@ -64,17 +66,18 @@
 
         rename() {
             if (this.named) return;
-            const { mode, value, strength, blocks, name } = this.fields;
+            const { mode, value, strength, blocks, names, name } = this.fields;
             const parts = ["{sources}"];
             if (mode.value !== "lossless") parts.push(mode.value === "rank" ? `r${value.value}` : `${mode.value}${value.value}`);
             if (Number(strength.value) !== 1) parts.push(`x${strength.value}`);
             if (blocks.value.trim()) parts.push("baked");
+            if (names.value) parts.push(names.value);
             name.value = `${parts.length > 1 ? parts.join("_") : "{sources}_copy"}_v{n}`;
         }
 
         async save() {
             if (!this.item) return void this.choose();
-            const { mode, value, strength, blocks, name } = this.fields;
+            const { mode, value, strength, blocks, names, name } = this.fields;
             const family = this.item.family || (this.item.candidates || [])[0] || "";
             let weights = {};
             if (blocks.value.trim()) {
@@ -88,6 +91,7 @@
             await this.app.output.merge({
                 ...data, sources: [source], groups: {}, method: "weighted_sum", knobs: {}, conv_rank: null, prune: 0, seed: 0,
                 family: this.item.family ? "" : family,
+                names: names.value,
                 rank: { mode: mode.value, value: value.valueAsNumber },
                 output: { template: name.value, folder: data.output.folder, overwrite: false, triggers: null, notes: "", based_on: "" },
             });

@@ -16,6 +16,7 @@ from lib_merge.families import encoder_of, family_of
 from lib_merge.files.header import header_bytes, header_room
 from lib_merge.files.writer import MAX_NAME
 from lib_merge.loaders import Contents, Naming, Place, Written
+from lib_merge.loaders.hosts import PEFT
 from lib_merge.loaders.spelling import path_of
 from lib_merge.ranks.policy import SavedModule
 
@@ -153,5 +154,6 @@ def foreseen_names(tree: Tree) -> Contents:
         )
         place = None if spot is None else Place(spot.module.replace(".", "_"), spot.rows)
         roles = _FACTORS if target.columns and not target.one_axis else _WHOLE
+        roles = roles if naming.alpha else roles | {PEFT}
         modules.append(Written(target.name, stem, roles, place))
     return Contents(naming.family, naming.size, tuple(modules))

@@ -12,7 +12,7 @@ from lib_merge.adapters import LoraFile
 from lib_merge.families import Family, family_of
 from lib_merge.families.layers import Piece, Size, Spot
 from lib_merge.loaders.encoders import ENCODERS
-from lib_merge.loaders.hosts import HOSTS
+from lib_merge.loaders.hosts import HOSTS, PEFT
 from lib_merge.loaders.record import Encoder, Front, Host, How, Loads, Place
 from lib_merge.loaders.spelling import with_dots
 
@@ -95,7 +95,8 @@ def written_in(file: LoraFile) -> Contents:
         name = family.place(raw.component, raw.path, raw.spelt, size).name
         spot = family.layers.find(raw.path, size) if family.layers and raw.component == "unet" else None
         place = Place(spot.module.replace(".", "_"), spot.rows) if spot is not None else None
-        modules.append(Written(name, raw.spelt, raw.roles.keys(), place))
+        peft = {PEFT} if any(".lora_A" in key for key in raw.roles.values()) else set()
+        modules.append(Written(name, raw.spelt, frozenset(raw.roles) | peft, place))
     return Contents(family, size, tuple(modules))
 
 
@@ -117,6 +118,10 @@ def verdict(host: Host, contents: Contents, sizes: Mapping[str, float] | None = 
     names = {module.name for module in modules}
     reasons = ((module.name, _reason(host, contents, module, names)) for module in modules)
     lost = {name: reason for name, reason in reasons if reason}
+    fatal = next((module for module in modules if host.strict and _unfit(module)), None)
+    if fatal is not None:
+        refused = f"it loses the whole file over {fatal.name}, of which it can make nothing"
+        lost = {name: lost.get(name, refused) for name in sorted(names)}
     if len(lost) > host.most_unknown * len(modules):
         refused = f"it refuses files of which more than {host.most_unknown:.0%} is unknown to it"
         lost = {name: lost.get(name, refused) for name in sorted(names)}
@@ -129,6 +134,12 @@ def verdict(host: Host, contents: Contents, sizes: Mapping[str, float] | None = 
         share=_share(lost, sizes),
         how=loads.how,
     )
+
+
+def _unfit(module: Written) -> bool:
+    """Tell whether a module has no tensors that a strict host makes a network of."""
+    roles = set(module.roles)
+    return PEFT in roles or not roles - {"alpha", "diff_b"} or ("w_norm" in roles) != ("b_norm" in roles)
 
 
 def _reason(host: Host, contents: Contents, module: Written, names: Collection[str]) -> str:

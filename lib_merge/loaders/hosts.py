@@ -59,7 +59,9 @@ _LYCORIS = {
 }
 _REST = {"diff", "diff_b", "w_norm", "b_norm", "dora_scale"}
 Encoders = Mapping[str, tuple[str, ...]]
-ROLES = frozenset(_LORA | _LYCORIS | _REST)
+# PEFT's ends are told from kohya's by a role that stands beside the others
+PEFT = "lora_A"
+ROLES = frozenset(_LORA | _LYCORIS | _REST | {PEFT})
 
 
 def _encoder(name: str, *encoders: str, kohya: bool = True) -> Encoders:
@@ -281,8 +283,9 @@ A1111 = Host(
             without=_NOT_IN_A1111,
         ),
     },
-    roles=ROLES,
+    roles=ROLES - {PEFT},
     all_or_none=True,
+    strict=True,
 )
 
 HOSTS: Mapping[str, Host] = {host.name: host for host in (A1111, FORGE, NEO, REFORGE, CLASSIC, COMFYUI)}

@@ -98,6 +98,8 @@ class Host:
     families        name -> what it loads of it; a family that is not here has no model in this host
     roles           roles of tensors that it reads; a module with another is not loaded as it is meant
     all_or_none     it takes the modules of a set (`Family.together`) only when all of them are there
+    strict          a module of which it can make nothing (a bias or an alpha alone, PEFT's factors) loses
+                    the whole file
     most_unknown    share of a file's keys that may be unknown before it refuses the file
     """
 
@@ -108,4 +110,5 @@ class Host:
     families: Mapping[str, Loads]
     roles: frozenset[str]
     all_or_none: bool = False
+    strict: bool = False
     most_unknown: float = 1.0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import json
+import re
 import shutil
 import tempfile
 import threading
@@ -92,6 +93,7 @@ def same(browser, server, check):
         for step in STEPS:
             _step(step, given, check)
         _waits(server, tab, check)
+        _loads(tab, check)
         _card(tab, check)
         check("nothing of the hostile file ran", tab.page.evaluate("() => window.hacked") is None)
         said = [text for text in tab.errors if "lora_merge" in text.lower() or "loramerge" in text.lower()]
@@ -121,6 +123,16 @@ def _step(step, given, check):
         given["tab"].shot("failed")
     else:
         check(what, True)
+
+
+def _loads(tab, check):
+    """The result says that every module acts on the loaded checkpoint, by the WebUI's own table of names."""
+    journey._pair(tab)
+    tab.page.get_by_label("Name of the merge").fill("loaded-here")
+    text = " ".join(tab.merge().split())
+    found = re.search(r"(\d+) of (\d+) modules load on the checkpoint in use", text)
+    check("every module loads on the checkpoint in use", bool(found) and found[1] == found[2], text[-300:])
+    check("every host loads it", text.count("✓") == 6, text[-300:])
 
 
 def _waits(server, tab, check):
