@@ -38,6 +38,7 @@ def merge(
     seed: int = 0,
     family: str | None = None,
     target: str = "",
+    trainable: bool = False,
     job: Job | None = None,
     keep_levels: PathLike | None = None,
 ) -> MergeReport:
@@ -60,6 +61,7 @@ def merge(
         seed: of random masks and block tokens.
         family: decides where shapes cannot.
         target: names that this host loads, or a spelling; "" = names that every host of the family loads.
+        trainable: factors as large as trainers begin them, and the sources' alpha.
         job: device, overwrite, progress, cancel.
         keep_levels: folder for one file per group.
     Returns:
@@ -85,6 +87,7 @@ def merge(
         seed=seed,
         family=family,
         names=target,
+        trainable=trainable,
     )
     return run_recipe(recipe, save_to, job=job, keep_levels=keep_levels)
 

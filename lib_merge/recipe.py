@@ -88,6 +88,7 @@ class Recipe:
     family     None = told from the files
     names      how modules are called in the file: a spelling (kohya, diffusers, …), or a host that must know
                them; "" = as every host of the family knows them, split where a source is split
+    trainable  factors as large as trainers begin them, and the sources' alpha, so that training can go on
     """
 
     sources: tuple[Source, ...]
@@ -100,6 +101,7 @@ class Recipe:
     seed: int = 0
     family: str | None = None
     names: str = ""
+    trainable: bool = False
 
     @property
     def flat(self) -> bool:
@@ -149,6 +151,9 @@ class Recipe:
         if self.names and self.names not in NAMINGS:
             message = f"the names {self.names!r} are none of {', '.join(NAMINGS)}."
             raise RecipeError(message)
+        if self.trainable and self.names == "diffusers":
+            message = "diffusers' names have no alpha: leave --trainable out, or choose kohya's names."
+            raise RecipeError(message)
         check_number("prune", self.prune, 0.0, 1.0)
         if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
             message = f"conv_rank is {self.conv_rank}; it takes a whole number from 1."
@@ -196,6 +201,7 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "seed": recipe.seed,
         "family": recipe.family,
         **({"names": recipe.names} if recipe.names else {}),
+        **({"trainable": True} if recipe.trainable else {}),
     }
 
 
@@ -303,6 +309,7 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
         seed=int(data.get("seed") or 0),
         family=data.get("family") or None,
         names=str(data.get("names") or ""),
+        trainable=bool(data.get("trainable")),
     )
 
 

@@ -285,6 +285,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         seed=arguments.seed,
         family=arguments.family,
         names=arguments.target or "",
+        trainable=arguments.trainable,
     )
     return with_aside(recipe, arguments.aside) if arguments.aside else recipe
 
@@ -445,6 +446,9 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
         "--target",
         choices=NAMINGS,
         help="names that this host loads, or of this spelling; by default what every host loads",
+    )
+    parser.add_argument(
+        "--trainable", action="store_true", help="factors and alpha as trainers want them, to train on"
     )
     parser.add_argument("--overwrite", action="store_true", help="replace an existing output")
     parser.add_argument(

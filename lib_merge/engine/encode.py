@@ -156,6 +156,36 @@ def encode_factors(target: Target, done: Compressed, dtype: torch.dtype, *, alph
     return encoded
 
 
+def encode_for_training(target: Target, delta: LowRank, alpha: float, dtype: torch.dtype) -> Encoded:
+    """Encode factors as a trainer would have begun them, so that training goes on where it left off.
+
+    Trainers draw `down` from U(−1/√in, 1/√in) and start `up` at zero; learning rates are made for that size
+    and for their alpha. So `down` gets the mean square 1/(3·in), `up` the rest, and alpha stays: the product
+    is the same.
+
+    Args:
+        target: the module.
+        delta: of it.
+        alpha: as the sources have it.
+        dtype: of the file.
+    Raises:
+        NumericsError: a number does not fit the precision.
+    Source: kohya-ss/musubi-tuner#803, a merged LoRA that turned to noise when training went on.
+    """
+    up, down = delta.factors()
+    size = float(down.square().mean().sqrt())
+    factor = 1 / (math.sqrt(3 * delta.columns) * size) if size > 0 else 1.0
+    number = torch.tensor(alpha, dtype=dtype)
+    up, down = (up * (delta.rank / float(number) / factor)).to(dtype), (down * factor).to(dtype)
+    _check(up, target.name)
+    _check(down, target.name)
+    encoded = Encoded(delta.rank)
+    encoded.put(f"{target.name}.alpha", number)
+    encoded.put(f"{target.name}.lora_down.weight", down.reshape(_down_shape(target, delta.rank)))
+    encoded.put(f"{target.name}.lora_up.weight", up.reshape(_up_shape(target, delta.rank)))
+    return encoded
+
+
 def encode_matrix(target: Target, delta: Dense, dtype: torch.dtype) -> Encoded:
     """Encode a whole matrix as `.diff`, which every WebUI loads; of a norm's weight it has one axis."""
     matrix = delta.dense().to("cpu", dtype)

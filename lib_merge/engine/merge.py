@@ -29,6 +29,7 @@ from lib_merge.engine.encode import (
     Encoded,
     copy_embeddings,
     encode_factors,
+    encode_for_training,
     encode_matrix,
     encode_terms,
     encode_vectors,
@@ -44,7 +45,7 @@ from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
-from lib_merge.linalg import Dense, LowRank, Spanned, difference_norm, norm, tolerances
+from lib_merge.linalg import Dense, LowRank, Spanned, Term, difference_norm, norm, tolerances
 from lib_merge.linalg.truncate import compress
 from lib_merge.loaders import Verdict, verdicts, written_in
 from lib_merge.methods import Space
@@ -200,6 +201,8 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
         if isinstance(delta, Spanned):
             delta = delta.low_rank()
         if isinstance(delta, LowRank) and delta.rank <= min(delta.out, delta.columns):
+            if tree.root.recipe.trainable:
+                return encode_for_training(item, delta, _alpha_of(tree.root, item, delta.rank), dtype)
             with evaluator.clock.time("combine"):
                 return encode_terms(item, delta, dtype, alpha=tree.naming.alpha)
         if isinstance(delta, Dense):
@@ -207,7 +210,23 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     with evaluator.clock.time("compress"):
         done = compress(delta, policy, evaluator.device)
         plan.spectra[item.name] = done.singular
+        if tree.root.recipe.trainable:
+            made = LowRank(item.out, item.columns, (Term(1.0, done.up, done.down),))
+            again = encode_for_training(item, made, _alpha_of(tree.root, item, done.rank), dtype)
+            return replace(again, cut=done.cut, size=done.size)
         return encode_factors(item, done, dtype, alpha=tree.naming.alpha)
+
+
+def _alpha_of(node: Node, item: Target, rank: int) -> float:
+    """Return the alpha that all sources of a module have, or its rank where they differ or have none."""
+    alphas = set()
+    for leaf in node.leaves():
+        part = leaf.parts.get(item.name)
+        if part is not None and part.columns:
+            key = part.module.roles.get("alpha")
+            alphas.add(float(leaf.file.file.read(key)) if key is not None else math.nan)
+    alpha = alphas.pop() if len(alphas) == 1 else math.nan
+    return alpha if math.isfinite(alpha) and alpha > 0 else float(rank)
 
 
 def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job: Job) -> None:
