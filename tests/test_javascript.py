@@ -16,7 +16,7 @@ from lib_merge.ui.state import Defaults, Output, Rank, Row, TabState, named, tab
 SCRIPTS = Path(__file__).parents[1] / "javascript" / "lora_merge"
 NODE = shutil.which("node")
 pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
-SETTINGS = {"template": "{sources}_v{n}", "folder": "merged", "precision": "fp16"}
+SETTINGS = {"template": "{sources}_v{n}", "folder": "merged", "precision": "fp16", "names": ""}
 
 
 def run(code, *scripts, kept=None):

@@ -146,7 +146,8 @@
             if (method.space === "dense") facts.push(this.fact("info", "works number by number: seconds to minutes, not instant"));
             for (const note of plan.notes) facts.push(this.fact("warn", note));
             const hosts = Object.values(plan.loads_in);
-            facts.push(this.fact(hosts.length && hosts.every((host) => host.loaded === host.total) ? "good" : "info", loadsIn(plan.loads_in)));
+            const whole = hosts.length > 0 && hosts.every((host) => host.loaded === host.total);
+            facts.push(this.fact(whole ? "good" : "info", whole ? `loads wholly in ${hosts.map((host) => host.title).join(", ")}` : loadsIn(plan.loads_in)));
             if (plan.exists && !this.data.output.overwrite && this.last === plan.name) facts.push(this.fact("info", `${plan.name} is saved; for another merge change the name, or tick Overwrite`));
             else if (plan.exists) facts.push(this.fact(this.data.output.overwrite ? "warn" : "bad", `${plan.name} exists already${this.data.output.overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`));
             if (plan.claimed) facts.push(this.fact("warn", `another LoRA already answers to this name: ${plan.claimed}`));
