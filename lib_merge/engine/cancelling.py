@@ -18,6 +18,8 @@ from lib_merge.engine.tree import Node, Target
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned, norm, tolerances
 
 CANCELLED = "its sources cancel each other"
+# of a method that chooses entries, which may keep none
+LEFT_NOTHING = "the method leaves nothing of it"
 # Rows and columns whose entries are looked at first, and what of their summands is worth a second look.
 _LOOK = 24
 _NEXT_TO_NOTHING = 1e-4

@@ -23,7 +23,7 @@ from torch import Tensor
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
 from lib_merge.adapters.module import swap_halves
-from lib_merge.engine.cancelling import CANCELLED, cancels
+from lib_merge.engine.cancelling import CANCELLED, LEFT_NOTHING, cancels
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -137,7 +137,8 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
     for name, encoded in finished:
         saved = saved or (bool(encoded.entries) and not encoded.filler)
         if encoded.dropped:
-            report.left_out[name] = encoded.dropped
+            selects = encoded.dropped == CANCELLED and node.method.space is Space.DENSE
+            report.left_out[name] = LEFT_NOTHING if selects else encoded.dropped
         plan.cuts[name] = encoded.cut
         with evaluator.clock.time("write"):
             for entry in encoded.entries:
