@@ -429,3 +429,8 @@ def test_a_huge_side_car_is_neither_read_nor_replaced(tmp_path):
     assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
     with pytest.raises(OutputError, match="larger than 16 MB"):
         metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", [], "notes")
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="Windows calls such a path not found")
+def test_a_name_that_no_file_can_have_is_no_file(tmp_path):
+    assert store.read_text(tmp_path / f"{'n' * 252}.adapter_config.json") is None

@@ -3,8 +3,7 @@
 Everything that people share (presets, recipes, side-cars, reports, prompts, previews) goes through `write`
 and its two kin, and is read through `read`. Merged LoRAs are too large to be held in memory and are
 streamed by `files.writer`, into the same temporary file (`Temporary`): hidden, beside its target, locked
-for as long as its process lives, renamed when it is complete. A crash leaves the old file and at most such
-a temporary, which `sweep` removes later.
+for as long as its process lives, renamed when it is complete. After a crash `sweep` removes it.
 """
 
 from __future__ import annotations
@@ -35,7 +34,7 @@ _OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging", re.DOTALL)
 # Seconds after its last byte at which a temporary that nobody locks counts as left behind: some network
 # folders grant every lock, and there this alone protects a merge that another machine is proving.
 LEFT_BEHIND = 3600.0
-# seconds between attempts, while another program (a scanner, a sync client) has the file open
+# seconds between attempts, while another program has the file open
 PAUSES = (0.02, 0.05, 0.1, 0.2, 0.4)
 _LOCK_PAUSE = 0.03
 _TAKEN = frozenset(
@@ -63,6 +62,8 @@ def read(path: Path, limit: int = LIMIT) -> bytes | None:
     except FileNotFoundError:
         return None
     except OSError as error:
+        if error.errno == errno.ENAMETOOLONG:  # no file can have such a name
+            return None
         message = f"{path.name} cannot be read: {error.strerror or error}."
         raise FileFormatError(message) from error
     if len(data) > limit:
