@@ -160,14 +160,19 @@ class Spot(NamedTuple):
 class _Spelling(NamedTuple):
     """A name with {0} and {1} for its numbers.
 
-    pattern  what finds the numbers
-    means    where it leads, with the same numbers
-    alias    the other spelling; "" for the model's own
+    name   as it is spelt
+    means  where it leads, with the same numbers
+    alias  the other spelling; "" for the model's own
     """
 
-    pattern: re.Pattern[str]
+    name: str
     means: Piece
     alias: str
+
+    @property
+    def pattern(self) -> re.Pattern[str]:
+        """What finds the numbers; made when it is first asked for, since a file asks for few of thousands."""
+        return _pattern(self.name)
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -202,7 +207,7 @@ class Layers:
             listed.append((_open_alias(alias), piece._replace(whole=_open_alias(piece.whole)), alias))
         found: dict[str, dict[str, _Spelling]] = {}
         for name, piece, alias in listed:
-            spelling = _Spelling(_pattern(flat(name)), piece, alias)
+            spelling = _Spelling(flat(name), piece, alias)
             found.setdefault(_form(_PLACE.sub("#", flat(name))), {}).setdefault(flat(name), spelling)
         return {form: tuple(spellings.values()) for form, spellings in found.items()}
 
@@ -214,7 +219,7 @@ class Layers:
             if isinstance(means, Piece) and means.cuts:
                 piece = means._replace(whole=_open_alias(means.whole))
                 pieces = found.setdefault(_form(_PLACE.sub("#", piece.whole)), {})
-                pieces.setdefault(piece, _Spelling(_pattern(piece.whole), piece, _open_alias(alias)))
+                pieces.setdefault(piece, _Spelling(piece.whole, piece, _open_alias(alias)))
         return {form: tuple(_smallest(pieces)) for form, pieces in found.items()}
 
     def find(self, path: str, size: Size | None = None) -> Spot | None:
@@ -345,6 +350,7 @@ def _open_alias(pattern: str) -> str:
     return pattern.replace("{n}", "{0}").replace("{m}", "{1}")
 
 
+@functools.cache
 def _pattern(name: str) -> re.Pattern[str]:
     """Return what finds the numbers of a name with {0} and {1}."""
     return re.compile(r"(\d+)".join(map(re.escape, _PLACE.split(name))))
