@@ -41,8 +41,8 @@
                     el("label", { title: "Rank of 3×3 convolutions, where it differs" }, el("span", {}, "Conv rank"), this.conv),
                     el("label", { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" }, el("span", {}, "Prune"), this.prune),
                     el("label", {}, el("span", {}, "Precision"), this.precision),
-                    el("label", { title: "How the modules are called in the file. By default as every host of the base model knows them" }, el("span", {}, "Names"), this.names),
-                    el("label", { title: "Of random dropping: the same seed gives the same file" }, el("span", {}, "Seed"), this.seed)),
+                    el("label", { title: "Of random dropping: the same seed gives the same file" }, el("span", {}, "Seed"), this.seed),
+                    el("label", { title: "How the modules are called in the file. By default as every host of the base model knows them" }, el("span", {}, "Names"), this.names)),
                 this.knobs,
                 this.sentence,
             );

@@ -18,14 +18,9 @@ NAMINGS = tuple(dict.fromkeys((*SPELLINGS, *HOSTS)))
 
 def namings() -> list[list[str]]:
     """Return [name, in words] of what a recipe's `names` may be, "" first."""
-    spelt = {
-        "kohya": "kohya: lora_unet_…",
-        "comfyui": "ComfyUI: diffusion_model.…",
-        "diffusers": "diffusers and PEFT: lora_A, lora_B",
-        "onetrainer": "OneTrainer",
-    }
-    hosts = {name: f"what {host.title} loads" for name, host in HOSTS.items() if name not in spelt}
-    return [["", "what every host loads"], *([*item] for item in {**spelt, **hosts}.items())]
+    spelt = {"kohya": "kohya", "comfyui": "ComfyUI", "diffusers": "diffusers", "onetrainer": "OneTrainer"}
+    hosts = {name: host.title for name, host in HOSTS.items() if name not in spelt}
+    return [["", "every host"], *([*item] for item in {**spelt, **hosts}.items())]
 
 
 @dataclass(frozen=True)
