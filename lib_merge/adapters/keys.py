@@ -215,6 +215,20 @@ def _without_strangers(
 
 def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
     """Return (component, stem with dots, role, style), or None for a key of no known form."""
+    of_processor = _of_processor(key) if "_lora" in key else None
+    if of_processor is not None:
+        return of_processor
+    plain = _ADAPTER.sub(r".\1.\2", key) if ".lora_" in key else key
+    found = _scale_of_factor(key, ends) or _piece_of_oft(key) or _longest_end(plain, ends)
+    if found is None:
+        return None
+    stem, end = found
+    component, rest, style = _front(stem)
+    return component, rest, end.role, style or end.style or "kohya"
+
+
+def _of_processor(key: str) -> tuple[str, str, str, str] | None:
+    """Read the key of a LoRA that attention processors hold: XLabs', and diffusers' old ones."""
     match = _XLABS.match(key)
     if match:
         side = "img" if match["side"] == "1" else "txt"
@@ -227,18 +241,8 @@ def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
     match = _PROCESSOR.match(key) or _PLAIN_PROCESSOR.match(key)
     if match:
         component, stem, _ = _front(f"{match['stem']}.{match['what']}")
-        return (
-            component,
-            _attention(component, stem),
-            f"lora_{match['side']}",
-            "diffusers (attention processors)",
-        )
-    plain = _ADAPTER.sub(r".\1.\2", key)
-    found = _scale_of_factor(key, ends) or _piece_of_oft(key) or _longest_end(plain, ends)
-    if found is None:
-        return None
-    component, stem, front_style = _front(found[0])
-    return component, _attention(component, stem), found[1].role, front_style or found[1].style or "kohya"
+        return component, stem, f"lora_{match['side']}", "diffusers (attention processors)"
+    return None
 
 
 def _longest_end(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
@@ -257,7 +261,7 @@ def _longest_end(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
 
 def _scale_of_factor(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
     """Read the key of what an fp8 factor is to be multiplied with: `lora_up.scale_weight` and the like."""
-    match = _SCALE.match(key)
+    match = _SCALE.match(key) if "scale" in key else None
     if match is None:
         return None
     found = _longest_end(match["stem"], ends) or _longest_end(f"{match['stem']}.weight", ends)
@@ -268,12 +272,18 @@ def _scale_of_factor(key: str, ends: KeyEnds) -> tuple[str, Ending] | None:
 
 def _piece_of_oft(key: str) -> tuple[str, Ending] | None:
     """Read the key of one of kohya's OFT blocks of a module that is several layers in one (Flux' linear1)."""
-    match = _OFT_LIST.match(key)
+    match = _OFT_LIST.match(key) if "oft_blocks" in key else None
     return match and (match["stem"], Ending(f"oft_diag.{match['n']}", "kohya"))
 
 
+@functools.lru_cache(maxsize=1 << 13)
 def _front(stem: str) -> tuple[str, str, str]:
-    """Return (component, rest, style) of a module name."""
+    """Return (component, rest, style) of a module name; a module's keys ask one after the other."""
+    component, rest, style = _cut_front(stem)
+    return component, _attention(component, rest), style
+
+
+def _cut_front(stem: str) -> tuple[str, str, str]:
     stem, style = _out_of_containers(stem, "")
     for front, component, named in _FRONTS:
         if stem.startswith(front):
@@ -385,13 +395,14 @@ def kind_of(roles: Collection[str]) -> Kind | None:
 
     A kind that needs the base weight is asked first: a DoRA has all tensors of a LoRA, and one more.
     """
-    plain = {role.partition(".")[0] for role in roles}
-    return next((kind for kind in _in_turn(tuple(KINDS)) if kind.matches(plain)), None)
+    plain = frozenset(role.partition(".")[0] for role in roles)
+    return min(_matching(tuple(KINDS), plain), key=lambda kind: not kind.needs_base, default=None)
 
 
-@functools.lru_cache(maxsize=8)
-def _in_turn(kinds: tuple[Kind, ...]) -> tuple[Kind, ...]:
-    return tuple(sorted(kinds, key=lambda kind: not kind.needs_base))
+@functools.lru_cache(maxsize=256)
+def _matching(kinds: tuple[Kind, ...], roles: frozenset[str]) -> tuple[Kind, ...]:
+    """Return the kinds that a module with these roles may be of."""
+    return tuple(kind for kind in kinds if kind.matches(roles))
 
 
 def sides(shapes: Shapes) -> tuple[int, int]:
@@ -401,10 +412,9 @@ def sides(shapes: Shapes) -> tuple[int, int]:
         shapes: role -> shape.
     """
     rows = columns = 0
-    for kind in KINDS:
-        if kind.matches(shapes):
-            own_rows, own_columns = kind.sides(shapes)
-            rows, columns = rows or own_rows, columns or own_columns
+    for kind in _matching(tuple(KINDS), frozenset(shapes)):
+        own_rows, own_columns = kind.sides(shapes)
+        rows, columns = rows or own_rows, columns or own_columns
     return rows, columns
 
 

@@ -46,12 +46,21 @@ def cancels(node: Node, target: Target, asked: Delta | Spanned, evaluator: Evalu
 def _may_cancel(asked: Delta | Spanned) -> bool:
     """Tell whether nothing speaks against it that a look at little shows."""
     if isinstance(asked, LowRank):
-        return len(asked.terms) > 1 and _vanishes(asked)
+        return len(asked.terms) > 1 and _entry_vanishes(asked) and _vanishes(asked)
     if isinstance(asked, Dense):
         rows, columns = (max(1, size // _LOOK) for size in asked.matrix.shape)
         return not torch.any(asked.matrix[::rows, ::columns]).item()
     parts = math.sqrt(float(asked.up_sizes.sum() * asked.down_sizes.sum()))
     return float(asked.values.norm()) <= _NEXT_TO_NOTHING * parts
+
+
+def _entry_vanishes(asked: LowRank) -> bool:
+    """Tell whether the entry in the middle is next to nothing beside those of its terms; most are not."""
+    row, column = asked.out // 2, asked.columns // 2
+    parts = [
+        term.scale * float(term.up[row].double() @ term.down[:, column].double()) for term in asked.terms
+    ]
+    return abs(sum(parts)) <= _NEXT_TO_NOTHING * math.hypot(*parts)
 
 
 def _vanishes(asked: LowRank) -> bool:

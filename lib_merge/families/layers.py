@@ -197,6 +197,12 @@ class Layers:
     dotted: str = ""
 
     @cached_property
+    def _heads(self) -> tuple[str, ...]:
+        """What comes before the first number or choice of every spelling, with underscores."""
+        patterns = (*(pattern for size in self.sizes for pattern in size.weights), *self.aliases)
+        return tuple({flat(pattern.partition("{")[0]) for pattern in patterns})
+
+    @cached_property
     def _spellings(self) -> Mapping[str, tuple[_Spelling, ...]]:
         own = dict.fromkeys(
             path for size in self.sizes for pattern in size.weights for path in _open(pattern)
@@ -266,6 +272,8 @@ class Layers:
     def fitting(self, modules: Iterable[ModuleFacts]) -> tuple[Size, ...]:
         """Return the models that have every module of a denoiser in the size that a file shows."""
         modules = [module for module in modules if module.component == "unet"]
+        if modules and not self.native(modules[0].path).startswith(self._heads):
+            return ()  # without the tables, which take their time: nearly every file is of another family
         return tuple(size for size in self.sizes if all(self.has(module, size) for module in modules))
 
     def likeliest(self, modules: Iterable[ModuleFacts]) -> Size:

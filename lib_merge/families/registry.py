@@ -14,7 +14,7 @@ number in a module's path.
 from __future__ import annotations
 
 import functools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from lib_merge.errors import RecipeError
@@ -97,13 +97,13 @@ class FamilyGuess:
 def tell_family(modules: Iterable[ModuleFacts]) -> FamilyGuess:
     """Return the families that a file's modules fit."""
     modules = tuple(modules)
-    shown = _shown(modules)
-    refused = next((fact for fact, names in shown if all(FAMILIES[name].refused for name in names)), None)
-    if refused is not None:
-        return FamilyGuess(
-            _sorted(name for name in FAMILIES if refused in FAMILIES[name].facts), refused.reason
-        )
+    refusing = _shown(modules, lambda names: all(FAMILIES[name].refused for name in names))
+    if refusing:
+        return FamilyGuess(_sorted(refusing[0][1]), refusing[0][0].reason)
     fitting = _fitting(modules)
+    # the tables know a denoiser better than any fact; its text encoders may still tell of several families
+    text = [module for module in modules if not fitting or module.component != "unet"]
+    shown = _shown(text)
     if not fitting and not shown:
         return FamilyGuess((OTHER,), "its module names are of no family known here")
     if fitting:
@@ -117,7 +117,7 @@ def tell_family(modules: Iterable[ModuleFacts]) -> FamilyGuess:
     if len(likely) > 1:
         components = {module.component for module in modules}
         likely -= {name for name in likely if not components.isdisjoint(FAMILIES[name].improbable)}
-    return FamilyGuess(_sorted(likely), _reason(likely, shown), _sorted(possible), _sorted(arguable))
+    return FamilyGuess(_sorted(likely), _reason(likely, modules), _sorted(possible), _sorted(arguable))
 
 
 def _sorted(names: Iterable[str]) -> tuple[str, ...]:
@@ -125,9 +125,11 @@ def _sorted(names: Iterable[str]) -> tuple[str, ...]:
     return tuple(name for name in FAMILIES if name in names)
 
 
-def _reason(likely: set[str], shown: Sequence[tuple[Fact, frozenset[str]]]) -> str:
+def _reason(likely: set[str], modules: Sequence[ModuleFacts]) -> str:
     """Return the most telling fact that is true of all of them."""
-    telling = [(len(families), fact.reason) for fact, families in shown if likely <= families]
+    telling = [
+        (len(families), fact.reason) for fact, families in _shown(modules, lambda names: likely <= names)
+    ]
     return min(telling, key=lambda item: item[0])[1] if telling else "names and sizes of its modules"
 
 
@@ -150,8 +152,7 @@ def _fitting(modules: Sequence[ModuleFacts]) -> set[str]:
 
 def _told_by_text(fitting: set[str], shown: Sequence[tuple[Fact, frozenset[str]]]) -> set[str]:
     """Return the families of these whose text encoders are those of the file, where one has them."""
-    told = fitting.intersection(*(families for fact, families in shown if fact.component != "unet"))
-    return told or fitting
+    return fitting.intersection(*(families for _, families in shown)) or fitting
 
 
 def _covered(names: set[str], modules: Sequence[ModuleFacts]) -> set[str]:
@@ -164,11 +165,18 @@ def _covered(names: set[str], modules: Sequence[ModuleFacts]) -> set[str]:
     return covered or names
 
 
-def _shown(modules: Iterable[ModuleFacts]) -> list[tuple[Fact, frozenset[str]]]:
-    """Return every fact that some module shows, in the order of first appearance, and who can have it."""
-    hidden = list(_facts(tuple(FAMILIES.values())))
+def _shown(
+    modules: Iterable[ModuleFacts], of: Callable[[frozenset[str]], bool] = bool
+) -> list[tuple[Fact, frozenset[str]]]:
+    """Return every fact that some module shows, in the order of first appearance, and who can have it.
+
+    Args:
+        modules: of a file.
+        of: whose facts are asked for; each module is asked for every one, which takes its time.
+    """
+    hidden = [(fact, names) for fact, names in _facts(tuple(FAMILIES.values())) if of(names)]
     shown = []
-    for module in modules:
+    for module in modules if hidden else ():
         new = [item for item in hidden if item[0].shown_by(module)]
         if new:
             shown.extend(new)
