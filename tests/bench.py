@@ -7,6 +7,7 @@ compared; absolute times of a shared machine mean little.
 from __future__ import annotations
 
 import argparse
+import importlib
 import json
 import os
 import platform
@@ -48,9 +49,9 @@ def main() -> None:
     print(f"{_machine()}\n")
     print(
         "| case | floor s | lossless s (× floor) | truncated floor s | truncated s (× floor) | verify s | hash s | "
-        "peak MB over import | dense SVD, extrapolated |"
+        "check of loaders, of all | peak MB over import | dense SVD, extrapolated |"
     )
-    print("|---|---|---|---|---|---|---|---|---|")
+    print("|---|---|---|---|---|---|---|---|---|---|")
     for case in CASES:
         if not arguments.only or arguments.only in case[0]:
             print(_row(case, arguments), flush=True)
@@ -84,6 +85,7 @@ def _row(case: tuple, arguments: argparse.Namespace) -> str:
         f"| {name} | {floor_l['seconds']:.2f} | {low['seconds']:.2f} ({low['seconds'] / floor_l['seconds']:.1f}) "
         f"| {floor_t['seconds']:.2f} | {cut['seconds']:.2f} ({cut['seconds'] / floor_t['seconds']:.1f}) "
         f"| {low['verify']:.2f} / {cut['verify']:.2f} | {low['hash']:.2f} / {cut['hash']:.2f} "
+        f"| {low['loaders']:.1%} / {cut['loaders']:.1%} "
         f"| {low['peak']:.0f} / {cut['peak']:.0f} | {dense['seconds']:,.0f} s |"
     )
 
@@ -197,6 +199,25 @@ def _load_only(inputs: list[str]) -> float:
     return time.perf_counter() - start
 
 
+def _timed(module: str, *names: str) -> list[float]:
+    """Have functions of a module note the seconds that each call of them takes."""
+    place, noted = importlib.import_module(module), []
+
+    def timed(function):
+        def call(*arguments):
+            start = time.perf_counter()
+            try:
+                return function(*arguments)
+            finally:
+                noted.append(time.perf_counter() - start)
+
+        return call
+
+    for name in names:
+        setattr(place, name, timed(getattr(place, name)))
+    return noted
+
+
 def _merge(job: dict) -> dict:
     import safetensors.torch  # noqa: F401 - part of the baseline
     import torch
@@ -206,6 +227,7 @@ def _merge(job: dict) -> dict:
     base = peak_rss_mb()
     from lib_merge import Job, Source, merge
 
+    checking = _timed("lib_merge.engine.merge", "written_in", "verdicts")
     if job.get("device", "cpu") != "cpu":
         torch.zeros(1, device=job["device"])
     cpu = time.process_time()
@@ -228,6 +250,7 @@ def _merge(job: dict) -> dict:
         "seconds": spent["total"] - apart,
         "verify": spent["verify"],
         "hash": spent["hash"],
+        "loaders": sum(checking) / spent["total"],
         "bytes": report.bytes,
         "peak": peak_rss_mb() - base,
         "energy": report.energy_kept,

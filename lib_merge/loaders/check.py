@@ -70,7 +70,7 @@ class Written(NamedTuple):
 
     name: str
     stem: str
-    roles: Collection[str]
+    roles: frozenset[str]
     place: Place | None
 
 
@@ -144,9 +144,8 @@ def _unfit(module: Written) -> bool:
 
 def _reason(host: Host, contents: Contents, module: Written, names: Collection[str]) -> str:
     """Return why a host does not load a module as it is meant, or ""."""
-    strangers = sorted(set(module.roles) - host.roles)
-    if strangers:
-        return f"it reads no {strangers[0]}"
+    if not module.roles <= host.roles:
+        return f"it reads no {min(module.roles - host.roles)}"
     place = _place_in(host.name, contents.family.name, contents.size, module.stem)
     if place is None:
         return UNKNOWN
@@ -192,7 +191,7 @@ def where(loads: Loads, family: Family, stem: str, size: Size | None = None) -> 
         stem: the module's name as the file has it, front and all.
         size: the model of the family whose sizes count.
     """
-    for front in sorted(loads.encoders, key=len, reverse=True):
+    for front in loads.encoder_fronts:
         path = _path(stem, front)
         for name in loads.encoders[front] if path is not None else ():
             if path is not None and _in_encoder(

@@ -12,6 +12,7 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import Enum
+from functools import cached_property
 from typing import NamedTuple
 
 from lib_merge.families.placement import Rows
@@ -87,6 +88,11 @@ class Loads:
     encoders: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     without: re.Pattern[str] | None = None
     how: How = How.RUN
+
+    @cached_property
+    def encoder_fronts(self) -> tuple[str, ...]:
+        """The fronts of text encoders, the longest first: one may begin with another."""
+        return tuple(sorted(self.encoders, key=len, reverse=True))
 
 
 @dataclass(frozen=True, kw_only=True)
