@@ -54,14 +54,12 @@ class Campaign:
     aim     inputs that count as enough; 0 = as many as there is time for
     share   of the time, beside the others
     world   the test environment it runs in
-    forks   a part of it is processes: slow in the suite
     """
 
     name = ""
     aim = 0
     share = 1.0
     world = "engine"
-    forks = False
 
     def __init__(self, folder: Path):
         self.folder = folder
@@ -73,6 +71,11 @@ class Campaign:
     def attempt(self, inputs: Inputs) -> str:
         """Try an input and return in a word or two what came of it; raise `Problem`, or let an exception through."""
         raise NotImplementedError
+
+    @staticmethod
+    def environment(folder: Path) -> dict[str, str]:
+        """Return what the worker's environment must have besides; `folder` is there as long as the worker."""
+        return {}
 
     def close(self) -> None:
         """Check what can only be seen at the end, and give back what was taken."""

@@ -114,8 +114,9 @@ class Watch:
         with tempfile.TemporaryDirectory(prefix="campaign-watch-") as folder:
             place = Place(Path(folder) / "place")
             errors = Path(folder) / "errors"
+            more = self.kind.environment(Path(folder))
             with errors.open("wb") as err:
-                process = self._start(Path(folder) / "place", err)
+                process = self._start(Path(folder) / "place", err, more)
             begun = self.tally.next
             ended = self._attend(process, place, until)
             number = place.get()[0]
@@ -132,7 +133,7 @@ class Watch:
     def _over(self, until: float) -> bool:
         return self.stopped or time.monotonic() >= until or self._enough()
 
-    def _start(self, place: Path, err: Any) -> subprocess.Popen[bytes]:
+    def _start(self, place: Path, err: Any, more: dict[str, str]) -> subprocess.Popen[bytes]:
         last = self.tally.aim or 1 << 60
         return subprocess.Popen(
             [
@@ -151,7 +152,7 @@ class Watch:
             cwd=ROOT,
             stdout=subprocess.PIPE,
             stderr=err,
-            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},
+            env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **more},
         )
 
     def _attend(self, process: subprocess.Popen[bytes], place: Place, until: float) -> str:
