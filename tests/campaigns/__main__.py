@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from tests.campaigns import CAMPAIGNS, campaign_class
-from tests.campaigns.harness import NotHere, Overheard, Place, drawn, scratch, tried, work
+from tests.campaigns.harness import NotHere, Overheard, Place, drawn, scratch, tried
 from tests.campaigns.watch import Tally, Watch, details, interruptible, table
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
@@ -30,7 +30,7 @@ def main(given: Sequence[str] | None = None) -> int:
     asked = parser.parse_args(given)
     if asked.worker:
         numbers = range(vars(asked)["from"], asked.to)
-        work(campaign_class(asked.worker), asked.seed, iter(numbers), Place(asked.place))
+        campaign_class(asked.worker).work(asked.seed, iter(numbers), Place(asked.place), asked.place)
         return 0
     names = asked.only or [name for name in CAMPAIGNS if name != "atheris"]
     if asked.at is not None:

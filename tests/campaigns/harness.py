@@ -72,6 +72,17 @@ class Campaign:
         """Try an input and return in a word or two what came of it; raise `Problem`, or let an exception through."""
         raise NotImplementedError
 
+    @classmethod
+    def work(cls, seed: int, numbers: Iterator[int], place: Place, path: Path) -> None:
+        """Try inputs in this process; see `work`."""
+        del path
+        work(cls, seed, numbers, place)
+
+    @classmethod
+    def recovered(cls, path: Path) -> Inputs | None:
+        """Return the input at which a worker was ended, None where it can be made again; `path` is the place's."""
+        return None
+
     @staticmethod
     def environment(folder: Path) -> dict[str, str]:
         """Return what the worker's environment must have besides; `folder` is there as long as the worker."""

@@ -33,6 +33,8 @@ from tests.campaigns.harness import (
 
 # seconds on the clock after which an input hangs though it takes no processor, as one that waits for a lock
 MOST_WAIT = 180.0
+# environments that are made when a campaign asks for them
+MADE = ("atheris",)
 # seconds for a worker to begin, and for its last input and its end
 PATIENCE = 300.0
 
@@ -85,9 +87,24 @@ def interpreter(world: str) -> str:
     python = own.parent / world / "bin" / "python"
     if not python.exists():
         python = ROOT / ".venvs" / world / "bin" / "python"
+    if not python.exists() and world in MADE:
+        python = _made(world)
     if not python.exists():
         raise NotHere(f"the environment .venvs/{world} is not there")
     return str(python)
+
+
+def _made(world: str) -> Path:
+    """Make an environment that no test needs; `.ci/environments.py` knows how."""
+    sys.path.insert(0, str(ROOT / ".ci"))
+    try:
+        import environments
+    finally:
+        sys.path.pop(0)
+    try:
+        return environments.thin(ROOT / ".venvs" / world, f"{world}.txt")
+    except environments.Failure as error:
+        raise NotHere(str(error)) from error
 
 
 class Watch:
@@ -127,7 +144,7 @@ class Watch:
                 text = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise NotHere(text[-1] if text else f"the worker ended with {process.returncode}")
             if ended:
-                self._count_lost(number, ended, errors)
+                self._count_lost(number, ended, errors, Path(folder) / "place")
         return True
 
     def _over(self, until: float) -> bool:
@@ -214,19 +231,18 @@ class Watch:
             return f"hang: more than {max(MOST_WAIT, 4 * most):g} s on the clock"
         return "memory: more than 4 GB" if memory > 4 * MOST_MEMORY else ""
 
-    def _count_lost(self, number: int, why: str, errors: Path) -> None:
+    def _count_lost(self, number: int, why: str, errors: Path, place: Path) -> None:
         """Note the input at which a worker was ended or died, and keep it."""
         kind = why.partition(":")[0] if why.partition(":")[0] in KINDS else "traceback"
         tail = errors.read_text(encoding="utf-8", errors="replace")[-2000:]
         found = Finding(number, kind, f"{kind} {why}", f"{why}\n{tail}")
         self.tally.outcomes[kind] += 1
         self.tally.add(found)
-        with scratch() as folder:
-            campaign = self.kind(folder)
-            keep_input(
-                self.kind, self.seed, found, campaign.make(number, drawn(self.kind, self.seed, number))
-            )
-            campaign.close()
+        inputs = self.kind.recovered(place)
+        if inputs is None:
+            with scratch() as folder:
+                inputs = self.kind(folder).make(number, drawn(self.kind, self.seed, number))
+        keep_input(self.kind, self.seed, found, inputs)
 
 
 def _usage(process: int) -> tuple[float, int]:
