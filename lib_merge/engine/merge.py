@@ -35,12 +35,13 @@ from lib_merge.engine.encode import (
     encode_vectors,
 )
 from lib_merge.engine.evaluate import blame, over_modules
+from lib_merge.engine.publish import Published, publish
 from lib_merge.engine.report import MergeReport, ModuleReport, peak_rss_mb, remarks
 from lib_merge.engine.room import written
 from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree
-from lib_merge.errors import OutputError, VerifyError
+from lib_merge.errors import Cancelled, MergeError, OutputError, VerifyError
 from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
 from lib_merge.files.reader import SafetensorsFile
@@ -68,14 +69,14 @@ def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
     start = time.perf_counter()
     check_target(target, recipe, overwrite=job.overwrite)
     device = pick_device(job.device)
-    with open_tree(recipe, job.open_file, drop_unsupported=job.drop_unsupported) as tree:
+    with open_tree(recipe, job.open_file, drop_unsupported=job.drop_unsupported) as tree, _steady(tree):
         report = MergeReport.of(tree.root, target)
         with exact_numerics(device):
             plan = survey(tree, device, job)
             final = _attempt(tree, plan, report, target, job)
             if final is None:
                 # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew
-                # instead. Or a source changed meanwhile, and what was found in it holds no longer
+                # instead
                 plan.evaluator.forget()
                 final = _attempt(tree, plan, report, target, job)
             if final is None:
@@ -90,7 +91,7 @@ def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
     return report
 
 
-def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job) -> Path | None:
+def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job) -> Published | None:
     """Write, prove and publish; None when modules were off target that can still be factored anew."""
     with StreamWriter(target, plan.size.room) as writer:
         _write(tree, plan, report, writer, job)
@@ -99,13 +100,27 @@ def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job
             # the disk takes its time while the proof reads from memory
             with _beside(writer.sync):
                 report.modules, report.loads_in = prove(writer.temp, tree, plan, job)
+            tree.check_unchanged()
             again = {module.name for module in off_target(report.modules, tree.root)} - plan.anew
             if again:
                 plan.anew |= again
                 return None
             check_proof(report.modules, tree.root)
             job.tell("save", 1, 1)
-        return writer.publish(overwrite=job.overwrite)
+        tree.check_unchanged()  # what was hashed is what was read
+        return publish(writer, tree, report, job)
+
+
+@contextlib.contextmanager
+def _steady(tree: Tree) -> Iterator[None]:
+    """Say of what fails because a source was written to meanwhile that this is why."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except MergeError:
+        tree.check_unchanged()
+        raise
 
 
 @contextlib.contextmanager
@@ -247,10 +262,10 @@ def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job
         report.bytes = writer.size
 
 
-def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) -> None:
-    """Fill in the rest of the report, and write the notes beside the file."""
+def _finish(tree: Tree, plan: Plan, report: MergeReport, published: Published, job: Job) -> None:
+    """Fill in the rest of the report."""
     node = tree.root
-    target = Path(report.output)
+    target, final = Path(report.output), published.path
     if final != target:
         report.warnings.append(
             f"{target.name} is in use by another program, so the merge was saved as {final.name}"
@@ -269,15 +284,7 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) 
     for file in tree.files:
         for name, why in file.left_out.items():
             report.left_out[f"{file.name}: {name}"] = why
-    if job.side_car:
-        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
-        recipe = node.stamped()
-        notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
-        try:
-            note = metadata.write_side_car(final, recipe, node.family, words, notes)
-        except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
-            note = str(error)
-        report.warnings.extend([note] if note else [])
+    report.warnings.extend(published.notes)
 
 
 def save_groups(recipe: Recipe, folder: Path, job: Job) -> list[str]:
