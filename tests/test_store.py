@@ -190,13 +190,31 @@ def test_only_old_unheld_leftovers_of_our_own_making_are_swept(tmp_path):
         _old(_touch(tmp_path / name))
         for name in (".theirs.merging", ".notes.xyz.merging", "seen.0123456789ab.merging", ".a.json.lock", ".x.0123456789ab.merging.txt")
     ]  # fmt: skip
-    with Temporary(tmp_path / "a.json") as living:
+    lock, journal = tmp_path / ".m.safetensors.lock", tmp_path / ".gone.0123456789ab.merging-journal"
+    for empty in (lock, journal):
+        empty.write_bytes(b"")
+        _old(empty)
+    with Temporary(tmp_path / "a.json") as living, store.locked(tmp_path / "b.json"):
         _old(living.path)
-        assert store.sweep(tmp_path) == 1
+        _old(tmp_path / ".b.json.lock")
+        assert store.sweep(tmp_path) == 3
         assert living.path.exists()
-    assert not gone.exists()
+        assert (tmp_path / ".b.json.lock").exists()
+    assert not any(left.exists() for left in (gone, lock, journal))
     assert young.exists()
     assert all(other.exists() for other in others)
+
+
+@POSIX
+def test_a_pipe_of_such_a_name_does_not_stop_a_sweep(tmp_path):
+    os.mkfifo(tmp_path / ".pipe.0123456789ab.merging")
+    (tmp_path / ".link.0123456789ab.merging").symlink_to(_touch(tmp_path / "victim"))
+    for trap in tmp_path.glob(".*"):
+        os.utime(trap, (0, 0), follow_symlinks=False)
+    begun = time.monotonic()
+    store.sweep(tmp_path)
+    assert time.monotonic() - begun < 2
+    assert (tmp_path / "victim").read_bytes() == b"x"
 
 
 def _touch(path):

@@ -29,7 +29,12 @@ T = TypeVar("T")
 # the largest file that is read whole
 LIMIT = 16 << 20
 SUFFIX = ".merging"
-_OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging", re.DOTALL)
+_OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging(-journal)?", re.DOTALL)
+_LOCK = re.compile(r"\..+\.(safetensors|json|sqlite3)\.lock", re.DOTALL)
+# how a file of a name that others can guess is opened: no link is followed, no pipe waited for
+_ITSELF = 0
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+    _ITSELF |= getattr(os, _flag, 0)
 # Seconds after its last byte at which a temporary that nobody locks counts as left behind: some network
 # folders grant every lock, and there this alone protects a merge that another machine is proving.
 LEFT_BEHIND = 3600.0
@@ -255,23 +260,29 @@ class Temporary:
 def sweep(folder: Path) -> int:
     """Remove temporaries that a killed writer left in a folder; return how many.
 
-    Only files with the very names that `Temporary` gives go, and of them only those that no process holds
-    (POSIX: their lock is free; Windows: nobody has them open) and that nobody has written to for
-    `LEFT_BEHIND` seconds.
+    Only files with the very names that `Temporary` and `locked` give go, and of them only those that no
+    process holds (POSIX: their lock is free; Windows: nobody has them open) and that nobody has written to
+    for `LEFT_BEHIND` seconds; a lock is without a byte.
     """
     removed = 0
     try:
         # names alone: thousands of pictures may lie there
-        names = [name for name in os.listdir(folder) if name[0] == "." and _OURS.fullmatch(name)]  # noqa: PTH208
+        names = [name for name in os.listdir(folder) if name[0] == "." and _is_ours(name)]  # noqa: PTH208
     except OSError:
         return 0
     for name in names:
         path = folder / name
         with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > LEFT_BEHIND:
+            state = path.lstat()
+            lock = name.endswith(".lock")
+            if time.time() - state.st_mtime > LEFT_BEHIND and not (lock and state.st_size):
                 remove_unheld(path)
                 removed += 1
     return removed
+
+
+def _is_ours(name: str) -> bool:
+    return bool(_OURS.fullmatch(name) or _LOCK.fullmatch(name))
 
 
 def remove_unheld(path: Path) -> None:
@@ -281,7 +292,7 @@ def remove_unheld(path: Path) -> None:
         return
     import fcntl
 
-    with path.open("rb") as file:
+    with io.FileIO(os.open(path, os.O_RDONLY | _ITSELF), "rb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()  # while the lock is held: nobody can have begun to use it
 
@@ -358,10 +369,7 @@ def locked(target: Path, timeout: float = 5.0) -> Iterator[None]:
 
 def _own(path: Path) -> io.FileIO:
     """Open a lock file, made where there is none; never what a link or a pipe of its name leads to."""
-    flags = os.O_RDWR | os.O_CREAT
-    for name in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
-        flags |= getattr(os, name, 0)
-    return io.FileIO(os.open(path, flags, 0o666), "r+b")
+    return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | _ITSELF, 0o666), "r+b")
 
 
 def _take(file: io.FileIO) -> bool:

@@ -119,6 +119,7 @@ class Database:
     @functools.cached_property
     def _shared(self) -> bool:
         """True where the folder's locks work, as everywhere but in some folders of a network."""
+        self._make_folder()
         if _has_locks(self.path.parent):
             return True
         self.warn(
@@ -137,6 +138,8 @@ class Database:
                 return self._once(work, change=change)
         except sqlite3.Error as error:
             raise _sentence(error, self.path) from error
+        except OSError as error:
+            raise store.write_error(error, self.path) from error
 
     def _once(self, work: Callable[[sqlite3.Connection], T], *, change: bool) -> T:
         with contextlib.closing(self._connect()) as connection:
@@ -150,12 +153,15 @@ class Database:
             return result
 
     def _connect(self) -> sqlite3.Connection:
-        with contextlib.suppress(OSError):  # SQLite says what is wrong with the folder
-            self.path.parent.mkdir(parents=True, exist_ok=True)
+        self._make_folder()
         if not self._shared:
             address = f"{self.path.absolute().as_uri()}?nolock=1"
             return sqlite3.connect(address, uri=True, isolation_level=None)
         return sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+
+    def _make_folder(self) -> None:
+        with contextlib.suppress(OSError):  # SQLite says what is wrong with the folder
+            self.path.parent.mkdir(parents=True, exist_ok=True)
 
     def _begin(self) -> None:
         if self._begun:
@@ -232,16 +238,13 @@ class Database:
             if _sound(self.path):
                 return  # another process was faster
             rows = _salvaged(self.path)
-            try:
-                with _new_file(self.path) as fresh:
-                    _fill(fresh, rows)
-                    aside = set_aside(self.path, stays=True)
-                    journal = self.path.with_name(f"{self.path.name}-journal")
-                    with contextlib.suppress(FileNotFoundError):  # it must not be played into the new file
-                        move(journal, aside.with_name(f"{aside.name}-journal"))
-                    store.patiently(lambda: os.replace(fresh, self.path))
-            except OSError as error:
-                raise store.write_error(error, self.path) from error
+            with _new_file(self.path) as fresh:
+                _fill(fresh, rows)
+                aside = set_aside(self.path, stays=True)
+                journal = self.path.with_name(f"{self.path.name}-journal")
+                with contextlib.suppress(FileNotFoundError):  # it must not be played into the new file
+                    move(journal, aside.with_name(f"{aside.name}-journal"))
+                store.patiently(lambda: os.replace(fresh, self.path))
         self._begun = self._first is None  # what 0.1 left is looked at again
         self.warn(
             f"{self.path.name} was damaged; it was kept as {aside.name}. {len(rows['entries'])} entries of "
