@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import errno
 import io
 import json
@@ -712,3 +713,45 @@ def test_only_our_own_merge_counts_as_own(pair, out):
     assert not publishing.is_own(out.with_name("none.safetensors"))
     out.write_bytes(out.read_bytes()[:-1])
     assert not publishing.is_own(out)
+
+
+def test_an_earlier_picture_goes_into_the_trash(desk, host):  # noqa: F811
+    from tests.test_tab_reopening import PNG
+
+    _merged(desk, template="m")
+    (host.folder / "m.preview.webp").write_bytes(b"theirs")
+    data = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    for _ in range(2):
+        assert _merged(desk, template="m", overwrite=True, preview={"data": data})["warnings"] == []
+        assert sorted(path.name for path in host.folder.glob("m.preview*")) == ["m.preview.png"]
+    [kept] = [path for path in (host.data_folder() / "trash").iterdir() if path.suffix != ".json"]
+    assert kept.read_bytes() == b"theirs"
+
+
+@POSIX
+def test_a_preview_is_not_written_through_a_link(desk, host):  # noqa: F811
+    from tests.test_tab_reopening import PNG
+
+    _merged(desk, template="m")
+    victim = host.base / "victim.png"
+    victim.write_bytes(b"theirs")
+    (host.folder / "m.preview.png").symlink_to(victim)
+    data = "data:image/png;base64," + base64.b64encode(PNG).decode()
+    assert _merged(desk, template="m", overwrite=True, preview={"data": data})["warnings"] == []
+    assert victim.read_bytes() == b"theirs"
+    assert (host.folder / "m.preview.png").read_bytes() == PNG
+
+
+@pytest.mark.parametrize("called", ["x" * 200, "日" * 100, "a.b.", "..", "con", "a/b:c", "\u202e"])
+def test_levels_of_levels_have_names_and_replace_nothing_silently(pair, out, called):
+    inner = Recipe(tuple(Source(path, name=path.name) for path in pair))
+    middle = Recipe((Source(recipe=inner, name=called), Source(pair[0], name=pair[0].name)))
+    recipe = Recipe((Source(recipe=middle, name=called), Source(pair[1], name=pair[1].name)))
+    levels = out.parent / "levels"
+    first = run_recipe(recipe, out, keep_levels=levels)
+    names = sorted(path.name for path in levels.glob("*.safetensors"))
+    assert len(names) == 2, first.warnings
+    before = write_lora(levels / names[0], seed=9).read_bytes()
+    again = run_recipe(recipe, out, job=AGAIN, keep_levels=levels)
+    assert any(f"the old {names[0]} and 1 files beside it were kept in" in note for note in again.warnings)
+    assert before in _files(levels / ".lora-merge" / "trash").values()

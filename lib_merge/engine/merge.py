@@ -44,6 +44,7 @@ from lib_merge.engine.tree import Node, Target, Tree, open_tree
 from lib_merge.errors import Cancelled, MergeError, OutputError, VerifyError
 from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
+from lib_merge.files.names import MAX_NAME, SUFFIX
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
 from lib_merge.linalg import Dense, LowRank, Spanned, Term, difference_norm, norm, tolerances
@@ -284,6 +285,7 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, published: Published, j
     for file in tree.files:
         for name, why in file.left_out.items():
             report.left_out[f"{file.name}: {name}"] = why
+    report.kept = published.notes
     report.warnings.extend(published.notes)
 
 
@@ -307,15 +309,24 @@ def _groups(recipe: Recipe, folder: Path, job: Job, prefix: str) -> Iterator[str
     for number, source in enumerate(recipe.sources, 1):
         if source.recipe is None:
             continue
-        name = f"{prefix}level-{number}"
-        if source.name:
-            name += "-" + re.sub(r"[^\w.-]+", "_", Path(source.name).stem)[:60]
+        name = _level(prefix, number, source.name)
         yield from _groups(source.recipe, folder, job, f"{name}-")
         inner = replace(
             source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision
         )
         report = run(inner, folder / f"{name}.safetensors", replace(job, overwrite=True))
         yield f"level {number} was saved as {Path(report.output).name}"
+        yield from (f"level {number}: {note}" for note in report.kept)
+
+
+def _level(prefix: str, number: int, called: str) -> str:
+    """Return the name of a group's file: where it stands, and what of its own name a file can have."""
+    name = f"{prefix}level-{number}"
+    if called:
+        name += "-" + re.sub(r"[^\w.-]+", "_", Path(called).stem)[:60]
+    # of levels below levels the deepest are what tells them apart
+    raw = name.encode("utf-8")[-(MAX_NAME - len(SUFFIX) - 1) :]
+    return raw.decode("utf-8", "ignore").strip(".")
 
 
 # ---------------------------------------------------------------- the proof

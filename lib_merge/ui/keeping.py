@@ -16,10 +16,9 @@ from lib_merge.families import USUAL
 from lib_merge.files.beside import beside
 from lib_merge.files.moving import move_all, move_back
 from lib_merge.files.names import SUFFIX, check_stem
-from lib_merge.files.trash import Trash
 from lib_merge.kept.history import Entry
 from lib_merge.ui.catalog import PresetsReply, presets
-from lib_merge.ui.desk import Desk, Nothing, operation
+from lib_merge.ui.desk import Desk, Nothing, operation, trash_of
 from lib_merge.ui.protocol import About, write
 from lib_merge.ui.reopening import OpenReply, open_recipe
 from lib_merge.ui.state import TabState, to_recipe
@@ -344,7 +343,7 @@ def remove(desk: Desk, request: EntryRequest) -> Nothing:
     if not any(item.key == entry.key for item in desk.library.items()):
         desk.history.remove(entry.id)
         return Nothing()
-    trash, path = _trash(desk), desk.library.resolve(entry.key)
+    trash, path = trash_of(desk), desk.library.resolve(entry.key)
     thrown = trash.take([path, *_belongings(path)], entry.id)
     try:
         desk.history.remove(entry.id)
@@ -354,10 +353,6 @@ def remove(desk: Desk, request: EntryRequest) -> Nothing:
     _tell(desk, [path])
     desk.library.refresh(wait=True)
     return Nothing()
-
-
-def _trash(desk: Desk) -> Trash:
-    return Trash(desk.host.data_folder() / "trash")
 
 
 def _belongings(lora: Path) -> list[Path]:
@@ -394,7 +389,7 @@ class TrashReply:
 @operation("trash")
 def trash(desk: Desk) -> TrashReply:
     """Return the LoRAs that were deleted, or replaced by a merge, and can go back."""
-    things = [ThrownLora(id=t.id, name=t.name, time=t.time, why=t.why) for t in _trash(desk).things()]
+    things = [ThrownLora(id=t.id, name=t.name, time=t.time, why=t.why) for t in trash_of(desk).things()]
     return TrashReply(thrown=things)
 
 
@@ -408,7 +403,7 @@ class RestoreRequest:
 @operation("restore")
 def restore(desk: Desk, request: RestoreRequest) -> KeyReply:
     """Move a LoRA and what lay beside it from the trash to its place, and its entry into the history."""
-    trash = _trash(desk)
+    trash = trash_of(desk)
     thrown = trash.get(request.thrown)
     if not desk.library.key_of(Path(thrown.folder) / thrown.name):
         message = f"{thrown.name} lay outside of today's LoRA folders, in {thrown.folder}; move it by hand."

@@ -19,7 +19,7 @@ from lib_merge.kept.history import Entry
 from lib_merge.library.partners import noise_level, partner_stem, partners_of
 from lib_merge.loaders import written_in
 from lib_merge.recipe import Recipe, from_json, with_paths
-from lib_merge.ui.desk import Desk, carried_recipe, operation
+from lib_merge.ui.desk import Desk, carried_recipe, operation, trash_of
 from lib_merge.ui.jobs import JobReply, Task, compute
 from lib_merge.ui.listing import LoraRequest
 from lib_merge.ui.pictures import keep_preview
@@ -186,12 +186,12 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
         work,
         overwrite=output.overwrite,
         drop_unsupported=True,
-        trash=desk.host.data_folder() / "trash",
+        trash=trash_of(desk).folder,
         card=_card(output),
     )
     report.warnings[:0] = remarks
     saved = Path(report.output)
-    report.warnings.extend(keep_preview(desk.library, saved, output.preview))
+    report.warnings.extend(keep_preview(desk.library, saved, output.preview, trash_of(desk)))
     desk.library.refresh(wait=True)
     done = {
         **report.to_json(),
