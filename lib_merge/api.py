@@ -13,7 +13,8 @@ from lib_merge.engine.merge import run, save_groups
 from lib_merge.engine.merge import verify as hold_against_recipe
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
-from lib_merge.errors import RecipeError
+from lib_merge.errors import FileFormatError, RecipeError
+from lib_merge.files.store import read_text
 from lib_merge.library.recipes import finder
 from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.ranks.policy import RankPolicy, parse_policy
@@ -165,14 +166,16 @@ def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     path = Path(path)
     if path.suffix.lower() == ".json":
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}."
-            raise RecipeError(message) from error
+            text = read_text(path)
+        except FileFormatError as error:
+            raise RecipeError(str(error)) from error
+        if text is None:
+            message = f"{path.name} cannot be read: it does not exist."
+            raise RecipeError(message)
     else:
         opened = open_lora(path)
         opened.close()
-        text = metadata.recipe_of(opened.metadata) or ""
+        text = metadata.recipe_of(opened.metadata)
         if not text:
             message = f"{path.name} was not made by this program: there is no recipe in it."
             raise RecipeError(message)

@@ -244,7 +244,7 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
     assert desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
     assert not list(host.folder.glob("fine*"))
     trash = {path.name for path in (host.data_folder() / "trash").iterdir() if "-report" not in path.name}
-    assert len(trash) == 4  # the LoRA, its side-car and picture, the entry
+    assert len(trash) == 5  # the LoRA, its side-car and picture, the entry, where they lay
     assert f"{done['entry']}.json" in trash
     assert desk.handle_dict({"op": "history"})["entries"] == []
     assert not desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]

@@ -28,11 +28,12 @@ from lib_merge.cli.text import (
     methods_text,
     report_text,
     show,
+    write_page,
 )
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
-from lib_merge.files.store import write_text
+from lib_merge.files.names import SUFFIX
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.partners import partner_stem, partners_of
 from lib_merge.loaders import NAMINGS
@@ -135,6 +136,8 @@ def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
         drop_unsupported=getattr(arguments, "drop_unsupported", False),
         progress=progress,
         cancelled=lambda: stop.asked,
+        # a merge that bears its name must not write its notes into it
+        recipe_file=Path(arguments.recipe) if getattr(arguments, "recipe", None) else None,
     )
 
 
@@ -168,7 +171,7 @@ def _convert(arguments: Arguments, stop: _Interrupt) -> None:
 def _run_recipe(arguments: Arguments, stop: _Interrupt) -> None:
     recipe = api.load_recipe(arguments.recipe, arguments.lora_dir or ())
     if arguments.save_to is None:
-        arguments.save_to = str(Path(arguments.recipe).with_suffix(".safetensors"))
+        arguments.save_to = str(Path(arguments.recipe).with_suffix(SUFFIX))
     _run(recipe, arguments, stop)
 
 
@@ -207,7 +210,7 @@ def _analyze(arguments: Arguments, stop: _Interrupt) -> None:
         job = Job(device=arguments.device, progress=progress, cancelled=lambda: stop.asked)
         report = analyze(_looked_at(arguments), job=job, methods=_compared(arguments.compare))
     if arguments.html:
-        write_text(Path(arguments.html), to_html(report))
+        write_page(Path(arguments.html), to_html(report))
     if arguments.json:
         show(json.dumps(to_json(report, tensors=not arguments.no_tensors), allow_nan=False))
     else:

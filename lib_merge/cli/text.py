@@ -12,6 +12,8 @@ from typing import Any
 
 from lib_merge.analysis import AnalysisReport
 from lib_merge.engine.report import MergeReport
+from lib_merge.errors import OutputError
+from lib_merge.files.store import write_text
 from lib_merge.loaders import sentence, why
 from lib_merge.methods import METHODS
 
@@ -26,6 +28,18 @@ def show(text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page; only an earlier page may lie there.
+
+    Raises:
+        OutputError: another file lies there, or it cannot be written.
+    """
+    if path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        message = f"{path.name} exists already and is no page: choose a name that ends in .html."
+        raise OutputError(message)
+    write_text(path, text)
 
 
 class ProgressLine:

@@ -49,7 +49,10 @@ class ModuleReport:
 
 @dataclass(slots=True)
 class MergeReport:
-    """The result of a merge; `to_json` is what `--json` prints."""
+    """The result of a merge; `to_json` is what `--json` prints.
+
+    kept  of the warnings those on what lay there before
+    """
 
     output: str
     method: str
@@ -65,6 +68,7 @@ class MergeReport:
     pruned: dict[str, float] = field(default_factory=dict)
     tensor_hash: str = ""
     precision: str = "fp16"
+    kept: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, node: Node, output: Path) -> MergeReport:

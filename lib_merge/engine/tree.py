@@ -171,7 +171,10 @@ class Node:
         sources = []
         for child in self.children:
             if isinstance(child, Leaf):
-                sources.append(replace(child.source, sha256="0" * 64 if blank else child.file.sha256))
+                sha256 = "0" * 64 if blank else child.file.sha256
+                # a size that was noted before may be of what the file was then
+                size = child.file.size if child.source.size else 0
+                sources.append(replace(child.source, sha256=sha256, size=size))
             elif child.source is not None:
                 sources.append(replace(child.source, recipe=child.stamped(blank=blank)))
         return replace(self.recipe, sources=tuple(sources))
@@ -211,6 +214,11 @@ class Tree:
     def under(self, recipe: Recipe) -> Tree:
         """Return the tree of another recipe over the same sources; see `Node.under`."""
         return replace(self, root=self.root.under(recipe))
+
+    def check_unchanged(self) -> None:
+        """Raise FileFormatError where a file was written to since it was opened."""
+        for file in self.files:
+            file.file.check_unchanged()
 
     def close(self) -> None:
         """Close every file."""

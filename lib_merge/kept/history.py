@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -9,10 +10,11 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib_merge.errors import OutputError, RecipeError
-from lib_merge.files.store import write_text
+from lib_merge.errors import FileFormatError, OutputError, RecipeError
+from lib_merge.files.store import read_text, write_text
 from lib_merge.kept.database import ID, Database, new_id, touch
-from lib_merge.kept.reports import unpacked
+from lib_merge.kept.reports import MOST_BYTES as LARGEST
+from lib_merge.kept.reports import packed, unpacked
 
 VERSION = 1
 CHANGEABLE = ("verdict", "notes", "status", "rating", "name", "key", "grid")
@@ -153,6 +155,36 @@ class History:
             raise OutputError(message) from error
         for name, text in texts.items():
             write_text(self._trash / name, text)
+
+    def restore(self, identity: str) -> bool:
+        """Put a removed entry and its report back from the trash; False where the trash has none of that id.
+
+        Raises:
+            OutputError: it cannot be written; the files in the trash stay then.
+        """
+        if not ID.fullmatch(identity):
+            return False
+        names = (f"{identity}.json", f"{identity}-report.json", f"{identity}-report.html")
+        try:
+            entry, *reports = [read_text(self._trash / name, LARGEST) for name in names]
+        except FileFormatError as error:
+            raise OutputError(str(error)) from error
+        if entry is None:
+            return False
+
+        def work(connection: sqlite3.Connection) -> None:
+            row = (identity, dump(parse(identity, entry)))
+            connection.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", row)
+            if any(reports):
+                blobs = [None if text is None else packed(text) for text in reports]
+                connection.execute("INSERT OR IGNORE INTO reports VALUES (?, ?, ?)", (identity, *blobs))
+            touch(connection)
+
+        self._database.write(work)
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self._trash / name).unlink()
+        return True
 
     def diff(self, identity: str, other: str) -> Sequence[str]:
         """Return what changed from `other` to this entry, in sentences."""

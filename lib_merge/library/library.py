@@ -198,9 +198,11 @@ class Library:
         for number, folder in enumerate(self._folders()):
             for one, other in ((path, folder), (path.resolve(), folder.resolve())):
                 try:
-                    return f"{number}/{one.relative_to(other).as_posix()}"
+                    below = one.relative_to(other)
                 except ValueError:
                     continue
+                if ".." not in below.parts:
+                    return f"{number}/{below.as_posix()}"
         return ""
 
     def find(self, name: str) -> Item | None:

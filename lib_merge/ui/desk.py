@@ -27,6 +27,7 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.engine.headers import HeaderCache
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families import USUAL, family_of, family_with_list
+from lib_merge.files.trash import Trash
 from lib_merge.kept.archive import Archive
 from lib_merge.kept.history import History
 from lib_merge.kept.reports import Comparisons, Reports
@@ -230,6 +231,11 @@ def carried_recipe(path: Path) -> Recipe | None:
     with open_lora(path) as file:
         text = metadata.recipe_of(file.metadata)
     return loads(text, path.name) if text else None
+
+
+def trash_of(desk: Desk) -> Trash:
+    """Return where deleted and replaced files go."""
+    return Trash(desk.host.data_folder() / "trash")
 
 
 # ------------------------------------------------------------------------------------------------ operations
