@@ -86,13 +86,13 @@ def report_text(report: MergeReport) -> str:
     lines = [
         f"{Path(report.output).name}: {report.family}, {report.method}, {len(report.modules)} modules, "
         f"rank {ranks['min']}-{ranks['max']}, {report.bytes / 1e6:.1f} MB",
-        f"asked = saved to {report.relative_error:.3%}"
-        + (f" (worst {worst.relative:.3%}, {worst.name})" if worst else "")
-        + (f"; the rank keeps {report.energy_kept:.2%} of the energy" if report.energy_kept < 1 else ""),
+        *report.words(),
     ]
+    if worst and len(lines) == 2:  # of a merge that is cut the worst module tells the cut, not the proof
+        lines[1] += f" (worst {worst.relative:.3%}, {worst.name})"
     if report.pruned:
         saved, error = report.pruned["bytes_saved"], report.pruned["relative_error"]
-        lines.append(f"pruned {saved / 1e6:.2f} MB, adding {error:.3%} error")
+        lines.append(f"pruning saved {saved / 1e6:.2f} MB and left out {error**2:.3%} of the merge")
     if report.loads_in:
         lines.append(f"loads in {sentence(report.loads_in)}")
         lines.extend(f"  {line}" for line in why(report.loads_in))

@@ -272,7 +272,7 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) 
     if job.side_car:
         words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
         recipe = node.stamped()
-        notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
+        notes = "\n".join([metadata.describe_recipe(recipe), *report.words()])
         try:
             note = metadata.write_side_car(final, recipe, node.family, words, notes)
         except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
