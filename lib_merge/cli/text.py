@@ -11,9 +11,10 @@ from types import TracebackType
 from typing import Any
 
 from lib_merge.analysis import AnalysisReport
-from lib_merge.engine.report import MergeReport
+from lib_merge.engine.report import MergeReport, part_words
 from lib_merge.loaders import sentence, why
 from lib_merge.methods import METHODS
+from lib_merge.ranks.policy import parse_policy
 
 QUIET = 1.0  # nothing is shown for work that takes less than this many seconds
 EVERY = 2.0
@@ -84,8 +85,8 @@ def report_text(report: MergeReport) -> str:
     ranks = report.ranks()
     worst = report.worst()
     lines = [
-        f"{Path(report.output).name}: {report.family}, {report.method}, {len(report.modules)} modules, "
-        f"rank {ranks['min']}-{ranks['max']}, {report.bytes / 1e6:.1f} MB",
+        f"{Path(report.output).name}: {report.family}, {_title(report.method)}, "
+        f"{len(report.modules)} modules, rank {ranks['min']}-{ranks['max']}, {report.bytes / 1e6:.1f} MB",
         *report.words(),
     ]
     if worst and len(lines) == 2:  # of a merge that is cut the worst module tells the cut, not the proof
@@ -105,6 +106,11 @@ def report_text(report: MergeReport) -> str:
     total = report.seconds.get("total", 0.0)
     lines.append(f"{total:.2f} s, at most {report.peak_rss_mb:.0f} MB of memory")
     return "\n".join(lines)
+
+
+def _title(method: str) -> str:
+    """Return what people call a method."""
+    return METHODS[method].title if method in METHODS else method
 
 
 def inspect_text(item: dict[str, Any]) -> str:
@@ -250,7 +256,11 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     yield (
         f"  {whole.cancel:.2f} × the norm of unrelated sources; others on each one's inputs: "
         f"{crosstalk}; strongest direction × "
-        f"{whole.growth:.2f}; {recipe.policy}: {recipe.bytes / 1e6:.1f} MB, relative error {recipe.error:.2%}"
+        f"{whole.growth:.2f}"
+    )
+    kept = part_words(1 - recipe.error**2) if recipe.error else "all"
+    yield (
+        f"  {recipe.bytes / 1e6:.1f} MB: {kept} of the merge is kept ({parse_policy(recipe.policy).words})"
     )
 
 

@@ -193,9 +193,12 @@ def choice_words(figures: Mapping[str, Any]) -> str:
     kept = _share(figures, "energy_kept")
     if kept is None or not _is_cut(figures):
         return ""
-    # never "100 %" of what was cut
-    shown = f"{kept:.1%}" if kept < 0.9995 else "more than 99.9%"
-    return f"{shown} of the merge is kept"
+    return f"{part_words(kept)} of the merge is kept"
+
+
+def part_words(part: float) -> str:
+    """Return a share of what is not whole: never "100 %"."""
+    return f"{part:.1%}" if part < 0.9995 else "more than 99.9%"
 
 
 # The smallest rounding that is shown as a number, and the smallest cut that is spoken of as one.
@@ -293,7 +296,7 @@ def _cut(node: Node, report: MergeReport, spectra: Mapping[str, np.ndarray]) -> 
     if node.method.core_variant:
         variant = get_method(node.method.core_variant)
         advice.append(
-            f"{variant.title} takes the same steps in the LoRAs' shared directions and needs no cut"
+            f"{variant.title} needs no cut: it works in the LoRAs' shared directions and makes another merge"
         )
     hint = f": {', and '.join(advice)}" if advice else "; a higher rank keeps more"
     return [f"the rank limit threw away {lost:.1%} of this merge's energy{hint}"]
