@@ -29,27 +29,27 @@ UNET = [row for row in ROWS if row[0].startswith("lora_unet")]
 
 
 @functools.lru_cache
-def _made(seed, rows="all"):
+def made(seed, rows="all"):
     chosen = {"all": ROWS, "te": TE, "unet": UNET}.get(rows) or [row for row in UNET if f"_{rows}_" in row[0]]
     return synthetic_lora(chosen, 4, seed=seed, dtype=torch.float32)
 
 
-def _where(tensors, part, change):
+def where(tensors, part, change):
     return {key: change(key, value) if part in key else value for key, value in tensors.items()}
 
 
-def _times(tensors, factor):
-    return _where(tensors, "lora_up", lambda _, value: factor * value)
+def times(tensors, factor):
+    return where(tensors, "lora_up", lambda _, value: factor * value)
 
 
-def _starts(share):
+def starts(share):
     """A LoRA whose `down` began as the first one's, and went its own way by √(1 − share²)."""
     rest = math.sqrt(1 - share**2)
-    return _where(_made(2), "lora_down", lambda key, value: share * _made(1)[key] + rest * value)
+    return where(made(2), "lora_down", lambda key, value: share * made(1)[key] + rest * value)
 
 
 def _silent_encoder(tensors):
-    return _where(tensors, "lora_te", lambda key, value: value * (0 if "lora_up" in key else 1))
+    return where(tensors, "lora_te", lambda key, value: value * (0 if "lora_up" in key else 1))
 
 
 def _louder_rows(sign):
@@ -59,25 +59,25 @@ def _louder_rows(sign):
         loud = torch.arange(len(up)) < max(1, len(up) // 10)
         return torch.where(loud.view(-1, *[1] * (up.ndim - 1)), 4 * up, sign * up)
 
-    return _where(_made(1), "lora_up", change)
+    return where(made(1), "lora_up", change)
 
 
 PAIRS = {
-    "unrelated": lambda: (_made(1), _made(2)),
-    "same seed, equal start": lambda: (_made(1), _starts(1.0)),
-    "same seed, started alike": lambda: (_made(1), _starts(0.6)),
-    "negated": lambda: (_made(1), _times(_made(1), -1.0)),
-    "nearly negated": lambda: (_made(1), _times(_made(1), -0.8)),
-    "frozen encoder": lambda: (_made(1), _silent_encoder(_made(2))),
-    "78 × as strong": lambda: (_made(1), _times(_made(2), 78.0)),
-    "text encoder beside whole": lambda: (_made(3, "te"), _times(_made(1), 10.0)),
-    "U-Net beside whole": lambda: (_made(1, "unet"), _times(_made(2), 4.0)),
-    "identical": lambda: (_made(1), _made(1)),
+    "unrelated": lambda: (made(1), made(2)),
+    "same seed, equal start": lambda: (made(1), starts(1.0)),
+    "same seed, started alike": lambda: (made(1), starts(0.6)),
+    "negated": lambda: (made(1), times(made(1), -1.0)),
+    "nearly negated": lambda: (made(1), times(made(1), -0.8)),
+    "frozen encoder": lambda: (made(1), _silent_encoder(made(2))),
+    "78 × as strong": lambda: (made(1), times(made(2), 78.0)),
+    "text encoder beside whole": lambda: (made(3, "te"), times(made(1), 10.0)),
+    "U-Net beside whole": lambda: (made(1, "unet"), times(made(2), 4.0)),
+    "identical": lambda: (made(1), made(1)),
     "near-duplicate": lambda: (
-        _made(1),
-        _where(_made(1), "lora_up", lambda k, v: 1.1 * v + 0.2 * _made(21)[k]),
+        made(1),
+        where(made(1), "lora_up", lambda k, v: 1.1 * v + 0.2 * made(21)[k]),
     ),
-    "disjoint": lambda: (_made(1, "down"), _times(_made(2, "up"), 10.0)),
+    "disjoint": lambda: (made(1, "down"), times(made(2, "up"), 10.0)),
     "signs disagree": lambda: (_louder_rows(1.0), _louder_rows(-1.0)),
 }
 METHODS = ("weighted_sum", "average", "core_ties", "slerp")
@@ -242,8 +242,8 @@ def test_one_file_stands_for_two_at_what_the_method_makes_of_them(recipe_of, nam
 
 
 def test_an_average_is_offered_for_strength_alone_and_says_so(folder, recipe_of):
-    noisy = _where(_made(1), "lora_up", lambda key, value: (value + 0.7 * _made(2)[key]).flip(1))
-    turned = _where(noisy, "lora_down", lambda key, value: value.flip(0))
+    noisy = where(made(1), "lora_up", lambda key, value: (value + 0.7 * made(2)[key]).flip(1))
+    turned = where(noisy, "lora_down", lambda key, value: value.flip(0))
     paths = [recipe_of("identical").sources[0].path, write(folder / "alike.safetensors", turned)]
     recipe = Recipe(tuple(Source(path=path, name=path.name) for path in paths))
     item = _advice(_report(recipe))["related"]
