@@ -188,7 +188,7 @@
             said.textContent = "Saving …";
             const { data } = this.app.state;
             const result = await this.app.output.merge({ ...JSON.parse(JSON.stringify(data)), ...state, output: { ...data.output, template: this.app.known.settings.template, overwrite: false, triggers: null } });
-            said.textContent = result ? `Saved ${result.output}: asked = saved to ${space.percent(result.relative_error, 3)}.` : this.app.message.textContent.replace("✕", "");
+            said.textContent = result ? `Saved ${result.output}: ${space.proven(result)}.` : this.app.message.textContent.replace("✕", "");
         }
 
         async keep(tab, said) {

@@ -460,13 +460,14 @@ def compared(prospect: Prospect, only: Sequence[str] | None = None) -> tuple[Met
         compare = method.space is not Space.DENSE if only is None else method.name in only
         if not compare and method.name != prospect.recipe.method:
             continue
-        outcomes = _outcomes(prospect, method)
+        outcomes = outcomes_of(prospect, method)
         if outcomes is not None:
             rows.append(_row(prospect, method, outcomes))
     return tuple(rows)
 
 
-def _outcomes(prospect: Prospect, method: Method) -> Outcomes | None:
+def outcomes_of(prospect: Prospect, method: Method) -> Outcomes | None:
+    """Return the figures of a method on the same sources and ratios; None where that is not foreseen."""
     bench, recipe, weighing = prospect.bench, prospect.recipe, prospect.weighing
     if method.name == recipe.method:
         return prospect.outcomes

@@ -129,7 +129,7 @@ def _side_car(final: Path, tree: Tree, report: MergeReport, job: Job) -> list[st
         return [f"{path.name} is the recipe, so no notes were written beside {final.name}"]
     words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
     recipe = node.stamped()
-    notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
+    notes = "\n".join([metadata.describe_recipe(recipe), *report.words()])
     try:
         note = metadata.write_side_car(final, recipe, node.family, words, notes, finish=job.card)
     except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing

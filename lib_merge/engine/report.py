@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
@@ -83,6 +84,13 @@ class MergeReport:
         return (error / size) ** 0.5 if size > 0 else (0.0 if error == 0 else float("inf"))
 
     @property
+    def cast_error(self) -> float:
+        """√Σ max(0, error² − cut²) / √Σ size²: what is off beside the cut, the rounding of the numbers."""
+        size = sum(module.size**2 for module in self.modules)
+        beside = sum(max(0.0, module.error**2 - module.cut**2) for module in self.modules)
+        return (beside / size) ** 0.5 if size > 0 else 0.0
+
+    @property
     def energy_kept(self) -> float:
         """1 − Σ cut² / Σ size²: what the rank policy left, of 1."""
         size = sum(module.size**2 for module in self.modules)
@@ -110,7 +118,7 @@ class MergeReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready objects."""
         worst = self.worst()
-        return {
+        figures = {
             "output": self.output,
             "method": self.method,
             "family": self.family,
@@ -119,6 +127,7 @@ class MergeReport:
             "relative_error": self.relative_error,
             "worst_module": {"name": worst.name, "error": worst.relative} if worst else None,
             "energy_kept": self.energy_kept,
+            "cast_error": self.cast_error,
             "bytes": self.bytes,
             "precision": self.precision,
             "tensor_hash": self.tensor_hash,
@@ -131,6 +140,12 @@ class MergeReport:
             "blocks": self.blocks(),
             "loads_in": {one.host: one.to_json() for one in self.loads_in},
         }
+        return {**figures, "proof": proof_words(figures), "choice": choice_words(figures)}
+
+    def words(self) -> list[str]:
+        """Return the proof, and the choice where there was one: two sentences that are never one number."""
+        figures = self.to_json()
+        return [figures[name] for name in ("proof", "choice") if figures[name]]
 
     def per_module(self) -> list[dict[str, Any]]:
         """Return every module's figures."""
@@ -147,6 +162,72 @@ def _block(members: list[ModuleReport], total: float) -> dict[str, float]:
         "energy_kept": 1.0 - cut / size if size else 1.0,
         "energy_share": size / total,
     }
+
+
+# ---------------------------------------------------------------- proof and choice, in words
+
+
+def proof_words(figures: Mapping[str, Any]) -> str:
+    """Return the proof as a sentence: the file holds what was decided, and how far its numbers are rounded.
+
+    A cut is no error of the file, so it is not in this number: see `choice_words`.
+
+    Args:
+        figures: of `MergeReport.to_json`, or of the history; "" where they hold no proof.
+    """
+    error, cast = _share(figures, "relative_error"), _share(figures, "cast_error")
+    if error is None:
+        return ""
+    if not _is_cut(figures):
+        return f"asked = saved to {error:.3%}"
+    held = f"saved exactly what {_ranks(figures)} can hold"
+    if cast is None:
+        return held
+    return f"{held}, to {f'{cast:.3%}' if cast >= _TINY else f'less than {_TINY:.3%}'}"
+
+
+def choice_words(figures: Mapping[str, Any]) -> str:
+    """Return what the rank that was chosen keeps of the merge, as a sentence; "" where nothing is cut.
+
+    The share is one of the energy, Σ S² kept / Σ S².
+
+    Args:
+        figures: of `MergeReport.to_json`, or of the history.
+    """
+    kept = _share(figures, "energy_kept")
+    if kept is None or not _is_cut(figures):
+        return ""
+    return f"{part_words(kept)} of the merge is kept"
+
+
+def part_words(part: float) -> str:
+    """Return a share of what is not whole: never "100 %"."""
+    return f"{part:.1%}" if part < 0.9995 else "more than 99.9%"
+
+
+# The smallest rounding that is shown as a number, and the smallest cut that is spoken of as one.
+_TINY, _WHOLE = 1e-5, 1.0 - 1e-9
+
+
+def _is_cut(figures: Mapping[str, Any]) -> bool:
+    kept = _share(figures, "energy_kept")
+    return kept is not None and kept < _WHOLE
+
+
+def _share(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a report, which may come from a file that a person has edited."""
+    value = figures.get(name)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None  # type: ignore[arg-type]
+
+
+def _ranks(figures: Mapping[str, Any]) -> str:
+    ranks = figures.get("rank")
+    found = [_share(ranks, name) for name in ("min", "max")] if isinstance(ranks, Mapping) else []
+    least, most = found if len(found) == 2 else (None, None)
+    if least is None or most is None or not most:
+        return "the chosen size"
+    return f"rank {most:.0f}" if least == most else f"ranks {least:.0f} to {most:.0f}"
 
 
 def peak_rss_mb() -> float:
@@ -219,7 +300,7 @@ def _cut(node: Node, report: MergeReport, spectra: Mapping[str, np.ndarray]) -> 
     if node.method.core_variant:
         variant = get_method(node.method.core_variant)
         advice.append(
-            f"{variant.title} takes the same steps in the LoRAs' shared directions and needs no cut"
+            f"{variant.title} needs no cut: it works in the LoRAs' shared directions and makes another merge"
         )
     hint = f": {', and '.join(advice)}" if advice else "; a higher rank keeps more"
     return [f"the rank limit threw away {lost:.1%} of this merge's energy{hint}"]

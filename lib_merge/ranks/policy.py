@@ -67,6 +67,19 @@ class RankPolicy:
         return word if self.kind in (PolicyKind.LOSSLESS, PolicyKind.SUM) else f"{word}:{self.value:.12g}"
 
     @property
+    def words(self) -> str:
+        """The policy in a sentence: `rank 8`, `a file of 50 MB`."""
+        if self.kind is PolicyKind.RANK:
+            return f"rank {int(self.value)}"
+        if self.kind is PolicyKind.ENERGY:
+            return f"{self.value:.12g} of every module's energy"
+        if self.kind is PolicyKind.ERROR:
+            return f"an error of {self.value:.12g} in every module"
+        if self.kind is PolicyKind.BUDGET:
+            return f"a file of {self.value / 1e6:.12g} MB"
+        return "the sum of the sources' ranks" if self.kind is PolicyKind.SUM else "everything (lossless)"
+
+    @property
     def exact(self) -> bool:
         """True when nothing may be cut."""
         return self.kind is PolicyKind.LOSSLESS

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from lib_merge import metadata
 from lib_merge.blocks import ImportLine, NeighbourFile, Preset, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import parse_elements
+from lib_merge.engine.report import choice_words, proof_words
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import USUAL
 from lib_merge.files.beside import beside
@@ -233,7 +234,13 @@ class HistoryReply:
 def history(desk: Desk, request: HistoryRequest) -> HistoryReply:
     """What was merged, newest first (?search=)."""
     entries = desk.history.list(request.search)
-    return HistoryReply(entries=entries[: request.count], total=len(entries))
+    return HistoryReply(entries=[_told(one) for one in entries[: request.count]], total=len(entries))
+
+
+def _told(entry: Entry) -> Entry:
+    """Return an entry with its proof and its choice in words, which the history does not keep."""
+    words = {"proof": proof_words(entry.report), "choice": choice_words(entry.report)}
+    return replace(entry, report={**entry.report, **{name: text for name, text in words.items() if text}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

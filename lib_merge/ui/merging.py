@@ -243,6 +243,7 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
     summary = (
         "relative_error",
         "energy_kept",
+        "cast_error",
         "rank",
         "bytes",
         "seconds",
