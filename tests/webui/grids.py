@@ -299,9 +299,9 @@ def interrupt(server, page, check, setup):
 
     thread = threading.Thread(target=work)
     thread.start()
-    server.until("job_no", 4)
+    server.until("job_no", 4, thread)
     server.call("/sdapi/v1/interrupt", {})
-    thread.join(300)
+    thread.join()
     pictures, _, info = answer["got"]
     check(
         "an interrupt keeps what was done",
