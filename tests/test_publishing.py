@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import io
 import json
@@ -82,13 +83,24 @@ def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
             merge([a, b], ratios=[number + 1, 0.5], save_to=f"{folder}/m.safetensors", job=Job(overwrite=True))
             print("done", flush=True)
     """
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), str(number), *map(str, pair), str(out.parent)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for number in range(4)
-    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        workers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(number), *map(str, pair), str(out.parent)],
+                    cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                )
+            )
+            for number in range(4)
+        ]  # fmt: skip
+        _race(workers, out)
+    assert [worker.returncode for worker in workers] == [0] * 4
+    verify(out, [pair[0].parent])
+
+
+def _race(workers, out):
     seen = set()
     for turn in range(30):
         for worker in workers:
@@ -100,11 +112,7 @@ def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
         assert f"merged: {made}" in described
         seen.add(made)
         assert sorted(path.name for path in out.parent.iterdir()) == ["m.json", "m.safetensors"]
-    for worker in workers:
-        worker.communicate()
-        assert worker.returncode == 0
     assert len(seen) > 1, "the same one was last every time: nothing was tried"
-    verify(out, [pair[0].parent])
 
 
 @pytest.mark.slow
