@@ -197,7 +197,7 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_history(child, before, tmp
 def test_a_full_disk_at_any_write_is_one_sentence_and_leaves_the_old_history(
     child, before, tmp_path, work, mode
 ):
-    """Fault C5: after a full disk the list showed what was not on the disk. Mode 1: once; 2: from then on."""
+    """After a full disk the list showed what was not on the disk. Mode 1: once; 2: from then on."""
     old, _ = _entries(before)
     codes = []
 

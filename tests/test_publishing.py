@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import errno
 import io
 import json
@@ -70,7 +71,7 @@ def _said(lora):
 
 @pytest.mark.slow
 def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
-    """Fault C2: 5 of 30 side-cars described another merge."""
+    """5 of 30 side-cars described another merge."""
     code = """
         import sys
         from pathlib import Path
@@ -82,13 +83,24 @@ def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
             merge([a, b], ratios=[number + 1, 0.5], save_to=f"{folder}/m.safetensors", job=Job(overwrite=True))
             print("done", flush=True)
     """
-    workers = [
-        subprocess.Popen(
-            [sys.executable, "-c", textwrap.dedent(code), str(number), *map(str, pair), str(out.parent)],
-            cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-        )
-        for number in range(4)
-    ]  # fmt: skip
+    with contextlib.ExitStack() as stack:
+        command = [sys.executable, "-c", textwrap.dedent(code)]
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        workers = [
+            stack.enter_context(
+                subprocess.Popen(
+                    [*command, str(number), *map(str, pair), str(out.parent)],
+                    cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
+                )
+            )
+            for number in range(4)
+        ]  # fmt: skip
+        _race(workers, out)
+    assert [worker.returncode for worker in workers] == [0] * 4
+    verify(out, [pair[0].parent])
+
+
+def _race(workers, out):
     seen = set()
     for turn in range(30):
         for worker in workers:
@@ -100,16 +112,12 @@ def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
         assert f"merged: {made}" in described
         seen.add(made)
         assert sorted(path.name for path in out.parent.iterdir()) == ["m.json", "m.safetensors"]
-    for worker in workers:
-        worker.communicate()
-        assert worker.returncode == 0
     assert len(seen) > 1, "the same one was last every time: nothing was tried"
-    verify(out, [pair[0].parent])
 
 
 @pytest.mark.slow
 def test_of_eight_merges_at_once_all_side_cars_are_there(pair, out):
-    """Fault C2: 7 of 320 side-cars were lost to the sweeps of others."""
+    """7 of 320 side-cars were lost to the sweeps of others."""
     code = """
         import sys
         from lib_merge import merge
@@ -157,7 +165,7 @@ def test_of_threads_that_may_not_overwrite_one_wins_and_its_notes_stay(pair, out
 
 @pytest.mark.parametrize("old", ["lora", "other name", "changed", "text"])
 def test_what_is_no_merge_of_that_name_goes_into_the_trash_with_what_lies_beside_it(pair, out, tmp_path, old):
-    """Fault C3: overwriting an original kept no copy."""
+    """Overwriting an original kept no copy."""
     if old == "text":
         out.write_bytes(b"not a LoRA")
     elif old == "lora":
@@ -286,7 +294,6 @@ def test_what_lies_under_a_new_name_is_kept_and_named(pair, out, ending):
 
 @pytest.mark.parametrize("theirs", ['{"samples_save": true}', "[1]", "{,", '\ufeff{"notes": "mine"}'])
 def test_a_json_under_a_new_name_is_kept_and_named(pair, out, theirs):
-    """Fault C1."""
     out.with_suffix(".json").write_text(theirs, encoding="utf-8")
     report = merge(pair, save_to=out)
     assert report.warnings == ["m.json was not written by a merge; it is kept as m.json.bak"]
@@ -315,7 +322,7 @@ RUNS = {
 @pytest.mark.parametrize("case", RUNS)
 @pytest.mark.parametrize("there", [False, True])
 def test_running_a_recipe_never_writes_into_it(pair, out, monkeypatch, capsys, case, there):
-    """Fault C1: `run mix.json` rewrote mix.json."""
+    """`run mix.json` rewrote mix.json."""
     options, stem = RUNS[case]
     monkeypatch.chdir(out.parent)
     recipe = Recipe(tuple(Source(name=path.name) for path in pair))
@@ -528,7 +535,7 @@ def _rewrite(path, seed):
 def test_a_source_written_to_in_the_middle_stops_the_merge_with_a_sentence(
     pair, out, monkeypatch, moment, method
 ):
-    """Fault B13: the new content was merged under the old hash."""
+    """The new content was merged under the old hash."""
     real = getattr(merging, moment)
 
     def changed(*given):

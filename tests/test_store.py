@@ -225,7 +225,7 @@ def _touch(path):
 @pytest.mark.slow
 @POSIX
 def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
-    """Fault C2: of 8 merges at once, a sweep took the temporaries of others."""
+    """Of 8 merges at once, a sweep took the temporaries of others."""
     code = """
         import sys
         from pathlib import Path
@@ -488,7 +488,6 @@ def test_a_lock_file_that_somebody_laid_there_is_neither_followed_nor_waited_for
 
 @POSIX
 def test_a_pipe_in_place_of_a_side_car_blocks_nobody(tmp_path):
-    """Fault D3."""
     os.mkfifo(tmp_path / "m.json")
     assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
     with pytest.raises(OutputError, match="no plain file"):
