@@ -111,7 +111,7 @@ def balance(known: Evidence) -> Iterator[Advice]:
     if known.flat:
         factors = [new / old if old else 1.0 for new, old in zip(ratios, known.ratios)]
         apply = {"ratios": ratios, **_with_te(known, factors)}
-    if max(before) - max(after) < tolerances.EVENED or not _evens(known, apply):
+    if max(before) - max(after) < tolerances.EVENED or not _evens(known, field, apply):
         return
     share = before[field.places.index(loud)]
     reason = (
@@ -124,12 +124,13 @@ def balance(known: Evidence) -> Iterator[Advice]:
     yield from _by_block(known, field, ratios)
 
 
-def _evens(known: Evidence, change: Mapping[str, object]) -> bool:
+def _evens(known: Evidence, field: Compared, change: Mapping[str, object]) -> bool:
     """Tell whether the method lets a change of ratios through to the shares of the merge."""
-    trial = known.tried(change) if change else None
+    trial = known.tried(change, carry_out=True) if change else None
     if trial is None or known.outcome is None:
         return True  # by what goes in
-    return max(known.outcome.whole.shares) - max(trial.outcome.shares) >= tolerances.EVENED
+    before, after = (np.array(one.shares)[field.places] for one in (known.outcome.whole, trial.outcome))
+    return float(before.max() / before.sum() - after.max() / after.sum()) >= tolerances.EVENED
 
 
 def _times(value: float) -> str:
