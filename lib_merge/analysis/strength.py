@@ -178,8 +178,14 @@ def balanced(ratios: list[float], norms: np.ndarray) -> list[float]:
         return list(ratios)
     middle = math.exp(sum(math.log(float(norms[index])) for index in used) / len(used))
     moved = {index: ratios[index] * middle / float(norms[index]) for index in used}
-    scale = sum(abs(ratios[index]) for index in used) / sum(abs(ratio) for ratio in moved.values())
-    return [tidy(moved[index] * scale) if index in moved else ratio for index, ratio in enumerate(ratios)]
+    total = sum(abs(ratios[index]) for index in used)
+    scale = total / sum(abs(ratio) for ratio in moved.values())
+    found = [tidy(moved[index] * scale) if index in moved else ratio for index, ratio in enumerate(ratios)]
+    # what rounding a small one left over is the largest one's, so that the total stays to the last digit
+    top = max(used, key=lambda index: abs(found[index]))
+    rest = total - sum(abs(found[index]) for index in used if index != top)
+    found[top] = math.copysign(round(rest, 4), found[top])
+    return found
 
 
 def _by_block(known: Evidence, field: Compared, ratios: list[float]) -> Iterator[Advice]:
