@@ -125,7 +125,7 @@ def test_a_much_stronger_source_is_balanced_in_one_step(folder, one, times):
     stronger = advice["balance"].numbers["stronger"]
     assert stronger == pytest.approx(max(times, 1 / times), rel=0.15)
     ratios = advice["balance"].apply["ratios"]
-    assert sum(ratios) == pytest.approx(2.0, abs=0.02)
+    assert sum(ratios) == pytest.approx(2.0, abs=1e-6)
     assert f"{max(report.recipe.whole.shares):.0%} of what they bring" in advice["balance"].reason
     after = look(_applied(recipe, advice["balance"]))
     assert after.recipe.whole.shares == pytest.approx((0.5, 0.5), abs=0.02)

@@ -101,15 +101,15 @@ def test_changes_between_merges_are_told_in_words():
     ties = {"method": "ties", "rank": "sum", "knobs": {"normalize": False}}
     assert differences(plain, ties) == [
         "method: Weighted sum → TIES",
-        "rank: everything (lossless) → the sum of the sources' ranks",
+        "rank: lossless → the sum of the sources' ranks",
         "normalize: off",
     ]
     assert differences({**ties, "knobs": {}}, ties) == ["normalize: on → off"]
     assert differences({**ties, "knobs": {"normalize": True}}, {**ties, "knobs": {}}) == ["nothing changed"]
     policies = {"rank": "16"}, {"rank": "energy:0.95"}, {"rank": "budget:50MB"}, {}, {"rank": "nonsense"}
     assert [differences(one, other)[0] for one, other in zip(policies, policies[1:])] == [
-        "rank: rank 16 → 0.95 of every module's energy",
-        "rank: 0.95 of every module's energy → a file of 50 MB",
+        "rank: 16 → 95% of every module",
+        "rank: 95% of every module → a file of 50 MB",
         "rank: a file of 50 MB → automatic",
         "rank: automatic → nonsense",
     ]

@@ -608,9 +608,18 @@ def a_lora_of_the_text_encoder_keeps_it(folder):
     assert not _advised(folder, *_quarrel(-0.6, 4.0))["text-encoder"].apply
 
 
-@case("COMPARABLE", 0.01, 0.99)
-def what_does_other_things_is_not_balanced(folder):
+@case("COMPARABLE", 0.01, 0.8)
+def sources_are_balanced_where_they_do_the_same_work(folder):
+    """Attention alone beside everything is comparable; a few of its modules are not, nor is the text encoder."""
     loud = times(made(2), 10.0)
+
+    def only(part):
+        return {
+            key: value for key, value in made(1, "unet").items() if part in key.replace("proj_in", "attn")
+        }
+
+    assert "balance" in _advised(folder, only("attn"), loud)
+    assert "balance" not in _advised(folder, only("attn2_to_k"), loud)
     assert "balance" not in _advised(folder, made(1, "te"), loud)
     assert "balance" in _advised(folder, made(1, "unet"), loud)
 

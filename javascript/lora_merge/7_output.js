@@ -20,6 +20,14 @@
     }
     space.loadsIn = loadsIn;
 
+    /* a rank policy in words, as RankPolicy.words has them */
+    space.policy = (text) => {
+        const [kind, value] = String(text).split(":");
+        const share = `${space.number(100 * Number(value))}% `;
+        const words = { lossless: "lossless", sum: "the sum of the sources' ranks", energy: `${share}of every module`, error: `an error of ${share}in every module`, budget: `a file of ${String(value).replace("MB", " MB")}` };
+        return words[kind] || `rank ${kind}`;
+    };
+
     /* proof and choice of a merge in one line: two sentences, never one number */
     space.proven = (report) => [report.proof, report.choice].filter(Boolean).join("; ");
 
@@ -128,7 +136,7 @@
         cut(plan, rank) {
             if (!plan.cut) return `exact: nothing is cut · ${rank}`;
             if (plan.policy === "lossless") return `${rank}: some is cut; the report says what that costs`;
-            return /^[0-9]+$/.test(plan.policy) ? `cut to ${rank}; the report says what that costs` : `${rank}, cut to ${plan.policy}`;
+            return /^[0-9]+$/.test(plan.policy) ? `cut to ${rank}; the report says what that costs` : `${rank}: ${space.policy(plan.policy)}; the report says what that costs`;
         }
 
         show(plan) {

@@ -93,7 +93,7 @@
         side(entry, at) {
             const whole = this.found.whole[at];
             const lines = [["Method", this.app.title(entry.method)]];
-            if (whole.policy) lines.push(["Rank", `${whole.policy}${whole.rank.length ? ` (${[...new Set(whole.rank)].join(" to ")})` : ""}`]);
+            if (whole.policy) lines.push(["Rank", `${space.policy(whole.policy)}${whole.rank.length ? ` (${[...new Set(whole.rank)].join(" to ")})` : ""}`]);
             if (whole.norm !== undefined) {
                 lines.push(["Norm", figure(whole.norm)], ["Size", whole.bytes === null ? "–" : space.megabytes(whole.bytes)], ["Kept of the merge", whole.error ? share(1 - whole.error ** 2, 1) : "all"], ["Beside unrelated LoRAs", `${fixed(whole.cancel, 2)} ×`], ["Strongest direction", whole.growth === null ? "–" : `× ${fixed(whole.growth, 2)}`], ["Sum of ratios", figure(whole.total)]);
             }

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -30,6 +30,7 @@ class Evidence:
     encoders  Float64[source source], ⟨ΔWᵢ, ΔWⱼ⟩ over the text encoders
     flat      the recipe has no groups, so that ratios belong to files
     held      places of sources that keep their ratio, as speed LoRAs do
+    trials    what changes would make, as far as it was asked
     """
 
     report: AnalysisReport
@@ -39,6 +40,7 @@ class Evidence:
     encoders: np.ndarray
     flat: bool
     held: frozenset[int] = frozenset()
+    trials: dict[str, Trial | None] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def recipe(self) -> Recipe:
@@ -87,9 +89,12 @@ class Evidence:
         named = [f"{self.names[index]} keeps its ratio: {mark.said}" for index, mark in marks.items() if mark]
         return f" ({'; '.join(named)})" if named else ""
 
-    def tried(self, change: Mapping[str, Any]) -> Trial | None:
-        """Return what a change would make; None where that is not known without carrying it out."""
-        return tried(self.prospect, change)
+    def tried(self, change: Mapping[str, Any], *, carry_out: bool = False) -> Trial | None:
+        """Return what a change would make, see `trial.tried`; what was tried once is remembered."""
+        key = repr((sorted(change.items()), carry_out))
+        if key not in self.trials:
+            self.trials[key] = tried(self.prospect, change, carry_out=carry_out)
+        return self.trials[key]
 
     def worthwhile(self, change: Mapping[str, Any], *, known: bool = True) -> bool:
         """Tell whether a change makes another merge than the one there is.

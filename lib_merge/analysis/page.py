@@ -376,10 +376,10 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
         return
     whole = recipe.whole
     seen = "" if recipe.direct else f", estimated from {recipe.seen[0]} of {recipe.seen[1]} modules"
-    kept = part_words(1 - recipe.error**2) if recipe.error else "all"
+    kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
     yield (
         f"<h2>What will come out</h2><p>{text(recipe.title)}, ratios adding up to {recipe.total:g}{seen}. "
-        f"{recipe.bytes / 1e6:.1f} MB: {kept} of the merge is kept "
+        f"{recipe.bytes / 1e6:.1f} MB: {kept} "
         f"({text(parse_policy(recipe.policy).words)}).</p>"
         f"<p>Norm {number(whole.norm)}, {number(whole.cancel)} × that of unrelated sources (below 1 "
         "they cancel, above 1 they "

@@ -38,12 +38,14 @@ class Compared:
     heard   Float64[source], ‖wᵢΔWᵢ‖ over these modules; 0 for the others
     each    Float64[source], the same at ratio 1
     apart   places of heard sources that have too little in common with them
+    part    some of them have other modules as well
     """
 
     places: list[int]
     heard: np.ndarray
     each: np.ndarray
     apart: list[int]
+    part: bool
 
     def shares(self, ratios: Sequence[float]) -> list[float]:
         """Return each compared source's share of the strength at these ratios."""
@@ -53,15 +55,18 @@ class Compared:
 
 
 def compared(known: Evidence) -> Compared:
-    """Return the free sources that can be compared: the modules they share hold half of the energy of each.
+    """Return the free sources that can be compared: the modules they share hold a part of the energy of each.
 
-    While they do not, the source of the fewest modules is left out.
+    Where one changes the U-Net, that part is one of the U-Net: nobody is louder for a text encoder alone.
+    While the part is too small, the source of the fewest modules is left out.
     """
     energy = known.prospect.bench.products.diagonal(axis1=1, axis2=2).clip(0)
     has = energy > 0
     used = np.flatnonzero((known.heard > 0) & (known.each > 0) & known.free).tolist()
     places = list(used)
-    while len(places) > 1 and _in_common(energy, has, places) < tolerances.COMPARABLE:
+    encoder = np.array([bool(module.task.encoder) for module in known.prospect.bench.modules])
+    trunk = ~encoder if has[~encoder][:, used].any() else np.ones_like(encoder)
+    while len(places) > 1 and _in_common(energy[trunk], has[trunk], places) < tolerances.COMPARABLE:
         places.remove(min(places, key=lambda place: int(has[:, place].sum())))
     if len(places) < 2:
         places = []
@@ -73,12 +78,14 @@ def compared(known: Evidence) -> Compared:
     ratios = np.abs(known.ratios)
     plain = np.sqrt(energy[rows].sum(0)) * inside
     each = np.divide(heard, ratios, out=plain, where=ratios > 0)
-    return Compared(places, heard, each, [place for place in used if place not in places])
+    part = bool(places) and not has[:, places][has[:, places].any(1)].all()
+    return Compared(places, heard, each, [place for place in used if place not in places], part)
 
 
 def _in_common(energy: np.ndarray, has: np.ndarray, places: list[int]) -> float:
-    rows = has[:, places].all(1)
-    return float((energy[rows][:, places].sum(0) / energy[:, places].sum(0)).min())
+    """Return how much of its energy the source that shares least shares; 0 for one that has none there."""
+    rows, whole = has[:, places].all(1), energy[:, places].sum(0)
+    return float(np.divide(energy[rows][:, places].sum(0), whole, out=0.0 * whole, where=whole > 0).min())
 
 
 def balance(known: Evidence) -> Iterator[Advice]:
@@ -104,7 +111,7 @@ def balance(known: Evidence) -> Iterator[Advice]:
     if known.flat:
         factors = [new / old if old else 1.0 for new, old in zip(ratios, known.ratios)]
         apply = {"ratios": ratios, **_with_te(known, factors)}
-    if max(before) - max(after) < tolerances.EVENED or not _evens(known, apply):
+    if max(before) - max(after) < tolerances.EVENED or not _evens(known, field, apply):
         return
     share = before[field.places.index(loud)]
     reason = (
@@ -117,12 +124,13 @@ def balance(known: Evidence) -> Iterator[Advice]:
     yield from _by_block(known, field, ratios)
 
 
-def _evens(known: Evidence, change: Mapping[str, object]) -> bool:
+def _evens(known: Evidence, field: Compared, change: Mapping[str, object]) -> bool:
     """Tell whether the method lets a change of ratios through to the shares of the merge."""
-    trial = known.tried(change) if change else None
+    trial = known.tried(change, carry_out=True) if change else None
     if trial is None or known.outcome is None:
         return True  # by what goes in
-    return max(known.outcome.whole.shares) - max(trial.outcome.shares) >= tolerances.EVENED
+    before, after = (np.array(one.shares)[field.places] for one in (known.outcome.whole, trial.outcome))
+    return float(before.max() / before.sum() - after.max() / after.sum()) >= tolerances.EVENED
 
 
 def _times(value: float) -> str:
@@ -130,11 +138,11 @@ def _times(value: float) -> str:
 
 
 def _only(known: Evidence, field: Compared) -> str:
-    """Say which sources are not compared, and why."""
+    """Say over what sources are compared, and which are not."""
     if not field.apart:
-        return ""
+        return " to the modules that all of them change" if field.part else ""
     names = " and ".join(known.names[place] for place in field.apart)
-    return f" in the modules that they share ({names} changes others and is left as it is)"
+    return f" to the modules that they share ({names} changes others and is left as it is)"
 
 
 def _unlike(known: Evidence, field: Compared) -> Iterator[Advice]:
@@ -170,8 +178,14 @@ def balanced(ratios: list[float], norms: np.ndarray) -> list[float]:
         return list(ratios)
     middle = math.exp(sum(math.log(float(norms[index])) for index in used) / len(used))
     moved = {index: ratios[index] * middle / float(norms[index]) for index in used}
-    scale = sum(abs(ratios[index]) for index in used) / sum(abs(ratio) for ratio in moved.values())
-    return [tidy(moved[index] * scale) if index in moved else ratio for index, ratio in enumerate(ratios)]
+    total = sum(abs(ratios[index]) for index in used)
+    scale = total / sum(abs(ratio) for ratio in moved.values())
+    found = [tidy(moved[index] * scale) if index in moved else ratio for index, ratio in enumerate(ratios)]
+    # what rounding a small one left over is the largest one's, so that the total stays to the last digit
+    top = max(used, key=lambda index: abs(found[index]))
+    rest = total - sum(abs(found[index]) for index in used if index != top)
+    found[top] = math.copysign(round(rest, 4), found[top])
+    return found
 
 
 def _by_block(known: Evidence, field: Compared, ratios: list[float]) -> Iterator[Advice]:

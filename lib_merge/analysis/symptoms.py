@@ -58,7 +58,7 @@ def _changes(known: Evidence, item: Advice) -> bool:
     same_ratios = change.get("ratios", known.ratios) == known.ratios
     if same_method and same_ratios and not set(change) - {"method", "ratios", "knobs"}:
         return False
-    return bool(set(change) & {"rank", "precision"}) or known.worthwhile(change)
+    return bool(set(change) & {"rank", "precision", "blocks"}) or known.worthwhile(change)
 
 
 def _muddy(known: Evidence) -> Iterator[str]:

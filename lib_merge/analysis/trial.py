@@ -67,12 +67,13 @@ class Trial:
         return self.cosine >= tolerances.SAME_DIRECTION
 
 
-def tried(prospect: Prospect, change: Mapping[str, Any]) -> Trial | None:
-    """Return what a change would make; None where that cannot be told without carrying it out.
+def tried(prospect: Prospect, change: Mapping[str, Any], *, carry_out: bool = False) -> Trial | None:
+    """Return what a change would make; None where that cannot be told.
 
     Args:
         prospect: the recipe as it is, with its outcomes.
         change: as `with_changes` takes it.
+        carry_out: other ratios of a core method, too, at some modules.
     Raises:
         RecipeError: the change does not fit the recipe.
     """
@@ -88,7 +89,7 @@ def tried(prospect: Prospect, change: Mapping[str, Any]) -> Trial | None:
             return None
         factors = _scalar(prospect.bench, node, change.get("keep") or range(prospect.bench.count))
         if factors is None:
-            return _carried_out(prospect, node, change)
+            return _carried_out(prospect, node, change) if carry_out else None
         outcomes = direct(prospect.bench, prospect.weighing, factors)
     return None if outcomes is None else _trial(prospect, outcomes, factors)
 

@@ -266,20 +266,18 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     )
     seen = "" if recipe.direct else f" (from {recipe.seen[0]} of {recipe.seen[1]} modules)"
     yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
+    kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
+    yield f"  {recipe.bytes / 1e6:.1f} MB: {kept} ({parse_policy(recipe.policy).words})"
     crosstalk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
     yield (
-        f"  {whole.cancel:.2f} × the norm of unrelated sources; others on each one's inputs: "
-        f"{crosstalk}; strongest direction × "
-        f"{whole.growth:.2f}"
-    )
-    kept = part_words(1 - recipe.error**2) if recipe.error else "all"
-    yield (
-        f"  {recipe.bytes / 1e6:.1f} MB: {kept} of the merge is kept ({parse_policy(recipe.policy).words})"
+        f"  {whole.cancel:.2f} × as strong as unrelated LoRAs would be together (below 1 they cancel); the "
+        f"others add {crosstalk} to the work of each on its own inputs; the strongest direction grows to "
+        f"{whole.growth:.2f} ×"
     )
 
 
 def _advice(report: AnalysisReport) -> Iterator[str]:
     for item in report.advice:
-        yield f"advice: {item.title}. {item.reason}"
+        yield f"advice: {item.title}: {item.reason}"
     if not report.advice:
         yield "advice: none; the numbers speak for no change"

@@ -300,7 +300,7 @@ def _setting(name: str, value: Any) -> str:  # noqa: ANN401
         return METHODS[value].title if isinstance(value, str) and value in METHODS else str(value)
     if name == "rank":
         try:
-            return parse_policy(value).words
+            return parse_policy(value).words.removeprefix("rank ")
         except RecipeError:
             return str(value)
     return str(value)

@@ -407,11 +407,10 @@ GIVEN_UP = _row(
 )
 COMPARABLE = _row(
     "COMPARABLE",
-    0.5,
+    0.1,
     "of the energy",
-    why="sources that share less than half of what they do are not louder or fainter than each other",
-    breaks="smaller: a LoRA of the text encoder is balanced against one of everything; larger: one without a "
-    "text encoder is not balanced",
+    why="a LoRA of the attention alone holds an eighth to a quarter of what one with convolutions does there",
+    breaks="smaller: LoRAs that meet in one module are balanced by it; larger: common kinds never are",
 )
 EVENED = _row(
     "EVENED",

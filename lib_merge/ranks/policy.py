@@ -72,12 +72,12 @@ class RankPolicy:
         if self.kind is PolicyKind.RANK:
             return f"rank {int(self.value)}"
         if self.kind is PolicyKind.ENERGY:
-            return f"{self.value:.12g} of every module's energy"
+            return f"{100 * self.value:.12g}% of every module"
         if self.kind is PolicyKind.ERROR:
-            return f"an error of {self.value:.12g} in every module"
+            return f"an error of {100 * self.value:.12g}% in every module"
         if self.kind is PolicyKind.BUDGET:
             return f"a file of {self.value / 1e6:.12g} MB"
-        return "the sum of the sources' ranks" if self.kind is PolicyKind.SUM else "everything (lossless)"
+        return "the sum of the sources' ranks" if self.kind is PolicyKind.SUM else "lossless"
 
     @property
     def exact(self) -> bool:
