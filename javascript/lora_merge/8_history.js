@@ -54,6 +54,7 @@
                 rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, this.search ? "No merge fits the search." : "Every merge is written down here, with its recipe and its proof."),
                 rows.length < reply.total ? button("Show older", older, { class: "lm-button lm-small" }) : "",
                 (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
+                (this.trash = this.trash || new space.Trash(this.app, () => this.moved())).drawn(),
             );
             keep();
             if (!typing) return;
