@@ -7,6 +7,7 @@ file under a reader, and pages of a map would count as memory.
 from __future__ import annotations
 
 import abc
+import math
 import os
 import stat
 import threading
@@ -49,6 +50,10 @@ class TensorFile(abc.ABC):
         """Return one tensor on the CPU, in the file's dtype."""
         return self.read_many([key])[key]
 
+    def beginning(self, key: str, count: int) -> Tensor:
+        """Return the first numbers of a tensor, at most `count` of them, in the file's dtype."""
+        return self.read(key).flatten()[:count]
+
     @abc.abstractmethod
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors on the CPU; neighbours in the file come with one read and share its memory.
@@ -85,8 +90,10 @@ class TensorFile(abc.ABC):
 class SafetensorsFile(TensorFile):
     """A safetensors file behind a checked header."""
 
-    def __init__(self, path: Path, file: BinaryIO, header: Header) -> None:
-        """Take over an open, unbuffered file."""
+    def __init__(
+        self, path: Path, file: BinaryIO, header: Header, begun: dict[str, Tensor] | None = None
+    ) -> None:
+        """Take over an open, unbuffered file; `begun` holds the beginnings that are known of its tensors."""
         self.path = path
         self._header = header
         self.size = header.size
@@ -95,11 +102,12 @@ class SafetensorsFile(TensorFile):
         self.data_start = header.data_start
         self._file = file
         self._lock = threading.Lock()
+        self._begun = {} if begun is None else begun
         self._positional = hasattr(os, "preadv")
 
     def again(self) -> TensorFile:
         """Open the same file once more, under the header that is known."""
-        return SafetensorsFile(self.path, _open(self.path), self._header)
+        return SafetensorsFile(self.path, _open(self.path), self._header, self._begun)
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; see `TensorFile.read_many`."""
@@ -114,6 +122,21 @@ class SafetensorsFile(TensorFile):
         if run:
             self._read_run(run, found)
         return found
+
+    def beginning(self, key: str, count: int) -> Tensor:
+        """Return the first numbers of a tensor; nothing else of it is read, and not twice."""
+        known = self._begun.get(key)
+        if known is not None and len(known) >= min(count, math.prod(self.tensors[key].shape)):
+            return known[:count]
+        info = self.tensors[key]
+        dtype = torch_dtype(info.dtype, display_name(self.path))
+        numbers = math.prod(info.shape)
+        few = min(count, numbers)
+        buffer = np.empty((info.end - info.start) // max(numbers, 1) * few, dtype=np.uint8)
+        if few:
+            self._fill(memoryview(buffer), info.start)  # type: ignore[arg-type]
+        self._begun[key] = torch.from_numpy(buffer).view(dtype)
+        return self._begun[key]
 
     def _read_run(self, run: Sequence[tuple[str, TensorInfo]], found: dict[str, Tensor]) -> None:
         start, end = run[0][1].start, run[-1][1].end

@@ -16,6 +16,7 @@ from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
+from lib_merge.engine.cancelling import NOTHING
 from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
@@ -100,6 +101,8 @@ def plan(desk: Desk, request: StateRequest) -> PlanReply:
 def outlook(desk: Desk, state: TabState) -> Outlook:
     """Return what a merge would make: name, family, modules, ranks, size, and what to know before saving.
 
+    Of the files' tensors only as much is read as tells whether modules cancel each other.
+
     Raises:
         MergeError: what keeps it from being merged, in one sentence.
     """
@@ -117,6 +120,10 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes += [advice.reason for advice in spoiled if not advice.apply]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
         size = foresee(tree)
+        if size.nothing:
+            raise OutputError(NOTHING)
+        if size.cancelled:
+            notes.append(_cancelled(size.cancelled))
         names = foreseen_names(tree)
         notes += _lost(desk, names, tree)
     return Outlook(
@@ -143,6 +150,14 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
             if advice.apply
         ],
         changes=_changes(desk, state.output.based_on, node.recipe),
+    )
+
+
+def _cancelled(names: Sequence[str]) -> str:
+    one = len(names) == 1
+    return (
+        f"{len(names)} {'module stays' if one else 'modules stay'} out: "
+        f"the sources cancel each other in {'it' if one else 'them'} ({names[0]}{'' if one else ', …'})"
     )
 
 

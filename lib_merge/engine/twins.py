@@ -1,0 +1,107 @@
+"""Which modules of a sum will cancel, told before it is merged.
+
+Whether numbers cancel, headers cannot tell, and to read every tensor for it would take as long as the merge.
+But what cancels to the last digit has the same factors somewhere: a LoRA and its negative, two epochs with
+one frozen text encoder, a lossless merge and what it was made of. So the first numbers of every factor are
+compared, and only modules of which some are parallel are added up.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+
+import numpy as np
+import torch
+
+from lib_merge.engine.evaluate import Evaluator
+from lib_merge.engine.tree import Child, Leaf, Node, Target
+from lib_merge.families import encoder_of
+from lib_merge.files.reader import TensorFile
+from lib_merge.linalg import tolerances
+from lib_merge.methods import Reads, Space
+
+# id of a node -> its modules that cancel
+Gone = Mapping[int, frozenset[str]]
+# First numbers of a tensor that are compared.
+_FEW = 16
+
+
+def cancelled_modules(root: Node) -> Gone:
+    """Return the modules that cancel in a sum and in sums inside it, found by reading as little as can be.
+
+    Nodes of methods whose coefficients depend on the numbers are not looked at: what is foreseen of them is
+    a bound anyway.
+
+    Raises:
+        FileFormatError: a file was changed or cannot be read.
+    """
+    gone: dict[int, frozenset[str]] = {}
+    evaluator = Evaluator(torch.device("cpu"))
+    with torch.no_grad():
+        for node in _inner_first(root):
+            if adds_up(node):
+                gone[id(node)] = frozenset(
+                    name for name, target in node.targets.items() if _cancels(node, target, evaluator)
+                )
+    return gone
+
+
+def adds_up(node: Node) -> bool:
+    """Tell whether a node is a sum, with known coefficients, of files and of uncut groups that are sums."""
+    known = node.method.space is Space.SCALAR and node.method.reads is Reads.NOTHING
+    return known and all(
+        isinstance(child, Leaf) or (child.uncut and adds_up(child)) for child in node.children
+    )
+
+
+def _inner_first(node: Node) -> Iterator[Node]:
+    for child in node.children:
+        if isinstance(child, Node):
+            yield from _inner_first(child)
+    yield node
+
+
+def _cancels(node: Node, target: Target, evaluator: Evaluator) -> bool:
+    leaves = [leaf for leaf in _heard(node, target) if leaf.parts[target.name].columns]
+    if len(leaves) < 2 or not _alike(leaves, target.name):
+        return False
+    return evaluator.cancels(node, target, evaluator.asked(node, target))
+
+
+def _heard(node: Child, target: Target) -> Iterator[Leaf]:
+    """Yield the files below that have the module and weigh something in it."""
+    if isinstance(node, Leaf):
+        if target.name in node.parts:
+            yield node
+        return
+    encoder = encoder_of(target.name)
+    for child in node.children:
+        if child.weight(target.name, target.block, encoder):
+            yield from _heard(child, target)
+
+
+def _alike(leaves: Sequence[Leaf], name: str) -> bool:
+    """Tell whether a factor of one file begins as a multiple of another's does."""
+    roles: dict[str, list[np.ndarray]] = {}
+    for leaf in leaves:
+        for role, key in leaf.parts[name].module.roles.items():
+            info = leaf.file.file.tensors[key]
+            if len(info.shape) > 1 and math.prod(info.shape) > 1:
+                roles.setdefault(role.rpartition(" ")[2], []).append(_direction(leaf.file.file, key))
+    return any(_parallel(directions) for directions in roles.values() if len(directions) > 1)
+
+
+def _direction(file: TensorFile, key: str) -> np.ndarray:
+    """Return the first numbers of a tensor as a unit vector, Float64[few]; zeros where all are zero."""
+    numbers = file.beginning(key, _FEW).double().numpy()
+    padded = np.zeros(_FEW)
+    padded[: len(numbers)] = numbers
+    size = float(np.linalg.norm(padded))
+    return padded / size if size > 0 else padded
+
+
+def _parallel(directions: Sequence[np.ndarray]) -> bool:
+    table = np.stack(directions)
+    cosines = np.abs(table @ table.T)
+    return bool((np.triu(cosines, 1) >= -tolerances.OPPOSITE).any())
