@@ -197,7 +197,7 @@ def _hold(recipe, out):
     if size.exact:
         assert report.bytes == size.bytes
         assert size.rank == (report.ranks()["min"], report.ranks()["max"])
-        assert {name for name, why in report.left_out.items() if why == CANCELLED} == set(size.cancelled)
+    assert set(size.cancelled) <= {name for name, why in report.left_out.items() if why == CANCELLED}
     if not size.cut:
         assert report.energy_kept > 1 - 1e-9
     return size, report

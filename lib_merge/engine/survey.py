@@ -219,7 +219,7 @@ def foresee(tree: Tree) -> SizeEstimate:
     gone = cancelled_modules(tree.root)
     size = _estimate(tree, gone)
     if any(gone.values()):  # a budget is shared before anybody knows what cancels
-        size = replace(size, fixed=_estimate(tree, dict.fromkeys(gone, frozenset())).fixed)
+        size = replace(size, fixed=_estimate(tree, gone.none()).fixed)
     return size
 
 
@@ -329,6 +329,7 @@ def _asked(node: Node, target: Target, gone: Gone) -> Form:
         return Form(min(rank, side), exact=not rank, cut=cut)
     # what has not been looked at may cancel
     known = id(node) in gone or sum(bool(form.rank) for form in used) < 2
+    known = known and target.name not in gone.alike.get(id(node), ())
     exact = factors is not None and known and all(form.exact for form in used)
     if any(form.whole for form in forms):
         sure = any(form.whole and form.sure for form in forms)

@@ -9,7 +9,7 @@ compared, and only modules of which some are parallel are added up.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 import torch
@@ -21,8 +21,27 @@ from lib_merge.files.reader import TensorFile
 from lib_merge.linalg import tolerances
 from lib_merge.methods import Reads, Space
 
-# id of a node -> its modules that cancel
-Gone = Mapping[int, frozenset[str]]
+
+class Gone(dict[int, frozenset[str]]):
+    """id of a node that was looked at -> its modules that cancel.
+
+    alike  id of a node -> modules that several sources have alike, and that do not cancel: what is left may
+           be so little beside them that a copy of their factors rounds too much, and they are made anew
+    """
+
+    def __init__(self) -> None:
+        """Start with nothing."""
+        super().__init__()
+        self.alike: dict[int, set[str]] = {}
+
+    def none(self) -> Gone:
+        """Return the same without what cancels."""
+        other = Gone()
+        other.update(dict.fromkeys(self, frozenset[str]()))
+        other.alike = self.alike
+        return other
+
+
 # First numbers of a tensor that are compared.
 _FEW = 16
 
@@ -36,14 +55,16 @@ def cancelled_modules(root: Node) -> Gone:
     Raises:
         FileFormatError: a file was changed or cannot be read.
     """
-    gone: dict[int, frozenset[str]] = {}
+    gone = Gone()
     evaluator = Evaluator(torch.device("cpu"))
     with torch.no_grad():
         for node in _inner_first(root):
             if adds_up(node):
+                alike = {name for name, target in node.targets.items() if _is_alike(node, target)}
                 gone[id(node)] = frozenset(
-                    name for name, target in node.targets.items() if _cancels(node, target, evaluator)
+                    name for name in alike if _cancels(node, node.targets[name], evaluator)
                 )
+                gone.alike[id(node)] = alike - gone[id(node)]
     return gone
 
 
@@ -62,10 +83,12 @@ def _inner_first(node: Node) -> Iterator[Node]:
     yield node
 
 
-def _cancels(node: Node, target: Target, evaluator: Evaluator) -> bool:
+def _is_alike(node: Node, target: Target) -> bool:
     leaves = [leaf for leaf in _heard(node, target) if leaf.parts[target.name].columns]
-    if len(leaves) < 2 or not _alike(leaves, target.name):
-        return False
+    return len(leaves) > 1 and _alike(leaves, target.name)
+
+
+def _cancels(node: Node, target: Target, evaluator: Evaluator) -> bool:
     return evaluator.cancels(node, target, evaluator.asked(node, target))
 
 
