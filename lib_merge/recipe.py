@@ -16,7 +16,8 @@ from typing import Any, Union
 
 from lib_merge.errors import RecipeError
 from lib_merge.loaders import NAMINGS
-from lib_merge.methods import DEFAULT_METHOD, Method, Space, get_method
+from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Space, get_method
+from lib_merge.methods.words import understood
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
@@ -89,6 +90,7 @@ class Recipe:
     family     None = told from the files
     names      how modules are called in the file: a spelling (kohya, diffusers, …), or a host that must know
                them; "" = as every host of the family knows them, split where a source is split
+    said       what was understood of other tools' words (decides nothing, never written to JSON)
     trainable  factors as large as trainers begin them, and the sources' alpha, so that training can go on
     """
 
@@ -104,6 +106,24 @@ class Recipe:
     names: str = ""
     trainable: bool = False
     prune_below: float = 0.0
+    said: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Take other tools' words for the method's settings, too.
+
+        Raises:
+            RecipeError: a word that means nothing to the method.
+        """
+        method = METHODS.get(self.method)
+        if method is None:
+            return
+        mine = understood(method, self.knobs)
+        if not mine.said and mine.threshold is None:
+            return
+        object.__setattr__(self, "knobs", mine.knobs)
+        object.__setattr__(self, "said", tuple(dict.fromkeys((*self.said, *mine.said))))
+        if mine.threshold is not None:
+            object.__setattr__(self, "prune_below", mine.threshold)
 
     @property
     def prunes(self) -> bool:

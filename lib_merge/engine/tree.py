@@ -325,6 +325,7 @@ class _Builder:
             children=[],
             family=self._family,
             source=source,
+            notes=list(recipe.said),
         )
         for item in recipe.sources:
             # a group's own random weights are drawn before those that its outer source puts on it
