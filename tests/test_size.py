@@ -139,6 +139,7 @@ def _recipes(draw, depth=0, files=None):
         rank=None if rank is None else parse_policy(rank),
         conv_rank=draw(st.sampled_from((None, None, None, None, 1, 6))),
         prune=draw(st.sampled_from((0.0, 0.0, 0.0, 0.0, 0.0, 0.05, 0.5))),
+        prune_below=draw(st.sampled_from((0.0, 0.0, 0.0, 0.0, 0.0, 0.3, 2.0))),
         precision=draw(st.sampled_from(("fp16", "bf16", "float"))),
         seed=draw(st.integers(0, 2)),
         family="Flux" if files is FLUX else None,
@@ -276,6 +277,7 @@ def test_a_budget_bounds_the_file(folder, tmp_path):
         {"rank": parse_policy("budget:180KB")},
         {"conv_rank": 2},
         {"prune": 0.3},
+        {"prune_below": 0.05},
         {"rank": parse_policy("5"), "conv_rank": 2, "prune": 0.1, "precision": "float"},
     ],
 )

@@ -110,17 +110,8 @@ def test_a_recipe_and_an_axis_understand_them(pair):
     recipe = loads(json.dumps({**text, "knobs": {"density": 0.7, "threshold": 0.01}}))
     assert recipe.knobs == {"trim_fraction": pytest.approx(0.3)}
     assert recipe.prune_below == 0.01
-    assert (
-        loads(recipe.dumps())
-        == Recipe(
-            recipe.sources,
-            "ties",
-            dict(recipe.declared().settings(recipe.knobs, 2)),
-            recipe.policy(),
-            prune_below=0.01,
-        )
-        or loads(recipe.dumps()).prune_below == 0.01
-    )
+    again = loads(recipe.dumps())
+    assert (again.prune_below, again.knobs["trim_fraction"], again.said) == (0.01, pytest.approx(0.3), ())
     changed = with_knob(recipe, "density", "0.5")
     assert changed.knobs["trim_fraction"] == pytest.approx(0.5)
     assert with_knob(recipe, "threshold", "0.2").prune_below == 0.2

@@ -17,6 +17,7 @@ from lib_merge import __version__, api
 from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, to_html, to_json
 from lib_merge.analysis.aside import outside
+from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.blocks.weights import parse_elements
@@ -31,6 +32,7 @@ from lib_merge.cli.text import (
 )
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
+from lib_merge.engine.tree import open_tree
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
@@ -121,7 +123,14 @@ def _cautions(recipe: Recipe) -> list[str]:
             assert source.path is not None
             with open_lora(source.path) as file:
                 marks.append(recognised(file))
-    return [
+    strong: list[str] = []
+    with contextlib.suppress(MergeError), open_tree(recipe, drop_unsupported=True) as tree:
+        for advice in normalised(tree):
+            mend = " (--knob normalize=off)" if advice.apply else ""
+            strong.append(f"{advice.reason}{mend}")
+    for text in strong:  # said while the merge may still be stopped
+        sys.stderr.write(f"note: {text}\n")
+    return strong + [
         f"{advice.reason} --aside {' '.join(advice.apply['aside'])} does that."
         if advice.apply
         else advice.reason

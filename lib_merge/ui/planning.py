@@ -14,6 +14,7 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
 from lib_merge.engine.cancelling import NOTHING
@@ -124,6 +125,9 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
             raise OutputError(NOTHING)
         if size.cancelled:
             notes.append(_cancelled(size.cancelled))
+        strong = list(normalised(tree))
+        notes += [advice.reason for advice in strong if not advice.apply]
+        spoiled += [advice for advice in strong if advice.apply]
         names = foreseen_names(tree)
         notes += _lost(desk, names, tree)
     return Outlook(
@@ -145,7 +149,7 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes=notes,
         loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
-            Offer(title=advice.title, reason=advice.reason, changes=Changes(aside=advice.apply["aside"]))
+            Offer(title=advice.title, reason=advice.reason, changes=Changes(**advice.apply))
             for advice in spoiled
             if advice.apply
         ],
