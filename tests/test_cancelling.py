@@ -192,8 +192,8 @@ def test_whole_matrices_and_biases_cancel_down_to_the_rounding_of_float32(count,
     saved = load_file(str(tmp_path / "m.safetensors"))
     assert {key.partition(".")[0] for key in saved} == {NAMES[1]}
     assert set(report.left_out.values()) == {CANCELLED}
-    assert report.bytes == size.bytes if size.exact else report.bytes <= size.bytes
-    assert size.exact == (count == 3)
+    assert report.bytes <= size.bytes
+    assert not size.exact  # what is alike may be made anew
 
 
 def test_the_noise_of_fp16_is_a_difference_and_said_to_be_next_to_nothing(one, tmp_path):
@@ -226,6 +226,6 @@ def test_modules_that_only_seem_alike_are_saved(one, tmp_path):
     b = write(tmp_path / "b.safetensors", other)
     recipe = Recipe((Source(path=one[1], name="a"), Source(path=b, name="b")), precision="float")
     size = _planned(recipe)
-    assert size.exact
+    assert not size.exact
     assert set(size.cancelled) == set()
     assert run_recipe(recipe, tmp_path / "m.safetensors").bytes == size.bytes

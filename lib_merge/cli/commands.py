@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import signal
@@ -14,13 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import __version__, api
-from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, to_html, to_json
-from lib_merge.analysis.aside import outside
-from lib_merge.analysis.normalised import normalised
-from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.blocks.weights import parse_elements
+from lib_merge.cli.cautions import cautions
 from lib_merge.cli.text import (
     ProgressLine,
     analysis_text,
@@ -32,7 +28,6 @@ from lib_merge.cli.text import (
 )
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
-from lib_merge.engine.tree import open_tree
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
 from lib_merge.files.store import write_text
 from lib_merge.library.inspect import inspect_file
@@ -87,7 +82,7 @@ def _merge(arguments: Arguments, stop: _Interrupt) -> None:
 
 
 def _run(recipe: Recipe, arguments: Arguments, stop: _Interrupt) -> None:
-    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), _cautions(recipe))]
+    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), cautions(recipe))]
     if arguments.partners:
         wanted.append(_partners(recipe, arguments))
     reports = []
@@ -112,30 +107,7 @@ def _partners(recipe: Recipe, arguments: Arguments) -> tuple[Recipe, Path, list[
     if target.exists() and not arguments.overwrite:
         message = f"{target.name} exists already; choose another name or add --overwrite."
         raise OutputError(message)
-    return partners.recipe, target, [*partners.notes, *_cautions(partners.recipe)]
-
-
-def _cautions(recipe: Recipe) -> list[str]:
-    """Return a sentence on speed LoRAs that the method spoils; that a file cannot be opened is said later."""
-    marks = []
-    with contextlib.suppress(MergeError):
-        for source in recipe.leaves():
-            assert source.path is not None
-            with open_lora(source.path) as file:
-                marks.append(recognised(file))
-    strong: list[str] = []
-    with contextlib.suppress(MergeError), open_tree(recipe, drop_unsupported=True) as tree:
-        for advice in normalised(tree):
-            mend = " (--knob normalize=off)" if advice.apply else ""
-            strong.append(f"{advice.reason}{mend}")
-    for text in strong:  # said while the merge may still be stopped
-        sys.stderr.write(f"note: {text}\n")
-    return strong + [
-        f"{advice.reason} --aside {' '.join(advice.apply['aside'])} does that."
-        if advice.apply
-        else advice.reason
-        for advice in outside(recipe, marks)
-    ]
+    return partners.recipe, target, [*partners.notes, *cautions(partners.recipe)]
 
 
 def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:

@@ -49,7 +49,7 @@ class ClosedFile(TensorFile):
         """
         return self._opened().read_many(keys)
 
-    def beginning(self, key: str, count: int) -> Tensor:
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
         """Return the first numbers of a tensor; see `TensorFile.beginning`.
 
         Raises:

@@ -8,17 +8,13 @@ compared, and only modules of which some are parallel are added up.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Sequence
 
-import numpy as np
 import torch
 
 from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.families import encoder_of
-from lib_merge.files.reader import TensorFile
-from lib_merge.linalg import tolerances
 from lib_merge.methods import Reads, Space
 
 
@@ -44,6 +40,8 @@ class Gone(dict[int, frozenset[str]]):
 
 # First numbers of a tensor that are compared.
 _FEW = 16
+# What they may differ by, of the largest: it only decides what is looked at more closely.
+_NEAR = 1e-3
 
 
 def cancelled_modules(root: Node) -> Gone:
@@ -106,25 +104,26 @@ def _heard(node: Child, target: Target) -> Iterator[Leaf]:
 
 def _alike(leaves: Sequence[Leaf], name: str) -> bool:
     """Tell whether a factor of one file begins as a multiple of another's does."""
-    roles: dict[str, list[np.ndarray]] = {}
+    roles: dict[str, list[tuple[float, ...]]] = {}
     for leaf in leaves:
+        file = leaf.file.file
         for role, key in leaf.parts[name].module.roles.items():
-            info = leaf.file.file.tensors[key]
-            if len(info.shape) > 1 and math.prod(info.shape) > 1:
-                roles.setdefault(role.rpartition(" ")[2], []).append(_direction(leaf.file.file, key))
-    return any(_parallel(directions) for directions in roles.values() if len(directions) > 1)
+            if len(file.tensors[key].shape) > 1:
+                begun = roles.setdefault(role.rpartition(" ")[2], [])
+                numbers = file.beginning(key, _FEW)
+                if any(_parallel(numbers, other) for other in begun):
+                    return True
+                begun.append(numbers)
+    return False
 
 
-def _direction(file: TensorFile, key: str) -> np.ndarray:
-    """Return the first numbers of a tensor as a unit vector, Float64[few]; zeros where all are zero."""
-    numbers = file.beginning(key, _FEW).double().numpy()
-    padded = np.zeros(_FEW)
-    padded[: len(numbers)] = numbers
-    size = float(np.linalg.norm(padded))
-    return padded / size if size > 0 else padded
-
-
-def _parallel(directions: Sequence[np.ndarray]) -> bool:
-    table = np.stack(directions)
-    cosines = np.abs(table @ table.T)
-    return bool((np.triu(cosines, 1) >= -tolerances.OPPOSITE).any())
+def _parallel(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
+    """Tell whether one is nearly a multiple of the other, as far as both go; one number tells nothing."""
+    few = min(len(one), len(other))
+    if few < 2:
+        return False
+    first = max(range(few), key=lambda place: abs(one[place]))
+    if not one[first] or not other[first]:
+        return False
+    scale, allowed = other[first] / one[first], _NEAR * abs(other[first])
+    return all(abs(other[place] - scale * one[place]) <= allowed for place in range(few))

@@ -50,9 +50,9 @@ class TensorFile(abc.ABC):
         """Return one tensor on the CPU, in the file's dtype."""
         return self.read_many([key])[key]
 
-    def beginning(self, key: str, count: int) -> Tensor:
-        """Return the first numbers of a tensor, at most `count` of them, in the file's dtype."""
-        return self.read(key).flatten()[:count]
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor, at most `count` of them."""
+        return tuple(self.read(key).flatten()[:count].double().tolist())
 
     @abc.abstractmethod
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -91,7 +91,7 @@ class SafetensorsFile(TensorFile):
     """A safetensors file behind a checked header."""
 
     def __init__(
-        self, path: Path, file: BinaryIO, header: Header, begun: dict[str, Tensor] | None = None
+        self, path: Path, file: BinaryIO, header: Header, begun: dict[str, tuple[float, ...]] | None = None
     ) -> None:
         """Take over an open, unbuffered file; `begun` holds the beginnings that are known of its tensors."""
         self.path = path
@@ -123,7 +123,7 @@ class SafetensorsFile(TensorFile):
             self._read_run(run, found)
         return found
 
-    def beginning(self, key: str, count: int) -> Tensor:
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
         """Return the first numbers of a tensor; nothing else of it is read, and not twice."""
         known = self._begun.get(key)
         if known is not None and len(known) >= min(count, math.prod(self.tensors[key].shape)):
@@ -135,7 +135,7 @@ class SafetensorsFile(TensorFile):
         buffer = np.empty((info.end - info.start) // max(numbers, 1) * few, dtype=np.uint8)
         if few:
             self._fill(memoryview(buffer), info.start)  # type: ignore[arg-type]
-        self._begun[key] = torch.from_numpy(buffer).view(dtype)
+        self._begun[key] = tuple(torch.from_numpy(buffer).view(dtype).double().tolist())
         return self._begun[key]
 
     def _read_run(self, run: Sequence[tuple[str, TensorInfo]], found: dict[str, Tensor]) -> None:
