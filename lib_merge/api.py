@@ -35,6 +35,7 @@ def merge(
     rank: str | int | RankPolicy | None = None,
     conv_rank: int | None = None,
     prune: float = 0.0,
+    prune_below: float = 0.0,
     save_precision: str = "fp16",
     seed: int = 0,
     family: str | None = None,
@@ -58,6 +59,7 @@ def merge(
         rank: "lossless", a number, "energy:0.99", "error:0.01", "budget:50MB"; None = the method's default.
         conv_rank: rank of k×k convolutions.
         prune: relative threshold under which ranks and modules are dropped.
+        prune_below: absolute threshold under which ranks are dropped, by their singular value.
         save_precision: fp16, bf16 or float.
         seed: of random masks and block tokens.
         family: decides where shapes cannot.
@@ -84,6 +86,7 @@ def merge(
         rank=None if rank is None else parse_policy(rank),
         conv_rank=conv_rank,
         prune=prune,
+        prune_below=prune_below,
         precision=save_precision,
         seed=seed,
         family=family,

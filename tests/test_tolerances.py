@@ -11,6 +11,7 @@ from safetensors import safe_open
 
 from lib_merge import Job, RankPolicy, Recipe, Source, merge, verify
 from lib_merge.analysis import analyze
+from lib_merge.engine.cancelling import none_left
 from lib_merge.errors import VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, tolerances
 from lib_merge.linalg.core import Bases, core_space
@@ -403,6 +404,14 @@ def opposites_have_no_mean_and_near_opposites_have_one():
 def a_sum_that_cancels_is_nothing_and_a_faint_one_is_scaled():
     assert _scalar("norm_preserving", [[1.0, -1.0], [-1.0, 1.0 + 3e-16]], (1.0, 1.0)) == [0.0, 0.0]
     assert _scalar("norm_preserving", [[1.0, -1.0], [-1.0, 1.0 + 1e-8]], (1.0, 1.0))[0] > 1.0
+
+
+@case("CANCELS_WHOLE", 1e-9, 1e-2)
+def whole_matrices_cancel_down_to_the_rounding_of_float32_and_differ_above_it():
+    one = _random(50).float()
+    shares = [0.37, 0.41, 0.11, -0.89]
+    assert none_left([share * one for share in shares])
+    assert not none_left([one, -(one * (1 + 1e-4))])
 
 
 @case("COLUMN_FLOOR", 1e-16, 1e-2)

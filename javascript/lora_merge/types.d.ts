@@ -724,6 +724,8 @@ export interface Setup {
     conv_rank: number | null;
     /** leave out ranks and modules below this share of the largest. */
     prune: number;
+    /** leave out ranks whose singular value is below this number. */
+    prune_below: number;
     precision: "fp16" | "bf16" | "float";
     /** a spelling, or a host that must know them; empty: every host. */
     names: string;
@@ -756,6 +758,8 @@ export interface TabState {
     conv_rank?: number | null;
     /** leave out ranks and modules below this share of the largest. */
     prune?: number;
+    /** leave out ranks whose singular value is below this number. */
+    prune_below?: number;
     precision?: "fp16" | "bf16" | "float";
     /** a spelling, or a host that must know them; empty: every host. */
     names?: string;

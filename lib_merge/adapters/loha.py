@@ -92,7 +92,7 @@ class LoHa(MergeableKind):
         (up1, down1), (up2, down2) = _factors(tensors, "1"), _factors(tensors, "2")
         rows = max(1, _TILE // down1.shape[1])
         square = 0.0
-        for one, other in zip(up1.split(rows), up2.split(rows)):
+        for one, other in zip(torch.split(up1, rows), torch.split(up2, rows)):
             square += float(((one @ down1) * (other @ down2)).double().square().sum())
         return abs(scale) * math.sqrt(square)
 

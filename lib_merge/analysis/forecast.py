@@ -134,7 +134,7 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
 
 def hashed(node: Node) -> list[str]:
     """Return the identities by which the merge itself will draw: hashes of whole files."""
-    return [child.identity for child in node.children]
+    return node.identities
 
 
 def named(node: Node) -> list[str]:

@@ -108,6 +108,11 @@ def report_text(report: MergeReport) -> str:
     if report.pruned:
         saved, error = report.pruned["bytes_saved"], report.pruned["relative_error"]
         lines.append(f"pruning saved {saved / 1e6:.2f} MB and left out {error**2:.3%} of the merge")
+    for level in report.levels:
+        low, high = level.rank
+        lines.append(
+            f"{level.name} enters at rank {low}-{high}, which keeps {level.energy_kept:.2%} of its energy"
+        )
     if report.loads_in:
         lines.append(f"loads in {sentence(report.loads_in)}")
         lines.extend(f"  {line}" for line in why(report.loads_in))

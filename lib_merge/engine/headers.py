@@ -49,6 +49,14 @@ class ClosedFile(TensorFile):
         """
         return self._opened().read_many(keys)
 
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor; see `TensorFile.beginning`.
+
+        Raises:
+            FileFormatError: the file is another by now.
+        """
+        return self._opened().beginning(key, count)
+
     def _opened(self) -> TensorFile:
         with self._lock:
             if self._file is None:

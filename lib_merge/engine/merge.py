@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
 from lib_merge.adapters.module import swap_halves
-from lib_merge.engine.cancelling import CANCELLED, LEFT_NOTHING, cancels
+from lib_merge.engine.cancelling import CANCELLED, LEFT_NOTHING, NOTHING
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -36,7 +35,7 @@ from lib_merge.engine.encode import (
 )
 from lib_merge.engine.evaluate import blame, over_modules
 from lib_merge.engine.publish import Published, publish
-from lib_merge.engine.report import MergeReport, ModuleReport, peak_rss_mb, remarks
+from lib_merge.engine.report import MergeReport, ModuleReport, levels_of, peak_rss_mb, remarks
 from lib_merge.engine.room import written
 from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
@@ -160,8 +159,7 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
             for entry in encoded.entries:
                 writer.add(tree.naming.key(name, entry[0][len(name) + 1 :]), *entry[1:])
     if not saved:
-        message = "every module of the result is zero: nothing would be left to save."
-        raise OutputError(message)
+        raise OutputError(NOTHING)
 
 
 def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
@@ -173,9 +171,8 @@ def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
     if item.name in plan.kept.dropped:
         return Encoded(dropped=plan.kept.dropped[item.name], cut=plan.kept.norms[item.name])
     encoded = _matrix(tree, plan, item) if item.columns else Encoded()
-    vectors = plan.evaluator.vectors(node, item)
-    if encoded.dropped == CANCELLED or not item.columns:
-        vectors = {role: value for role, value in vectors.items() if not _cancelled(node, item, value)}
+    alone = encoded.dropped == CANCELLED or not item.columns
+    vectors = (plan.evaluator.remaining_vectors if alone else plan.evaluator.vectors)(node, item)
     if tree.naming.swaps(item.name):
         vectors = {role: torch.roll(value, value.numel() // 2) for role, value in vectors.items()}
     if vectors:
@@ -196,11 +193,6 @@ def _filler(item: Target, dtype: torch.dtype, *, alpha: bool) -> Encoded:
     return replace(encode_factors(item, zeros, dtype, alpha=alpha), filler=True)
 
 
-def _cancelled(node: Node, item: Target, value: Tensor) -> bool:
-    """Tell whether a sum of several sources' biases is zero to the last digit."""
-    return sum(map(bool, node.weights(item))) > 1 and not bool(value.any())
-
-
 def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     evaluator, dtype = plan.evaluator, DTYPES[tree.root.recipe.precision]
     delta = evaluator.asked(tree.root, item)
@@ -208,8 +200,9 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
         delta = swap_halves(delta.low_rank() if isinstance(delta, Spanned) else delta)
     policy = plan.kept.policy_at(tree.root, item)
     if isinstance(delta, LowRank) and not delta.terms:
-        return Encoded(dropped="weight 0 in every source that has it")
-    if cancels(tree.root, item, delta, evaluator):
+        inside = item.name in evaluator.cancelled
+        return Encoded(dropped=CANCELLED if inside else "weight 0 in every source that has it")
+    if evaluator.cancels(tree.root, item, delta):
         return Encoded(dropped=CANCELLED)
     if item.one_axis:  # no loader takes factors of a weight that is no matrix
         whole = delta.low_rank() if isinstance(delta, Spanned) else delta
@@ -277,6 +270,7 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, published: Published, j
         **plan.evaluator.clock.seconds,
     }
     report.pruned = plan.kept.summary() if plan.kept.pruned else {}
+    report.levels = list(levels_of(node, plan.evaluator))
     report.warnings.extend(tree.notes)
     many = metadata.too_many_tags([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
     report.warnings.extend([many] if many else [])
@@ -312,7 +306,10 @@ def _groups(recipe: Recipe, folder: Path, job: Job, prefix: str) -> Iterator[str
         name = _level(prefix, number, source.name)
         yield from _groups(source.recipe, folder, job, f"{name}-")
         inner = replace(
-            source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision
+            source.recipe,
+            family=source.recipe.family or recipe.family,
+            precision=recipe.precision,
+            names=recipe.names,
         )
         report = run(inner, folder / f"{name}.safetensors", replace(job, overwrite=True))
         yield f"level {number} was saved as {Path(report.output).name}"
@@ -371,7 +368,7 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> Proof:
                 part.load(merged.file) if part is not None and there else LowRank(target.out, target.columns)
             )
             rank = 0 if isinstance(delta, Dense) else delta.rank
-            if cancels(node, target, asked, evaluator):
+            if evaluator.cancels(node, target, asked):
                 error, size = norm(delta), 0.0
             elif there:
                 error, size = difference_norm(delta, asked)

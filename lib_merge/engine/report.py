@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
-from lib_merge.engine.tree import Node, Target
+from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.linalg import tolerances
 from lib_merge.loaders import Verdict
 from lib_merge.methods import get_method
@@ -48,6 +48,22 @@ class ModuleReport:
         return self.error / self.size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelReport:
+    """A group whose ranks are cut before it enters the merge, as its own file would be.
+
+    name         what people call it
+    rank         (least, greatest) of its modules
+    error        ‖cut‖ / ‖ΔW‖ over all its modules
+    energy_kept  1 − error²
+    """
+
+    name: str
+    rank: tuple[int, int]
+    error: float
+    energy_kept: float
+
+
 @dataclass(slots=True)
 class MergeReport:
     """The result of a merge; `to_json` is what `--json` prints.
@@ -67,6 +83,7 @@ class MergeReport:
     copied: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     pruned: dict[str, float] = field(default_factory=dict)
+    levels: list[LevelReport] = field(default_factory=list)
     tensor_hash: str = ""
     precision: str = "fp16"
     kept: list[str] = field(default_factory=list)
@@ -137,6 +154,7 @@ class MergeReport:
             "copied": self.copied,
             "left_out": self.left_out,
             "pruned": self.pruned,
+            "levels": [asdict(level) for level in self.levels],
             "blocks": self.blocks(),
             "loads_in": {one.host: one.to_json() for one in self.loads_in},
         }
@@ -286,7 +304,38 @@ def remarks(
         report: measured modules.
         spectra: the known singular values of modules that were cut.
     """
-    return [*_cut(node, report, spectra), *_size(node, evaluator, report)]
+    return [*_cut(node, report, spectra), *_levels(report), *_size(node, evaluator, report)]
+
+
+def levels_of(node: Node, evaluator: Evaluator) -> Iterator[LevelReport]:
+    """Yield what was cut of every group in a merge that was carried out, outer groups first.
+
+    Args:
+        node: the tree.
+        evaluator: that carried it out.
+    """
+    for child in node.children:
+        if isinstance(child, Leaf):
+            continue
+        cuts = [cut for (owner, _), cut in sorted(evaluator.cuts.items()) if owner == id(child)]
+        ranks = [cut.rank for cut in cuts if cut.rank]
+        size = sum(cut.size**2 for cut in cuts)
+        lost = min(1.0, sum(cut.cut**2 for cut in cuts) / size) if size > 0 else 0.0
+        if cuts:
+            rank = min(ranks, default=0), max(ranks, default=0)
+            yield LevelReport(name=child.label, rank=rank, error=lost**0.5, energy_kept=1.0 - lost)
+        yield from levels_of(child, evaluator)
+
+
+def _levels(report: MergeReport) -> Iterator[str]:
+    for level in report.levels:
+        if 1.0 - level.energy_kept > tolerances.CUT_LIMIT:
+            low, high = level.rank
+            yield (
+                f"{level.name} was cut to rank {low if low == high else f'{low} to {high}'} like a merge of "
+                f"its own, which threw away {1 - level.energy_kept:.1%} of its energy; a rank of its own "
+                "keeps more"
+            )
 
 
 def _cut(node: Node, report: MergeReport, spectra: Mapping[str, np.ndarray]) -> list[str]:

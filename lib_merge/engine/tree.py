@@ -56,21 +56,14 @@ class Target:
 class Leaf:
     """A file in the tree, its settings resolved to numbers.
 
-    occurrence   0 for the first use of this file in the whole tree, 1 for the second, …
     parts        module name -> where it comes from in the file
     """
 
     source: Source
     file: LoraFile
-    occurrence: int
     parts: Mapping[str, ModulePart]
     block_weights: Mapping[str, float]
     elements: ElementMatcher
-
-    @property
-    def identity(self) -> str:
-        """Names this use of this file: part of the key of its random masks."""
-        return f"{self.file.sha256}#{self.occurrence}"
 
     @property
     def label(self) -> str:
@@ -108,7 +101,7 @@ class Node:
         parts = [
             self.method.name,
             str(sorted(self.settings.items())),
-            *(child.identity for child in self.children),
+            *self.identities,
         ]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
@@ -122,6 +115,27 @@ class Node:
         if self.source is None:
             return 1.0
         return _ratio(self.source, encoder) * _block_factor(self, name, block)
+
+    @property
+    def uncut(self) -> bool:
+        """True where all of what the method makes is kept, at every module."""
+        return self.policy.exact and self.recipe.conv_rank is None and not self.recipe.prunes
+
+    @property
+    def identities(self) -> list[str]:
+        """Names of the children for the key of their random masks; the second use of a child has another.
+
+        What they are called depends on nothing outside the node, so that a group draws the same masks as a
+        merge of its own.
+        """
+        seen: dict[str, int] = {}
+        names = []
+        for child in self.children:
+            alike = str(child.file.path) if isinstance(child, Leaf) else child.identity
+            number = seen[alike] = seen.get(alike, -1) + 1
+            plain = f"#{number}" if isinstance(child, Leaf) or number else ""
+            names.append((child.file.sha256 if isinstance(child, Leaf) else alike) + plain)
+        return names
 
     def leaves(self) -> list[Leaf]:
         """Return every file below, left to right."""
@@ -319,6 +333,7 @@ class _Builder:
             children=[],
             family=self._family,
             source=source,
+            notes=list(recipe.said),
         )
         for item in recipe.sources:
             # a group's own random weights are drawn before those that its outer source puts on it
@@ -354,7 +369,6 @@ class _Builder:
         return Leaf(
             source=replace(item, name=path.name, size=file.size, blocks=weights or None),
             file=file,
-            occurrence=occurrence,
             parts=parts,
             block_weights=weights,
             elements=elements,

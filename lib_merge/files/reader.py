@@ -7,6 +7,7 @@ file under a reader, and pages of a map would count as memory.
 from __future__ import annotations
 
 import abc
+import math
 import os
 import stat
 import threading
@@ -50,6 +51,10 @@ class TensorFile(abc.ABC):
     def read(self, key: str) -> Tensor:
         """Return one tensor on the CPU, in the file's dtype."""
         return self.read_many([key])[key]
+
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor, at most `count` of them."""
+        return tuple(self.read(key).flatten()[:count].double().tolist())
 
     @abc.abstractmethod
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -115,8 +120,10 @@ def _check(path: Path, before: State, status: Callable[[], os.stat_result]) -> N
 class SafetensorsFile(TensorFile):
     """A safetensors file behind a checked header."""
 
-    def __init__(self, path: Path, file: BinaryIO, header: Header) -> None:
-        """Take over an open, unbuffered file."""
+    def __init__(
+        self, path: Path, file: BinaryIO, header: Header, begun: dict[str, tuple[float, ...]] | None = None
+    ) -> None:
+        """Take over an open, unbuffered file; `begun` holds the beginnings that are known of its tensors."""
         self.path = path
         self.state = state_of(os.fstat(file.fileno()))
         self._header = header
@@ -126,11 +133,12 @@ class SafetensorsFile(TensorFile):
         self.data_start = header.data_start
         self._file = file
         self._lock = threading.Lock()
+        self._begun = {} if begun is None else begun
         self._positional = hasattr(os, "preadv")
 
     def again(self) -> TensorFile:
         """Open the same file once more, under the header that is known."""
-        return SafetensorsFile(self.path, _open(self.path), self._header)
+        return SafetensorsFile(self.path, _open(self.path), self._header, self._begun)
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; see `TensorFile.read_many`."""
@@ -145,6 +153,21 @@ class SafetensorsFile(TensorFile):
         if run:
             self._read_run(run, found)
         return found
+
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor; nothing else of it is read, and not twice."""
+        known = self._begun.get(key)
+        if known is not None and len(known) >= min(count, math.prod(self.tensors[key].shape)):
+            return known[:count]
+        info = self.tensors[key]
+        dtype = torch_dtype(info.dtype, display_name(self.path))
+        numbers = math.prod(info.shape)
+        few = min(count, numbers)
+        buffer = np.empty((info.end - info.start) // max(numbers, 1) * few, dtype=np.uint8)
+        if few:
+            self._fill(memoryview(buffer), info.start)  # type: ignore[arg-type]
+        self._begun[key] = tuple(torch.from_numpy(buffer).view(dtype).double().tolist())
+        return self._begun[key]
 
     def _read_run(self, run: Sequence[tuple[str, TensorInfo]], found: dict[str, Tensor]) -> None:
         start, end = run[0][1].start, run[-1][1].end

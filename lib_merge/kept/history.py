@@ -276,7 +276,7 @@ def _text(entry: Entry) -> str:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return what changed between two recipes (JSON), in sentences."""
     lines = []
-    for name in ("method", "rank", "conv_rank", "prune", "precision", "seed"):
+    for name in ("method", "rank", "conv_rank", "prune", "prune_below", "precision", "seed"):
         if before.get(name) != after.get(name):
             old, new = (_setting(name, recipe.get(name)) for recipe in (before, after))
             lines.append(f"{name.replace('_', ' ')}: {old} → {new}")

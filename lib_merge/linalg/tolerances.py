@@ -280,6 +280,13 @@ CANCELS = _row(
     why="float64 Grams hold a sum that cancels to this as rounding: no direction to bring to full strength",
     breaks="smaller: rounding is scaled up to full strength; larger: near-opposites are saved as nothing",
 )
+CANCELS_WHOLE = _row(
+    "CANCELS_WHOLE",
+    5e-7,
+    "of √Σ‖wᵢΔWᵢ‖²",
+    why="eight roundings of float32, in which whole matrices and biases are added: a sum of ten stays below",
+    breaks="smaller: rounding is saved as a difference; larger: a small difference is saved as nothing",
+)
 COLUMN_FLOOR = _row(
     "COLUMN_FLOOR",
     1e-12,

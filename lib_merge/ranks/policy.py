@@ -201,6 +201,7 @@ class SizeEstimate:
     fixed     bytes that are no factors, should every module be kept
     most      bytes that the file will not exceed, where there is a budget
     emptied   modules that weigh nothing in any source
+    cancelled  modules whose sources cancel each other, of which no ΔW is saved
     """
 
     modules: Mapping[str, SavedModule]
@@ -211,6 +212,7 @@ class SizeEstimate:
     fixed: int
     most: int | None = None
     emptied: int = 0
+    cancelled: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -231,6 +233,11 @@ class SizeEstimate:
         return self.most is None and all(module.exact for module in self.modules.values())
 
     @property
+    def nothing(self) -> bool:
+        """True where no module is left, and nothing else is copied either."""
+        return not self.copied and all(module.filler for module in self.modules.values())
+
+    @property
     def cut(self) -> bool:
         """True where a rank policy, pruning or a budget may take something away."""
         return self.most is not None or any(module.cut for module in self.modules.values())
@@ -243,6 +250,11 @@ class SizeEstimate:
             if ranks.get(name, 1)
         }
         return replace(self, modules=modules, most=None)
+
+    def fillers(self, names: Sequence[str]) -> np.ndarray:
+        """Return Bool[module], which of these modules are zeros that a loader wants."""
+        known = [self.modules.get(name) for name in names]
+        return np.array([module is not None and module.filler for module in known], dtype=bool)
 
     def prices(self, names: Sequence[str]) -> np.ndarray:
         """Return Int[module], bytes of one rank of these modules; 0 of one that weighs nothing anywhere."""

@@ -15,8 +15,10 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
+from lib_merge.engine.cancelling import NOTHING
 from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
@@ -102,6 +104,8 @@ def plan(desk: Desk, request: StateRequest) -> PlanReply:
 def outlook(desk: Desk, state: TabState) -> Outlook:
     """Return what a merge would make: name, family, modules, ranks, size, and what to know before saving.
 
+    Of the files' tensors only as much is read as tells whether modules cancel each other.
+
     Raises:
         MergeError: what keeps it from being merged, in one sentence.
     """
@@ -119,6 +123,13 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes += [advice.reason for advice in spoiled if not advice.apply]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
         size = foresee(tree)
+        if size.nothing:
+            raise OutputError(NOTHING)
+        if size.cancelled:
+            notes.append(_cancelled(size.cancelled))
+        strong = list(normalised(tree))
+        notes += [advice.reason for advice in strong if not advice.apply]
+        spoiled += [advice for advice in strong if advice.apply]
         names = foreseen_names(tree)
         notes += _lost(desk, names, tree)
     return Outlook(
@@ -140,11 +151,19 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes=notes,
         loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
-            Offer(title=advice.title, reason=advice.reason, changes=Changes(aside=advice.apply["aside"]))
+            Offer(title=advice.title, reason=advice.reason, changes=Changes(**advice.apply))
             for advice in spoiled
             if advice.apply
         ],
         changes=_changes(desk, state.output.based_on, node.recipe),
+    )
+
+
+def _cancelled(names: Sequence[str]) -> str:
+    one = len(names) == 1
+    return (
+        f"{len(names)} {'module stays' if one else 'modules stay'} out: "
+        f"the sources cancel each other in {'it' if one else 'them'} ({names[0]}{'' if one else ', …'})"
     )
 
 
