@@ -333,7 +333,7 @@ def _asked(node: Node, target: Target, gone: Gone) -> Form:
     exact = factors is not None and known and all(form.exact for form in used)
     if any(form.whole for form in forms):
         sure = any(form.whole and form.sure for form in forms)
-        return Form(side, whole=True, exact=exact, cut=cut, sure=sure)
+        return Form(side, whole=True, exact=exact and sure, cut=cut, sure=sure)
     return Form(rank, exact=exact, cut=cut)
 
 

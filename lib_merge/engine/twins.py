@@ -15,6 +15,7 @@ import torch
 from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.families import encoder_of
+from lib_merge.linalg import norm
 from lib_merge.methods import Reads, Space
 
 
@@ -42,6 +43,8 @@ class Gone(dict[int, frozenset[str]]):
 _FEW = 16
 # What they may differ by, of the largest: it only decides what is looked at more closely.
 _NEAR = 1e-3
+# Of what leaves more than this of its sources, a copy rounds as little as of any.
+_MOST = 0.7
 
 
 def cancelled_modules(root: Node) -> Gone:
@@ -58,11 +61,13 @@ def cancelled_modules(root: Node) -> Gone:
     with torch.no_grad():
         for node in _inner_first(root):
             if adds_up(node):
-                alike = {name for name, target in node.targets.items() if _is_alike(node, target)}
-                gone[id(node)] = frozenset(
-                    name for name in alike if _cancels(node, node.targets[name], evaluator)
-                )
-                gone.alike[id(node)] = alike - gone[id(node)]
+                left = {
+                    name: _left(node, target, evaluator)
+                    for name, target in node.targets.items()
+                    if _is_alike(node, target)
+                }
+                gone[id(node)] = frozenset(name for name, share in left.items() if share == 0)
+                gone.alike[id(node)] = {name for name, share in left.items() if 0 < share < _MOST}
     return gone
 
 
@@ -86,8 +91,13 @@ def _is_alike(node: Node, target: Target) -> bool:
     return len(leaves) > 1 and _alike(leaves, target.name)
 
 
-def _cancels(node: Node, target: Target, evaluator: Evaluator) -> bool:
-    return evaluator.cancels(node, target, evaluator.asked(node, target))
+def _left(node: Node, target: Target, evaluator: Evaluator) -> float:
+    """Return ‖ΔW‖ / √Σ‖wᵢΔWᵢ‖² of a module; 0 where it cancels."""
+    asked = evaluator.asked(node, target)
+    if evaluator.cancels(node, target, asked):
+        return 0.0
+    together = evaluator.together(node, target)
+    return norm(asked) / together if together > 0 else 1.0
 
 
 def _heard(node: Child, target: Target) -> Iterator[Leaf]:
