@@ -28,7 +28,7 @@ from lib_merge.errors import FileFormatError, OutputError
 T = TypeVar("T")
 
 # the largest file that is read whole
-LIMIT = 16 << 20
+LIMIT = 8 << 20
 SUFFIX = ".merging"
 _OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging", re.DOTALL)
 # Seconds after its last byte at which a temporary that nobody locks counts as left behind: some network
