@@ -156,6 +156,9 @@ def convert(
     return merge([model], save_to=save_to, target=target, **options)
 
 
+MOST_RECIPE = 8 << 20  # bytes of a recipe's file
+
+
 def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     """Read a recipe from a .json, or from the metadata of a merged file, and find its sources.
 
@@ -169,16 +172,17 @@ def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     path = Path(path)
     if path.suffix.lower() == ".json":
         try:
-            text = read_text(path)
+            read = read_text(path, MOST_RECIPE)
         except FileFormatError as error:
             raise RecipeError(str(error)) from error
-        if text is None:
-            message = f"{path.name} cannot be read: it does not exist."
+        if read is None:
+            message = f"{path.name} cannot be read: there is no such file."
             raise RecipeError(message)
+        text = read
     else:
         opened = open_lora(path)
         opened.close()
-        text = metadata.recipe_of(opened.metadata)
+        text = metadata.recipe_of(opened.metadata) or ""
         if not text:
             message = f"{path.name} was not made by this program: there is no recipe in it."
             raise RecipeError(message)

@@ -315,7 +315,8 @@ def from_json(data: object, where: str = "the recipe") -> Recipe:
     try:
         return _parse_recipe(data, 0)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
-        message = f"{where} is damaged: {type(error).__name__} at {error}."
+        told = f" ({error})" if isinstance(error, (ValueError, OverflowError)) else ""
+        message = f"{where} is damaged: a field is missing or holds what it cannot{told}; make it anew."
         raise RecipeError(message) from error
 
 

@@ -11,9 +11,12 @@ import torch
 from safetensors.torch import save_file
 
 from lib_merge.adapters.loha import LoHa
+from lib_merge.api import load_recipe, run_recipe
+from lib_merge.blocks.imports import import_file
 from lib_merge.errors import FileFormatError, MergeError, ModuleError, legible
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import as_text, read_facts
+from lib_merge.recipe import Recipe, Source
 from lib_merge.ui.jobs import MOST_WAITING, Jobs
 from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
@@ -228,6 +231,60 @@ def test_half_a_character_in_a_tag_or_side_car_is_no_obstacle(tmp_path):
     assert done["state"] == "done", done
     _ask(desk, "job", job=done["job"])
     _ask(desk, "history")
+
+
+# -------------------------------------------------------------------------------------------- recipes
+
+
+def _recipe(tmp_path, **changes):
+    path = write_lora(tmp_path / "a.safetensors")
+    recipe = Recipe((Source(path=path, name=path.name, ratio=0.5),)).to_json()
+    return {**recipe, **changes}
+
+
+WRONG = [
+    {"sources": [{"name": "a.safetensors", "ratio": 10**400}]},
+    {"sources": {"a": 1}},
+    {"sources": [7]},
+    {"sources": None},
+    {"seed": "a"},
+    {"knobs": [1]},
+    {"conv_rank": "z"},
+    {"prune": "q"},
+    {"method": ["x"]},
+    {"precision": 7},
+    {"version": 10**400},
+]
+
+
+@pytest.mark.parametrize("changes", WRONG, ids="-".join)
+def test_a_recipe_with_a_field_of_a_wrong_sort_is_refused_in_words(changes, tmp_path):
+    file = tmp_path / "r.json"
+    file.write_text(json.dumps(_recipe(tmp_path, **changes)))
+    with pytest.raises(MergeError) as refused:
+        run_recipe(load_recipe(file), tmp_path / "m.safetensors")
+    said = str(refused.value)
+    assert said.isprintable()
+    assert not any(word in said for word in ("Error", "object has no attribute", "NoneType", "indices"))
+
+
+def test_a_recipe_is_a_small_plain_file(tmp_path):
+    large = tmp_path / "large.json"
+    with large.open("wb") as file:
+        file.truncate(600 << 20)
+    for path, said in (
+        (large, "larger than 8 MB"),
+        (tmp_path / "none.json", "no such file"),
+        (tmp_path, "no such"),
+    ):
+        with pytest.raises(MergeError, match=said if path != tmp_path else "."):
+            load_recipe(path)
+    if hasattr(os, "mkfifo"):
+        os.mkfifo(tmp_path / "pipe.json")
+        with pytest.raises(MergeError, match="no plain file"):
+            load_recipe(tmp_path / "pipe.json")
+        with pytest.raises(MergeError, match="no plain file"):
+            import_file(tmp_path / "pipe.json")
 
 
 # -------------------------------------------------------------------------------------------- messages

@@ -92,8 +92,9 @@ class LoHa(MergeableKind):
         (up1, down1), (up2, down2) = _factors(tensors, "1"), _factors(tensors, "2")
         rows = max(1, _TILE // down1.shape[1])
         square = 0.0
-        for one, other in zip(torch.split(up1, rows), torch.split(up2, rows)):
-            square += float(((one @ down1) * (other @ down2)).double().square().sum())
+        for at in range(0, up1.shape[0], rows):
+            part = (up1[at : at + rows] @ down1) * (up2[at : at + rows] @ down2)
+            square += float(part.double().square().sum())
         return abs(scale) * math.sqrt(square)
 
 

@@ -27,7 +27,7 @@ from lib_merge.errors import FileFormatError, OutputError
 T = TypeVar("T")
 
 # the largest file that is read whole
-LIMIT = 16 << 20
+LIMIT = 8 << 20
 SUFFIX = ".merging"
 _OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging(-journal)?", re.DOTALL)
 _LOCK = re.compile(r"\..+\.(safetensors|json|sqlite3)\.lock", re.DOTALL)
