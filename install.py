@@ -146,8 +146,7 @@ def _tell(report: dict) -> None:
         f"\nSaved {Path(report['output']).relative_to(ROOT)}\n"
         f"  {report['family']}, {report['modules']} modules, rank {ranks['min']} to {ranks['max']}, "
         f"{report['bytes'] / 1e6:.1f} MB, {report['seconds']['total']:.1f} s\n"
-        f"  asked = saved to {report['relative_error']:.3%} (worst module "
-        f"{report['worst_module']['error']:.3%})"
+        f"  {'; '.join(filter(None, (report['proof'], report['choice'])))}"
     )
     for warning in report["warnings"]:
         print(f"  note: {warning}")

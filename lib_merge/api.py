@@ -13,7 +13,8 @@ from lib_merge.engine.merge import run, save_groups
 from lib_merge.engine.merge import verify as hold_against_recipe
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
-from lib_merge.errors import RecipeError
+from lib_merge.errors import FileFormatError, RecipeError
+from lib_merge.files.store import read_text
 from lib_merge.library.recipes import finder
 from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.ranks.policy import RankPolicy, parse_policy
@@ -34,6 +35,7 @@ def merge(
     rank: str | int | RankPolicy | None = None,
     conv_rank: int | None = None,
     prune: float = 0.0,
+    prune_below: float = 0.0,
     save_precision: str = "fp16",
     seed: int = 0,
     family: str | None = None,
@@ -57,6 +59,7 @@ def merge(
         rank: "lossless", a number, "energy:0.99", "error:0.01", "budget:50MB"; None = the method's default.
         conv_rank: rank of k×k convolutions.
         prune: relative threshold under which ranks and modules are dropped.
+        prune_below: absolute threshold under which ranks are dropped, by their singular value.
         save_precision: fp16, bf16 or float.
         seed: of random masks and block tokens.
         family: decides where shapes cannot.
@@ -83,6 +86,7 @@ def merge(
         rank=None if rank is None else parse_policy(rank),
         conv_rank=conv_rank,
         prune=prune,
+        prune_below=prune_below,
         precision=save_precision,
         seed=seed,
         family=family,
@@ -152,6 +156,9 @@ def convert(
     return merge([model], save_to=save_to, target=target, **options)
 
 
+MOST_RECIPE = 8 << 20  # bytes of a recipe's file
+
+
 def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     """Read a recipe from a .json, or from the metadata of a merged file, and find its sources.
 
@@ -165,10 +172,13 @@ def load_recipe(path: PathLike, folders: Sequence[PathLike] = ()) -> Recipe:
     path = Path(path)
     if path.suffix.lower() == ".json":
         try:
-            text = path.read_text(encoding="utf-8")
-        except (OSError, UnicodeDecodeError) as error:
-            message = f"{path.name} cannot be read: {getattr(error, 'strerror', None) or error}."
-            raise RecipeError(message) from error
+            read = read_text(path, MOST_RECIPE)
+        except FileFormatError as error:
+            raise RecipeError(str(error)) from error
+        if read is None:
+            message = f"{path.name} cannot be read: there is no such file."
+            raise RecipeError(message)
+        text = read
     else:
         opened = open_lora(path)
         opened.close()

@@ -7,16 +7,19 @@ carried over.
 
 from __future__ import annotations
 
+import codecs
 import functools
 import json
 import re
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.families import family_of
 from lib_merge.files import store
+from lib_merge.files.moving import back_up
 from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
@@ -185,11 +188,13 @@ def read_side_car(lora: Path) -> dict[str, Any]:
 def edit_side_car(lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
     """Change the WebUI's user metadata of a LoRA, alone among all writers.
 
+    What no merge has written, cannot be understood whole, or is a link is kept as `NAME.json.bak` first.
+
     Args:
         lora: the LoRA; its side-car need not exist.
         change: what the side-car says (empty where there is none) -> what it is to say.
     Returns:
-        a sentence where a file lay there that is no user metadata and was set aside, else "".
+        a sentence where something was kept, else "".
     Raises:
         OutputError: the folder cannot be written, or what lies there cannot be read.
     """
@@ -199,23 +204,75 @@ def edit_side_car(lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]]
             data = store.read(path)
         except FileFormatError as error:
             raise OutputError(str(error)) from error
-        before = {} if data is None else _fields(data)
-        if before is None:
-            aside = store.set_aside(path, data)
-            note = f"{path.name} was no user metadata of the WebUI; it is kept as {aside.name}"
-        store.write_json(path, change(before or {}), indent=4, title=title)
+        card = Card.of(data)
+        if path.is_symlink():  # what it leads to is not this folder's
+            note = f"{path.name} was a link; it is kept as {back_up(path).name}"
+        elif data is not None and not card.ours:
+            note = f"{path.name} was not written by a merge; it is kept as {back_up(path, data).name}"
+        store.write_json(path, change(dict(card.fields)), indent=4, title=title, follow=False)
     return note
 
 
-def _fields(data: bytes) -> dict[str, Any] | None:
+@dataclass(frozen=True, slots=True)
+class Card:
+    """A side-car: the fields that have the type that WebUIs give them, and whether a merge wrote it.
+
+    ours   all of it was understood, and a merge has written it or filled it in
+    known  some field is one of a LoRA's card
+    """
+
+    fields: Mapping[str, Any]
+    ours: bool = False
+    known: bool = False
+
+    @classmethod
+    def of(cls, data: bytes | None) -> Card:
+        """Return what the bytes of a side-car say; nothing where they are no card's."""
+        marked = bool(data) and not (data or b"").startswith(codecs.BOM_UTF8)
+        try:
+            fields = json.loads((data or b"{}").decode("utf-8-sig"))
+        except (ValueError, RecursionError):
+            return cls({})
+        if not isinstance(fields, dict):
+            return cls({})
+        sound = {name: value for name, value in fields.items() if _fits(name, value)}
+        ours = marked and len(sound) == len(fields) and WRITTEN_KEY in sound
+        return cls(sound, ours, any(name in sound for name in (*_TYPES, WRITTEN_KEY)))
+
+
+_TYPES: Mapping[str, tuple[type, ...]] = {
+    "description": (str,),
+    "sd version": (str,),
+    "activation text": (str,),
+    "preferred weight": (int, float),
+    "negative text": (str,),
+    "notes": (str,),
+}
+
+
+def _fits(name: str, value: object) -> bool:
+    if name == WRITTEN_KEY:
+        return isinstance(value, dict)
+    return value is None or name not in _TYPES or (type(value) in _TYPES[name] and value == value)  # noqa: PLR0124
+
+
+def card_at(path: Path) -> Card:
+    """Return what a .json beside a LoRA says; nothing where it cannot be read or is another program's."""
     try:
-        fields = json.loads(data.decode("utf-8-sig"))
-    except (ValueError, RecursionError):
-        return None
-    return fields if isinstance(fields, dict) else None
+        return Card.of(store.read(path))
+    except FileFormatError:
+        return Card({})
 
 
-def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str], notes: str) -> str:
+def write_side_car(
+    lora: Path,
+    recipe: Recipe,
+    family: str,
+    words: Sequence[str],
+    notes: str,
+    *,
+    finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+) -> str:
     """Write the WebUI's side-car .json beside the merge: activation text, weight 1, notes in words.
 
     Fields a user has filled in an existing side-car are kept; only empty ones are filled.
@@ -226,8 +283,9 @@ def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str]
         family: the base family.
         words: trigger words.
         notes: what is told of the merge.
+        finish: what all of it is to say -> what is written.
     Returns:
-        a sentence where a file lay there that is no side-car, else "".
+        a sentence where a file lay there that no merge has written, else "".
     Raises:
         OutputError: the folder cannot be written.
     """
@@ -247,12 +305,15 @@ def write_side_car(lora: Path, recipe: Recipe, family: str, words: Sequence[str]
 
     def change(before: dict[str, Any]) -> dict[str, Any]:
         # what an earlier merge of this name wrote may be renewed; what a person wrote may not
-        earlier = before.pop(WRITTEN_KEY, None)
-        written = earlier if isinstance(earlier, dict) else {}
+        written = before.pop(WRITTEN_KEY, None) or {}
         empty = ("", None, 0, 0.0, "Unknown")
         own = {
-            key: value for key, value in before.items() if value not in empty and value != written.get(key)
+            key: value
+            for key, value in before.items()
+            if key not in ours or (value not in empty and value != written.get(key))
         }
-        return {**ours, **own, WRITTEN_KEY: ours}
+        if finish is None:
+            return {**ours, **own, WRITTEN_KEY: ours}
+        return {**finish({**ours, **own}), WRITTEN_KEY: finish(dict(ours))}
 
     return edit_side_car(lora, change)

@@ -16,7 +16,8 @@ from typing import Any, Union
 
 from lib_merge.errors import RecipeError
 from lib_merge.loaders import NAMINGS
-from lib_merge.methods import DEFAULT_METHOD, Method, Space, get_method
+from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Space, get_method
+from lib_merge.methods.words import understood
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
@@ -84,10 +85,12 @@ class Recipe:
                dense
     conv_rank  rank of k×k convolutions where it differs
     prune      drop ranks and modules below this share of the largest (0 = none)
+    prune_below  drop ranks whose singular value is below this number, and modules without another (0 = none)
     precision  fp16, bf16 or float
     family     None = told from the files
     names      how modules are called in the file: a spelling (kohya, diffusers, …), or a host that must know
                them; "" = as every host of the family knows them, split where a source is split
+    said       what was understood of other tools' words (decides nothing, never written to JSON)
     trainable  factors as large as trainers begin them, and the sources' alpha, so that training can go on
     """
 
@@ -102,6 +105,30 @@ class Recipe:
     family: str | None = None
     names: str = ""
     trainable: bool = False
+    prune_below: float = 0.0
+    said: tuple[str, ...] = field(default=(), compare=False)
+
+    def __post_init__(self) -> None:
+        """Take other tools' words for the method's settings, too.
+
+        Raises:
+            RecipeError: a word that means nothing to the method.
+        """
+        method = METHODS.get(self.method)
+        if method is None:
+            return
+        mine = understood(method, self.knobs)
+        if not mine.said and mine.threshold is None:
+            return
+        object.__setattr__(self, "knobs", mine.knobs)
+        object.__setattr__(self, "said", tuple(dict.fromkeys((*self.said, *mine.said))))
+        if mine.threshold is not None:
+            object.__setattr__(self, "prune_below", mine.threshold)
+
+    @property
+    def prunes(self) -> bool:
+        """True where a threshold may leave ranks and modules out."""
+        return self.prune > 0 or self.prune_below > 0
 
     @property
     def flat(self) -> bool:
@@ -155,6 +182,7 @@ class Recipe:
             message = "diffusers' names have no alpha: leave --trainable out, or choose kohya's names."
             raise RecipeError(message)
         check_number("prune", self.prune, 0.0, 1.0)
+        check_number("prune_below", self.prune_below, 0.0)
         if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
             message = f"conv_rank is {self.conv_rank}; it takes a whole number from 1."
             raise RecipeError(message)
@@ -202,6 +230,7 @@ def _recipe_json(recipe: Recipe) -> dict[str, Any]:
         "family": recipe.family,
         **({"names": recipe.names} if recipe.names else {}),
         **({"trainable": True} if recipe.trainable else {}),
+        **({"prune_below": recipe.prune_below} if recipe.prune_below else {}),
     }
 
 
@@ -286,7 +315,8 @@ def from_json(data: object, where: str = "the recipe") -> Recipe:
     try:
         return _parse_recipe(data, 0)
     except (TypeError, ValueError, KeyError, AttributeError, IndexError, OverflowError) as error:
-        message = f"{where} is damaged: {type(error).__name__} at {error}."
+        told = f" ({error})" if isinstance(error, (ValueError, OverflowError)) else ""
+        message = f"{where} is damaged: a field is missing or holds what it cannot{told}; make it anew."
         raise RecipeError(message) from error
 
 
@@ -310,6 +340,7 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
         family=data.get("family") or None,
         names=str(data.get("names") or ""),
         trainable=bool(data.get("trainable")),
+        prune_below=float(data.get("prune_below") or 0.0),
     )
 
 

@@ -13,6 +13,7 @@ from typing import Any, Union
 
 from lib_merge.errors import RecipeError
 from lib_merge.methods import DEFAULT_METHOD, Space, get_method
+from lib_merge.methods.words import FOREIGN, understood
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source
 
@@ -285,7 +286,12 @@ def with_rank(recipe: Recipe, text: str) -> Recipe:
 
 def with_knob(recipe: Recipe, name: str, value: object) -> Recipe:
     """Return the recipe with one knob of its method at another value."""
-    knob = get_method(recipe.method).knob(name.strip())
+    method, name = get_method(recipe.method), name.strip()
+    if name in FOREIGN:
+        mine = understood(method, {name: value})
+        below = recipe.prune_below if mine.threshold is None else mine.threshold
+        return replace(recipe, knobs={**recipe.knobs, **mine.knobs}, prune_below=below)
+    knob = method.knob(name)
     return replace(recipe, knobs={**recipe.knobs, knob.name: knob.check(str(value).strip(), recipe.method)})
 
 

@@ -6,10 +6,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from lib_merge import METHODS, merge, verify
+from lib_merge import METHODS, merge, run_recipe, verify
 from lib_merge.analysis import analyze
 from lib_merge.cli import main
 from lib_merge.engine.cancelling import CANCELLED
+from lib_merge.engine.survey import foresee
+from lib_merge.engine.tree import open_tree
 from lib_merge.errors import NumericsError, OutputError
 from lib_merge.recipe import Recipe, Source
 from tests.factories import NAMES, lora_tensors, write
@@ -140,3 +142,90 @@ def test_analysis_names_the_source_whose_alpha_is_no_number(one, tmp_path):
     recipe = Recipe((Source(path=one[1], name="a"), Source(path=b, name="b")))
     with pytest.raises(NumericsError, match=rf"b\.safetensors is broken: {NAMES[0]}\.alpha holds NaN"):
         analyze(recipe)
+
+
+def _kind_file(kind, tmp_path, name, seed=0, *, turned=False):
+    module, tensors, _ = _kind_tensors(kind)
+    role = next(role for role in tensors if role != "alpha")
+    if turned:
+        tensors = {**tensors, role: -tensors[role]}
+    odd = {f"{module}.{role}": value for role, value in tensors.items()}
+    anchor = lora_tensors(seed + 1, names=NAMES[1:2], conv=False)
+    return module, write(tmp_path / f"{name}.safetensors", anchor | odd)
+
+
+def _planned(recipe):
+    with open_tree(recipe) as tree:
+        return foresee(tree)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_what_cancels_is_foreseen_whatever_its_kind(kind, tmp_path):
+    module, a = _kind_file(kind, tmp_path, "a")
+    _, b = _kind_file(kind, tmp_path, "b", 1, turned=True)
+    recipe = Recipe((Source(path=a, name="a"), Source(path=b, name="b")))
+    size = _planned(recipe)
+    assert size.exact
+    assert size.cancelled == (module,)
+    report = run_recipe(recipe, tmp_path / "m.safetensors")
+    assert report.left_out == {module: CANCELLED}
+    assert report.bytes == size.bytes
+    foreseen = analyze(recipe, methods=[]).recipe
+    assert foreseen.bytes == report.bytes
+    assert foreseen.rank == (report.ranks()["min"], report.ranks()["max"])
+
+
+@pytest.mark.parametrize("count", [3, 8])
+def test_whole_matrices_and_biases_cancel_down_to_the_rounding_of_float32(count, tmp_path):
+    g = torch.Generator().manual_seed(3)
+    tensors = lora_tensors(1, names=NAMES[1:2], conv=False)
+    tensors[f"{NAMES[2]}.diff"] = torch.randn(18, 18, generator=g)
+    tensors[f"{NAMES[2]}.diff_b"] = torch.randn(18, generator=g)
+    tensors["lora_unet_mid_block_attentions_0_norm.w_norm"] = torch.randn(16, generator=g)
+    a = write(tmp_path / "a.safetensors", tensors)
+    b = write(tmp_path / "b.safetensors", lora_tensors(9, names=NAMES[1:2], conv=False))
+    shares = torch.rand(count - 1, generator=g).tolist()
+    sources = [Source(path=a, name="a", ratio=ratio) for ratio in (*shares, -sum(shares))]
+    recipe = Recipe((*sources, Source(path=b, name="b")), precision="float")
+    size = _planned(recipe)
+    report = run_recipe(recipe, tmp_path / "m.safetensors")
+    saved = load_file(str(tmp_path / "m.safetensors"))
+    assert {key.partition(".")[0] for key in saved} == {NAMES[1]}
+    assert set(report.left_out.values()) == {CANCELLED}
+    assert report.bytes <= size.bytes
+    assert not size.exact  # what is alike may be made anew
+
+
+def test_the_noise_of_fp16_is_a_difference_and_said_to_be_next_to_nothing(one, tmp_path):
+    half = {key: value.half().float() for key, value in one[0].items()}
+    b = write(tmp_path / "b.safetensors", half)
+    report = merge([one[1], b], ratios=[1, -1], save_to=tmp_path / "m.safetensors", save_precision="float")
+    assert report.relative_error < 1e-3
+    assert any("next to nothing is left" in text for text in report.warnings)
+
+
+@pytest.mark.parametrize("method", ["weighted_sum", "core_ties", "ties", "magnitude_prune", "tsv"])
+def test_a_group_that_cancels_adds_nothing(method, one, tmp_path):
+    b = write(tmp_path / "b.safetensors", lora_tensors(2, rank=3, names=NAMES))
+    pair = (Source(path=one[1], name="a", ratio=0.6), Source(path=one[1], name="a", ratio=-0.6))
+    group = Source(name="level", recipe=Recipe(pair, method=method))
+    out = tmp_path / "m.safetensors"
+    report = run_recipe(Recipe((group, Source(path=b, name="b"))), out)
+    assert report.ranks()["max"] == 3
+    assert report.relative_error < 1e-3
+    with pytest.raises(OutputError, match=NOTHING):
+        run_recipe(Recipe((group,)), tmp_path / "n.safetensors")
+
+
+def test_modules_that_only_seem_alike_are_saved(one, tmp_path):
+    """The same beginning of every factor, and another end."""
+    other = {key: -value if "lora_up" in key else value.clone() for key, value in one[0].items()}
+    for key, value in other.items():
+        if "lora_up" in key:
+            value.view(-1)[-1] += 1.0
+    b = write(tmp_path / "b.safetensors", other)
+    recipe = Recipe((Source(path=one[1], name="a"), Source(path=b, name="b")), precision="float")
+    size = _planned(recipe)
+    assert not size.exact
+    assert set(size.cancelled) == set()
+    assert run_recipe(recipe, tmp_path / "m.safetensors").bytes == size.bytes

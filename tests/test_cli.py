@@ -196,7 +196,7 @@ def test_demo_writes_samples_that_merge(tmp_path, capsys):
         )
         == 0
     )
-    assert "asked = saved to" in capsys.readouterr().out
+    assert "of the merge is kept" in capsys.readouterr().out
 
 
 @pytest.mark.slow

@@ -123,13 +123,39 @@ def test_a_disk_that_fails_while_the_header_is_read_is_one_sentence(tmp_path, mo
         open_tensors(path)
 
 
-def test_hashing_a_file_that_went_away_is_one_sentence(tmp_path):
+def test_the_hash_is_of_the_bytes_that_were_opened(tmp_path):
     path = tmp_path / "a.safetensors"
     path.write_bytes(save({"a": VALUES}))
     with open_tensors(path) as file:
-        assert file.sha256() == file_hash(path) != data_hash(path, file.data_start)
+        before = file_hash(path)
+        assert file.sha256() == before != data_hash(path, file.data_start)
         path.rename(tmp_path / "b.safetensors")
-        with pytest.raises(FileFormatError, match=r"a\.safetensors cannot be read any more"):
+        path.write_bytes(save({"a": VALUES * 2}))
+        assert file.sha256() == before  # another file of that name was not read
+        file.check_unchanged()
+        with (tmp_path / "b.safetensors").open("r+b") as other:
+            other.seek(-4, os.SEEK_END)
+            other.write(b"\0\0\0\0")
+        os.utime(tmp_path / "b.safetensors", ns=(1, 1))
+        for ask in (file.sha256, file.check_unchanged):
+            with pytest.raises(FileFormatError, match=r"a\.safetensors was changed while it was read"):
+                ask()
+    with pytest.raises(FileFormatError, match=r"a\.safetensors cannot be read any more"):
+        file.sha256()
+
+
+def test_a_pickle_that_was_replaced_is_not_hashed_for_the_one_that_was_read(tmp_path):
+    path = tmp_path / "a.pt"
+    torch.save({"a": VALUES}, path)
+    with open_tensors(path) as file:
+        assert file.sha256() == file_hash(path)
+        torch.save({"a": VALUES * 2}, tmp_path / "new.pt")
+        (tmp_path / "new.pt").replace(path)
+        for ask in (file.sha256, file.check_unchanged):
+            with pytest.raises(FileFormatError, match=r"a\.pt was changed while it was read"):
+                ask()
+        path.unlink()
+        with pytest.raises(FileFormatError, match=r"a\.pt cannot be read any more"):
             file.sha256()
 
 

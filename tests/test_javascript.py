@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.protocol import fields_of
 from lib_merge.ui.state import Defaults, Output, Rank, Row, TabState, named, tab_state
@@ -55,6 +56,28 @@ def test_the_pages_fresh_state_is_the_one_of_python():
     assert set(fresh["rank"]) == set(fields_of(Rank))
     assert set(fresh["defaults"]) == set(fields_of(Defaults))
     tab_state(fresh)
+
+
+def test_rank_policies_are_told_in_the_words_of_python():
+    policies = [
+        "lossless",
+        "sum",
+        "16",
+        "energy:0.95",
+        "energy:0.999",
+        "error:0.05",
+        "budget:50MB",
+        "budget:1.25MB",
+    ]
+    told = [parse_policy(text).words for text in policies]
+    assert run(f"return {json.dumps(policies)}.map(space.policy);", "7_output.js") == told
+
+
+def test_proof_and_choice_are_two_sentences():
+    cut = {"proof": "saved exactly what rank 8 can hold, to 0.030%", "choice": "93.0% of the merge is kept"}
+    whole = {"proof": "asked = saved to 0.021%", "choice": ""}
+    told = run(f"return {json.dumps([cut, whole, {}])}.map(space.proven);", "7_output.js")
+    assert told == [f"{cut['proof']}; {cut['choice']}", whole["proof"], ""]
 
 
 def test_a_state_of_0_1_opens_with_its_groups_numbered():

@@ -134,7 +134,7 @@ def test_what_another_process_changed_is_seen(archive, tmp_path):
 
 @pytest.mark.slow
 def test_eight_processes_of_forty_updates_lose_none(archive, tmp_path):
-    """Fault C5: 6 of 40 concurrent updates were lost."""
+    """6 of 40 concurrent updates were lost."""
     entry = archive.history.add(name="shared", verdict={})
     code = """
         import sys

@@ -10,7 +10,8 @@ import re
 import pytest
 import torch
 
-from lib_merge import open_lora
+from lib_merge import merge, open_lora
+from lib_merge.errors import FamilyError
 from lib_merge.library.inspect import inspect_file
 from tests.factories import lora_tensors, write
 
@@ -179,3 +180,21 @@ def test_the_names_of_peft_meet_those_of_diffusers(tmp_path):
         open_lora(_file(tmp_path / "b.safetensors", prefix="base_model.model.")) as two,
     ):
         assert set(one.modules) == set(two.modules)
+
+
+def test_a_configuration_tells_the_base_model_of_a_text_encoder_that_several_have(tmp_path):
+    """SDXL's first text encoder has SD1's shapes: what the configuration names decides, and a merge is refused."""
+    name = "base_model.model.text_model.encoder.layers.3.self_attn.q_proj"
+    folder = tmp_path / "xl"
+    folder.mkdir()
+    encoder = write(
+        folder / OWN,
+        {f"{name}.lora_A.weight": torch.ones(8, 768), f"{name}.lora_B.weight": torch.ones(768, 8)},
+    )
+    first = write(tmp_path / "sd1.safetensors", lora_tensors(1))
+    assert merge([first, encoder], save_to=tmp_path / "plain.safetensors").family == "SD1"
+    base = "models--stabilityai--stable-diffusion-xl-base-1.0\\text_encoder"
+    told = {"r": 8, "lora_alpha": 8, "base_model_name_or_path": base}
+    (folder / "adapter_config.json").write_text(json.dumps(told))
+    with pytest.raises(FamilyError, match="SDXL"):
+        merge([first, encoder], save_to=tmp_path / "mixed.safetensors")

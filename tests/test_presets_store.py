@@ -13,7 +13,7 @@ from lib_merge.blocks import ANY, Preset, PresetStore, find_preset
 from lib_merge.blocks.weights import ElementMatcher, parse_elements, resolve_blocks
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families import family_of
-from lib_merge.files import store as files
+from lib_merge.files import moving
 from lib_merge.recipe import ElementRule
 
 ONES17 = (1.0,) * 17
@@ -326,7 +326,7 @@ def test_a_broken_file_that_cannot_be_moved_is_not_overwritten(store, monkeypatc
     def refuse(*_):
         raise OSError(errno.EIO, "the disk is upset")
 
-    monkeypatch.setattr(files, "rename_new", refuse)
+    monkeypatch.setattr(moving, "rename_new", refuse)
     assert store.list() == ()
     assert "the disk is upset" in store.take_warnings()[0]
     with pytest.raises(OutputError, match="cannot be set aside"):

@@ -110,6 +110,39 @@ def test_api_auth_and_the_page_login(serve):
         assert client.get(f"{V1}/methods").status_code == 200
 
 
+@pytest.mark.parametrize(
+    "given", ["nonsense", "me", ":", "me:", ":secret", "", ",", "me:secret,", "me:secret,you"]
+)
+def test_api_auth_that_cannot_be_read_lets_nobody_in(serve, given):
+    client = serve(api_auth=given)
+    for auth in (None, ("", ""), ("me", ""), ("", "secret"), ("me", "secret"), ("nonsense", "")):
+        assert client.get(f"{V1}/methods", auth=auth).status_code == 401
+        assert client.post(f"{V1}/jobs/1/cancel", json={}, auth=auth).status_code == 401
+
+
+def test_whatever_acts_demands_json_as_no_page_of_another_site_can_send_it(serve):
+    client = serve()
+    posts = [path for path, item in client.get("/openapi.json").json()["paths"].items() if "post" in item]
+    assert f"{V1}/jobs/{{job}}/cancel" in posts
+    for path in posts:
+        for kind in (
+            "text/plain",
+            "application/x-www-form-urlencoded",
+            "multipart/form-data; boundary=x",
+            "",
+            "application/jsonp",
+        ):
+            reply = client.post(
+                path.format(job=1), content=b"{}", headers={"content-type": kind} if kind else {}
+            )
+            assert reply.status_code == 415, (path, kind)
+    for content in (b"", b"{}", b" "):
+        reply = client.post(
+            f"{V1}/jobs/1/cancel", content=content, headers={"content-type": "application/json"}
+        )
+        assert (reply.status_code, "not known" in reply.json()["error"]) == (422, True)
+
+
 def test_openapi_names_parameters_and_nothing_deletes(serve):
     paths = serve().get("/openapi.json").json()["paths"]
     ours = {path: item for path, item in paths.items() if path.startswith(V1)}

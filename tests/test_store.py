@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import os
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 
 from lib_merge import metadata
 from lib_merge.errors import FileFormatError, OutputError
-from lib_merge.files import store
+from lib_merge.files import moving, store
 from lib_merge.files.store import Temporary
 from lib_merge.recipe import Recipe, Source
 
@@ -135,6 +136,7 @@ def test_a_folder_that_takes_no_new_files_is_called_read_only(path, tmp_path, mo
     with monkeypatch.context() as patch:
         patch.setattr(store, "PAUSES", ())
         patch.setattr(Path, "open", refuse)
+        patch.setattr(store, "_own", refuse)
         with pytest.raises(OutputError, match=r"the folder .* is read-only"):
             store.write(path, b"new")
         with pytest.raises(OutputError, match=r"the folder .* is read-only"), store.locked(path):
@@ -188,13 +190,31 @@ def test_only_old_unheld_leftovers_of_our_own_making_are_swept(tmp_path):
         _old(_touch(tmp_path / name))
         for name in (".theirs.merging", ".notes.xyz.merging", "seen.0123456789ab.merging", ".a.json.lock", ".x.0123456789ab.merging.txt")
     ]  # fmt: skip
-    with Temporary(tmp_path / "a.json") as living:
+    lock, journal = tmp_path / ".m.safetensors.lock", tmp_path / ".gone.0123456789ab.merging-journal"
+    for empty in (lock, journal):
+        empty.write_bytes(b"")
+        _old(empty)
+    with Temporary(tmp_path / "a.json") as living, store.locked(tmp_path / "b.json"):
         _old(living.path)
-        assert store.sweep(tmp_path) == 1
+        _old(tmp_path / ".b.json.lock")
+        assert store.sweep(tmp_path) == 3
         assert living.path.exists()
-    assert not gone.exists()
+        assert (tmp_path / ".b.json.lock").exists()
+    assert not any(left.exists() for left in (gone, lock, journal))
     assert young.exists()
     assert all(other.exists() for other in others)
+
+
+@POSIX
+def test_a_pipe_of_such_a_name_does_not_stop_a_sweep(tmp_path):
+    os.mkfifo(tmp_path / ".pipe.0123456789ab.merging")
+    (tmp_path / ".link.0123456789ab.merging").symlink_to(_touch(tmp_path / "victim"))
+    for trap in tmp_path.glob(".*"):
+        os.utime(trap, (0, 0), follow_symlinks=False)
+    begun = time.monotonic()
+    store.sweep(tmp_path)
+    assert time.monotonic() - begun < 2
+    assert (tmp_path / "victim").read_bytes() == b"x"
 
 
 def _touch(path):
@@ -205,7 +225,7 @@ def _touch(path):
 @pytest.mark.slow
 @POSIX
 def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
-    """Fault C2: of 8 merges at once, a sweep took the temporaries of others."""
+    """Of 8 merges at once, a sweep took the temporaries of others."""
     code = """
         import sys
         from pathlib import Path
@@ -344,15 +364,15 @@ def test_moving_never_takes_the_place_of_another(path, tmp_path):
     other = tmp_path / "b.json"
     other.write_bytes(b"b")
     with pytest.raises(FileExistsError):
-        store.move(path, other)
+        moving.move(path, other)
     assert (path.read_bytes(), other.read_bytes()) == (b"a", b"b")
-    first = store.to_trash(path, tmp_path / "trash")
+    first = moving.to_trash(path, tmp_path / "trash")
     path.write_bytes(b"again")
-    second = store.to_trash(path, tmp_path / "trash")
+    second = moving.to_trash(path, tmp_path / "trash")
     assert first.name == "a.json"
     assert (first.read_bytes(), second.read_bytes()) == (b"a", b"again")
     with pytest.raises(FileNotFoundError):
-        store.to_trash(path, tmp_path / "trash")
+        moving.to_trash(path, tmp_path / "trash")
 
 
 @POSIX
@@ -360,32 +380,32 @@ def test_moving_a_link_moves_the_link(path, tmp_path):
     real = tmp_path / "real"
     real.write_bytes(b"x")
     path.symlink_to(real)
-    store.move(path, tmp_path / "moved.json")
+    moving.move(path, tmp_path / "moved.json")
     assert (tmp_path / "moved.json").is_symlink()
     assert _files(tmp_path) == ["moved.json", "real"]
 
 
 def test_moving_to_another_disk(path, tmp_path, monkeypatch):
     path.write_bytes(b"x" * 3_000_000)
-    real = store.rename_new
+    real = moving.rename_new
 
     def across(source, target):
         if source == path:
             raise OSError(errno.EXDEV, "another disk")
         real(source, target)
 
-    monkeypatch.setattr(store, "rename_new", across)
+    monkeypatch.setattr(moving, "rename_new", across)
     target = tmp_path / "there.json"
-    store.move(path, target)
+    moving.move(path, target)
     assert target.read_bytes() == b"x" * 3_000_000
     assert _files(tmp_path) == ["there.json"]
 
 
 def test_broken_files_are_set_aside_under_the_next_free_name(path, tmp_path):
     path.write_bytes(b"{1")
-    assert store.set_aside(path).name == "a.broken-1.json"
+    assert moving.set_aside(path).name == "a.broken-1.json"
     path.write_bytes(b"{2")
-    assert store.set_aside(path, b"{2").name == "a.broken-2.json"
+    assert moving.set_aside(path, b"{2").name == "a.broken-2.json"
     assert _files(tmp_path) == ["a.broken-1.json", "a.broken-2.json", "a.json"]
 
 
@@ -395,28 +415,79 @@ def test_broken_files_are_set_aside_under_the_next_free_name(path, tmp_path):
 RECIPE = Recipe((Source(name="x.safetensors"),), method="weighted_sum")
 
 
-@pytest.mark.parametrize("content", ['{"notes": "mine",}', "[1, 2]", "{"])
-def test_a_file_that_is_no_side_car_is_kept_aside(tmp_path, content):
-    """Fault C1: such a file was overwritten without a word."""
-    side = tmp_path / "m.json"
-    side.write_text(content)
-    note = metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", ["word"], "notes")
-    assert "kept as m.broken-1.json" in note
-    assert (tmp_path / "m.broken-1.json").read_text() == content
-    assert json.loads(side.read_text())["activation text"] == "word"
+FOREIGN = (
+    b'{"notes": "mine",}', b"[1, 2]", b"{", b"", b"5", b'"text"', b"null", b"\xff\xfe", b"\xef\xbb\xbf{}",
+    b"[" * 100_000, b'{"notes": "mine"}', b'{"architectures": ["x"]}', b'{"written by merge": 5}',
+    b'{"written by merge": {}, "notes": 5}', b'{"written by merge": {}, "preferred weight": "1"}',
+    b'{"written by merge": {}, "preferred weight": NaN}', b'{"written by merge": {}, "activation text": []}',
+    b'\xef\xbb\xbf{"written by merge": {}}',
+)  # fmt: skip
 
 
-def test_a_side_car_with_a_byte_order_mark_keeps_what_a_person_wrote(tmp_path):
-    side = tmp_path / "m.json"
-    side.write_text('{"notes": "mine", "written by merge": 5}', encoding="utf-8-sig")
-    assert metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", ["word"], "notes") == ""
-    assert metadata.read_side_car(tmp_path / "m.safetensors")["notes"] == "mine"
-    assert _files(tmp_path) == ["m.json"]
+@pytest.mark.parametrize("content", FOREIGN, ids=lambda content: content[:40].decode("latin-1"))
+def test_what_no_merge_has_written_is_kept_and_named(tmp_path, content):
+    lora, side = tmp_path / "m.safetensors", tmp_path / "m.json"
+    for name in ("m.json.bak", "m.json.2.bak"):
+        side.write_bytes(content)
+        note = metadata.write_side_car(lora, RECIPE, "SD1", ["word"], "notes")
+        assert f"kept as {name}" in note
+        assert (tmp_path / name).read_bytes() == content
+        assert json.loads(side.read_text())["activation text"] == "word"
+    assert metadata.write_side_car(lora, RECIPE, "SD1", ["word"], "notes") == ""
+    assert _files(tmp_path) == ["m.json", "m.json.2.bak", "m.json.bak"]
+
+
+def test_what_a_person_wrote_into_a_card_stays_in_it(tmp_path):
+    lora, side = tmp_path / "m.safetensors", tmp_path / "m.json"
+    side.write_text('{"notes": "mine", "favourite": false, "written by merge": 5}', encoding="utf-8-sig")
+    assert "m.json.bak" in metadata.write_side_car(lora, RECIPE, "SD1", ["word"], "notes")
+    card = json.loads(side.read_text())
+    assert (card["notes"], card["favourite"]) == ("mine", False)
+    side.write_text(json.dumps({**card, "activation text": "other", "negative text": "bad"}))
+    assert metadata.write_side_car(lora, RECIPE, "SD1", ["new"], "notes") == ""
+    card = json.loads(side.read_text())
+    assert (card["notes"], card["activation text"], card["negative text"]) == ("mine", "other", "bad")
+    assert _files(tmp_path) == ["m.json", "m.json.bak"]
+
+
+@POSIX
+@pytest.mark.parametrize("there", [True, False])
+def test_a_side_car_that_is_a_link_is_not_written_through(tmp_path, there):
+    (tmp_path / "loras").mkdir()
+    lora, side, victim = (
+        tmp_path / "loras" / "m.safetensors",
+        tmp_path / "loras" / "m.json",
+        tmp_path / "config.json",
+    )
+    if there:
+        victim.write_text('{"theirs": 1}')
+    side.symlink_to(victim)
+    assert "was a link; it is kept as m.json.bak" in metadata.write_side_car(lora, RECIPE, "SD1", [], "notes")
+    assert victim.exists() == there
+    assert not there or victim.read_text() == '{"theirs": 1}'
+    assert (tmp_path / "loras" / "m.json.bak").is_symlink()
+    assert not side.is_symlink()
+
+
+@POSIX
+@pytest.mark.parametrize("trap", ["link", "dangling", "pipe"])
+def test_a_lock_file_that_somebody_laid_there_is_neither_followed_nor_waited_for(path, tmp_path, trap):
+    lock, victim = tmp_path / ".a.json.lock", tmp_path / "victim"
+    if trap == "pipe":
+        os.mkfifo(lock)
+    else:
+        lock.symlink_to(victim)
+        if trap == "link":
+            victim.write_bytes(b"theirs")
+    begun = time.monotonic()
+    with contextlib.suppress(OutputError), store.locked(path, 0.2):
+        pass
+    assert time.monotonic() - begun < 5
+    assert victim.exists() == (trap == "link")
 
 
 @POSIX
 def test_a_pipe_in_place_of_a_side_car_blocks_nobody(tmp_path):
-    """Fault D3."""
     os.mkfifo(tmp_path / "m.json")
     assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
     with pytest.raises(OutputError, match="no plain file"):

@@ -123,7 +123,7 @@ def _wait(desk, reply):
 
 
 def test_a_request_is_json_and_so_is_every_answer(desk):
-    known = json.loads(desk.handle(json.dumps({"id": 7, "op": "init"})))
+    known = json.loads(desk.handle(json.dumps({"id": 7, "op": "init", "token": desk.token})))
     assert known["id"] == 7
     assert known["ok"]
     assert {"methods", "families", "presets", "settings"} <= set(known)
@@ -132,11 +132,8 @@ def test_a_request_is_json_and_so_is_every_answer(desk):
         "[]",
         "{",
         "null",
-        '{"op": 3}',
-        '{"op": "__class__"}',
-        '{"op": "nothing"}',
-        '{"op": "plan"}',
         "[" * 100_000,
+        *(json.dumps({"op": op, "token": desk.token}) for op in (3, "__class__", "nothing", "plan")),
     ):
         reply = json.loads(desk.handle(text))
         assert reply["ok"] is False
@@ -244,7 +241,7 @@ def test_a_merge_is_renamed_and_thrown_away_with_what_lies_beside_it(desk, host)
     assert desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]
     assert not list(host.folder.glob("fine*"))
     trash = {path.name for path in (host.data_folder() / "trash").iterdir() if "-report" not in path.name}
-    assert len(trash) == 4  # the LoRA, its side-car and picture, the entry
+    assert len(trash) == 5  # the LoRA, its side-car and picture, the entry, where they lay
     assert f"{done['entry']}.json" in trash
     assert desk.handle_dict({"op": "history"})["entries"] == []
     assert not desk.handle_dict({"op": "remove", "entry": done["entry"]})["ok"]

@@ -9,7 +9,9 @@ import pytest
 import torch
 from safetensors import safe_open
 
-from lib_merge import Job, RankPolicy, merge, verify
+from lib_merge import Job, RankPolicy, Recipe, Source, merge, verify
+from lib_merge.analysis import analyze
+from lib_merge.engine.cancelling import none_left
 from lib_merge.errors import VerifyError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, tolerances
 from lib_merge.linalg.core import Bases, core_space
@@ -18,6 +20,7 @@ from lib_merge.linalg.svd import numerical_rank, place_of, row_values, solve, sv
 from lib_merge.linalg.truncate import AtMost, compress
 from lib_merge.methods import METHODS, ColumnInput, ScalarInput
 from tests.factories import NAMES, lora_tensors, write
+from tests.test_advice_tried import made, starts, times, where
 
 CASES = {}
 
@@ -403,6 +406,14 @@ def a_sum_that_cancels_is_nothing_and_a_faint_one_is_scaled():
     assert _scalar("norm_preserving", [[1.0, -1.0], [-1.0, 1.0 + 1e-8]], (1.0, 1.0))[0] > 1.0
 
 
+@case("CANCELS_WHOLE", 1e-9, 1e-2)
+def whole_matrices_cancel_down_to_the_rounding_of_float32_and_differ_above_it():
+    one = _random(50).float()
+    shares = [0.37, 0.41, 0.11, -0.89]
+    assert none_left([share * one for share in shares])
+    assert not none_left([one, -(one * (1 + 1e-4))])
+
+
 @case("COLUMN_FLOOR", 1e-16, 1e-2)
 def an_empty_input_is_left_as_it_is():
     sizes = torch.tensor([1.0, 1e-4, 1e-14], dtype=torch.float64)
@@ -526,6 +537,113 @@ def opposites_are_said_and_strangers_are_not(folder):
         "opposite directions",
     )
     assert not _says(_merged(folder, first, lora_tensors(2), method="slerp")[1], "opposite directions")
+
+
+# ---------------------------------------------------------------- advice that looks at what it would do
+
+
+def _turned(tensors):
+    """The same ΔW with its ranks in another order, so that no start can be told."""
+    up = where(tensors, "lora_up", lambda _, value: value.flip(1))
+    return where(up, "lora_down", lambda _, value: value.flip(0))
+
+
+def _encoder(tensors, factor):
+    return where(tensors, "lora_te", lambda key, value: value * (factor if "lora_up" in key else 1))
+
+
+def _quarrel(cosine, loud=1.0):
+    """Two LoRAs whose text encoders are at a cosine, and hold more of them the louder they are."""
+    first, second = made(1), {**made(2)}
+    for key, value in first.items():
+        if key.startswith("lora_te"):
+            own = cosine * value + math.sqrt(1 - cosine**2) * made(2)[key]
+            second[key] = own if "lora_up" in key else value
+    return _encoder(first, loud), _encoder(second, loud)
+
+
+def _advised(folder, *loras, ratios=None, **more):
+    """What is advised, by id; what may be tried is there, too."""
+    paths = [write(folder / f"{index}.safetensors", dict(one)) for index, one in enumerate(loras)]
+    ratios = ratios or [1.0] * len(loras)
+    sources = tuple(Source(path=path, name=path.name, ratio=ratio) for path, ratio in zip(paths, ratios))
+    report = analyze(Recipe(sources, **more), methods=[])
+    tries = [item for symptom in report.symptoms for item in symptom.tries]
+    return {item.id: item for item in (*tries, *report.advice)}
+
+
+@case("SAME_SIZE", 1e-5, 50.0)
+def a_mean_that_is_there_but_for_a_rounded_ratio_is_not_offered(folder):
+    runs = [times(made(1), factor) for factor in (0.9, 1.0)]
+    runs[1] = where(runs[1], "lora_up", lambda key, value: value + 0.4 * made(2)[key])
+    assert "epochs-mean" not in _advised(folder, *runs, ratios=[0.497, 0.497])
+    assert "epochs-mean" in _advised(folder, *runs)
+
+
+@case("SAME_DIRECTION", 0.5, 1.5)
+def what_only_weakens_is_not_tried(folder):
+    assert "try-decorrelated-sum" not in _advised(folder, made(1), starts(1.0))
+    assert "try-decorrelated-sum" in _advised(folder, made(1), starts(0.6))
+
+
+@case("AS_STRONG", 0.01, 0.6)
+def an_average_is_called_faint_where_it_is(folder):
+    strangers = made(1), made(2)
+    assert "unfounded" not in _advised(folder, *strangers, ratios=[0.55, 0.55], method="average")
+    assert "unfounded" in _advised(folder, *strangers, method="average")
+
+
+@case("EASED", 0.2, 1.1)
+def a_method_is_advised_where_it_separates(folder):
+    assert "crowded" in _advised(folder, made(1), starts(0.6))
+    assert "crowded" not in _advised(folder, made(1), starts(0.99))
+
+
+@case("MORE_OF_BOTH", -1.0)
+def what_cancels_is_not_brought_back_by_name(folder):
+    other = where(made(1), "lora_up", lambda key, value: -value + 0.7 * made(2)[key])
+    assert not _advised(folder, made(1), _turned(other))["opposed"].apply
+
+
+@case("MORE_OF_IT", 0.01, 0.9)
+def a_text_encoder_is_given_up_for_a_quarrel_and_not_for_chance(folder):
+    assert _advised(folder, *_quarrel(-0.6, 0.8))["text-encoder"].apply
+    assert not _advised(folder, *_quarrel(-0.12, 0.8))["text-encoder"].apply
+
+
+@case("GIVEN_UP", 0.02, 1.0)
+def a_lora_of_the_text_encoder_keeps_it(folder):
+    assert _advised(folder, *_quarrel(-0.6, 0.8))["text-encoder"].apply
+    assert not _advised(folder, *_quarrel(-0.6, 4.0))["text-encoder"].apply
+
+
+@case("COMPARABLE", 0.01, 0.8)
+def sources_are_balanced_where_they_do_the_same_work(folder):
+    """Attention alone beside everything is comparable; a few of its modules are not, nor is the text encoder."""
+    loud = times(made(2), 10.0)
+
+    def only(part):
+        return {
+            key: value for key, value in made(1, "unet").items() if part in key.replace("proj_in", "attn")
+        }
+
+    assert "balance" in _advised(folder, only("attn"), loud)
+    assert "balance" not in _advised(folder, only("attn2_to_k"), loud)
+    assert "balance" not in _advised(folder, made(1, "te"), loud)
+    assert "balance" in _advised(folder, made(1, "unet"), loud)
+
+
+@case("EVENED", 0.0, 0.9)
+def balancing_is_advised_where_it_is_seen(folder):
+    assert "balance" in _advised(folder, made(1), times(made(2), 10.0))
+    assert "balance" not in _advised(folder, made(1), times(made(2), 1.7), ratios=[0.05, 0.95])
+
+
+@case("STANDS_FOR", 1e-6, 5.0)
+def one_file_stands_for_two_where_it_does(folder):
+    near = where(made(1), "lora_up", lambda key, value: 1.1 * value + 0.2 * made(2)[key])
+    assert _advised(folder, made(1), _turned(near))["near-duplicate-0-1"].apply
+    assert not _advised(folder, made(1), made(1), made(2), method="ema")["copy-0-1"].apply
 
 
 def _holds(name, folder):

@@ -189,7 +189,7 @@ def test_two_recipes_side_by_side(desk):
     found = _ask(desk, "compare_recipes", entry=first, other=second)
     assert [entry["name"] for entry in found["entries"]] == ["one", "two"]
     assert found["missing"] == []
-    assert "method: weighted_sum → average" in found["changes"]
+    assert "method: Weighted sum → Average" in found["changes"]
     assert any("ratio: 0.4 → 0.8" in line for line in found["changes"])
     assert [row["block"] for row in found["blocks"]] == ["BASE", "IN04", "M00", "OUT03", "OUT07"]
     base, lower = found["blocks"][0], found["blocks"][1]

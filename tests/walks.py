@@ -101,7 +101,7 @@ def _tab(folder):
     write_samples(host.folder)
     desk = open_desk(host)
     desk.library.refresh(wait=True)
-    return lambda request: json.loads(desk.handle(json.dumps(request)))
+    return lambda request: json.loads(desk.handle(json.dumps({**request, "token": desk.token})))
 
 
 def _state(ratio):

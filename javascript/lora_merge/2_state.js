@@ -41,6 +41,7 @@
                 rank: { mode: "auto", value: null },
                 conv_rank: null,
                 prune: 0,
+                prune_below: 0,
                 precision: this.settings.precision,
                 names: this.settings.names,
                 seed: 0,

@@ -58,7 +58,7 @@
             const { template, folder } = this.data.output;
             const name = template.includes("{sources}") ? template : `${template.replace(/(_?v?\{n\})?$/, "")}_level-${label}_v{n}`;
             const output = { template: name, folder, overwrite: false, triggers: null, notes: "", based_on: "" };
-            return { ...this.data, sources, groups: {}, method: group.method, knobs: group.knobs, rank: { mode: "auto", value: null }, conv_rank: null, prune: 0, seed: 0, output };
+            return { ...this.data, sources, groups: {}, method: group.method, knobs: group.knobs, rank: { mode: "auto", value: null }, conv_rank: null, prune: 0, prune_below: 0, seed: 0, output };
         }
 
         async save(label) {

@@ -29,6 +29,7 @@
             this.mode = space.select(RANKS, "auto", (value) => this.rank(value), { "aria-label": "Rank" });
             this.conv = el("input", { type: "number", min: 1, class: "lm-number", placeholder: "same", "aria-label": "Rank of convolutions", oninput: () => this.field("conv_rank", this.conv) });
             this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below", oninput: () => this.field("prune", this.prune) });
+            this.below = el("input", { type: "number", min: 0, step: 0.005, class: "lm-number", "aria-label": "Prune below this number", oninput: () => this.field("prune_below", this.below) });
             this.seed = el("input", { type: "number", step: 1, class: "lm-number", "aria-label": "Seed", oninput: () => this.field("seed", this.seed) });
             this.precision = space.select([["fp16", "fp16"], ["bf16", "bf16"], ["float", "float32"]], "fp16", (value) => ((app.state.data.precision = value), app.state.changed("value")), { "aria-label": "Precision" });
             this.names = space.select(app.known.namings, "", (value) => ((app.state.data.names = value), app.state.changed("value")), { "aria-label": "Names" });
@@ -40,6 +41,7 @@
                     el("label", { class: "lm-double", title: "How many ranks are kept. Automatic: everything where the method is exact, the sum of the sources' ranks elsewhere" }, el("span", {}, "Rank"), el("span", { class: "lm-line" }, this.mode, this.value, this.unit)),
                     el("label", { title: "Rank of 3×3 convolutions, where it differs" }, el("span", {}, "Conv rank"), this.conv),
                     el("label", { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" }, el("span", {}, "Prune"), this.prune),
+                    el("label", { title: "Leave out ranks whose singular value is below this number, whatever the largest; 0 = keep all. An analysis says what either saves and costs" }, el("span", {}, "Prune below"), this.below),
                     el("label", {}, el("span", {}, "Precision"), this.precision),
                     el("label", { title: "Of random dropping: the same seed gives the same file" }, el("span", {}, "Seed"), this.seed),
                     el("label", { title: "How the modules are called in the file. By default as every host of the base model knows them" }, el("span", {}, "Names"), this.names)),
@@ -97,6 +99,7 @@
             show(this.value, rank.value);
             show(this.conv, this.data.conv_rank);
             show(this.prune, this.data.prune);
+            show(this.below, this.data.prune_below || 0);
             show(this.seed, this.data.seed);
             this.precision.value = this.data.precision;
             this.names.value = this.data.names || "";

@@ -20,6 +20,17 @@
     }
     space.loadsIn = loadsIn;
 
+    /* a rank policy in words, as RankPolicy.words has them */
+    space.policy = (text) => {
+        const [kind, value] = String(text).split(":");
+        const share = `${space.number(100 * Number(value))}% `;
+        const words = { lossless: "lossless", sum: "the sum of the sources' ranks", energy: `${share}of every module`, error: `an error of ${share}in every module`, budget: `a file of ${String(value).replace("MB", " MB")}` };
+        return words[kind] || `rank ${kind}`;
+    };
+
+    /* proof and choice of a merge in one line: two sentences, never one number */
+    space.proven = (report) => [report.proof, report.choice].filter(Boolean).join("; ");
+
     class Output {
         constructor(app) {
             this.app = app;
@@ -125,7 +136,7 @@
         cut(plan, rank) {
             if (!plan.cut) return `exact: nothing is cut · ${rank}`;
             if (plan.policy === "lossless") return `${rank}: some is cut; the report says what that costs`;
-            return /^[0-9]+$/.test(plan.policy) ? `cut to ${rank}; the report says what that costs` : `${rank}, cut to ${plan.policy}`;
+            return /^[0-9]+$/.test(plan.policy) ? `cut to ${rank}; the report says what that costs` : `${rank}: ${space.policy(plan.policy)}; the report says what that costs`;
         }
 
         show(plan) {
@@ -260,9 +271,10 @@
             this.result.replaceChildren(
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
                 el("p", { class: "lm-dim" }, "in the LoRA folder", ...(folder ? [", in ", el("bdi", {}, folder)] : [])),
-                el("p", {}, "asked = saved to ", el("b", {}, space.percent(result.relative_error, 3)), result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : "",
-                    ` · rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
-                    result.energy_kept < 0.99999 ? ` · ${space.percent(result.energy_kept, 1)} of the energy kept` : ""),
+                el("p", { class: "lm-proof", title: "The proof: the file, read back, against what was decided; what is left is the rounding of its numbers" }, el("b", {}, result.proof),
+                    !result.choice && result.worst_module ? ` (worst module ${space.percent(result.worst_module.error, 3)})` : ""),
+                result.choice ? el("p", { class: "lm-choice-made", title: "The choice: how much of the merge (of its energy, Σ S²) the rank that was asked for keeps" }, el("b", {}, result.choice)) : null,
+                el("p", { class: "lm-dim" }, `rank ${result.rank.min === result.rank.max ? result.rank.max : `${result.rank.min}–${result.rank.max}`} · ${space.megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`),
                 loadsIn(result.loads_in),
                 this.onCheckpoint(result.on_checkpoint),
                 ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),

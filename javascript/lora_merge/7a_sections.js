@@ -99,7 +99,7 @@
             const [least, most] = recipe.rank;
             const cut = `${least === most ? `rank ${most}` : `rank ${least} to ${most}`}: ${share(1 - recipe.error ** 2, 1)} kept, ${space.megabytes(recipe.bytes)}`;
             const points = recipe.curve.map((point) => ({ x: point.rank, y: point.energy, ...point }));
-            const tell = (point) => `rank ${point.rank}: ${share(point.energy, 2)} of the energy kept, relative error ${share(point.error, 1)}, ${space.megabytes(point.bytes)}`;
+            const tell = (point) => `rank ${point.rank}: ${share(point.energy, 2)} of the energy kept, ${space.megabytes(point.bytes)}`;
             const pick = (point) => {
                 this.app.state.replace({ rank: { mode: "rank", value: point.rank } });
                 this.app.say(`The merge will be saved at rank ${point.rank}. Ctrl+Z takes it back.`);

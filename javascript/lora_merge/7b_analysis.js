@@ -47,9 +47,9 @@
 
         /* everything that changes the numbers, and nothing else */
         signature() {
-            const { groups, method, knobs, rank, conv_rank, prune, precision, seed } = this.app.state.data;
+            const { groups, method, knobs, rank, conv_rank, prune, prune_below, precision, seed } = this.app.state.data;
             const rows = this.app.state.used().map((row) => [row.id, row.key, row.ratio, row.te, row.blocks, row.elements, row.group, row.role]);
-            return rows.length ? JSON.stringify([rows, groups, method, knobs[method], rank, conv_rank, prune, precision, seed]) : "";
+            return rows.length ? JSON.stringify([rows, groups, method, knobs[method], rank, conv_rank, prune, prune_below, precision, seed]) : "";
         }
 
         stale() {

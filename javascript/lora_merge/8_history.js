@@ -54,6 +54,7 @@
                 rows.length ? el("table", { class: "lm-table" }, el("thead", {}, el("tr", {}, ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) => el("th", {}, text)))), el("tbody", {}, ...rows)) : el("p", { class: "lm-dim" }, this.search ? "No merge fits the search." : "Every merge is written down here, with its recipe and its proof."),
                 rows.length < reply.total ? button("Show older", older, { class: "lm-button lm-small" }) : "",
                 (this.compared = this.compared || new space.CompareRecipes(this.app)).draw(reply.entries),
+                (this.trash = this.trash || new space.Trash(this.app, () => this.moved())).drawn(),
             );
             keep();
             if (!typing) return;
@@ -81,14 +82,14 @@
 
         entry(entry) {
             const report = entry.report || {};
-            const proof = report.relative_error === undefined ? "" : report.energy_kept < 0.995 ? `keeps ${space.percent(report.energy_kept, 1)}` : space.percent(report.relative_error, 3);
+            const proof = (report.proof || "").replace("asked = saved", "exact").replace(/^saved exactly |, to .*$/g, "");
             const verdict = space.verdictCell(this.app, entry, () => line);
             const line = el("tr", { "data-entry": entry.id },
                 el("td", {}, space.when(entry.time)),
                 el("td", {}, el("bdi", {}, entry.name || entry.id)),
                 el("td", {}, ...(entry.sources || []).flatMap((source, index) => [index ? " · " : "", el("bdi", {}, source.name), ` ${space.number(source.ratio)}`])),
                 el("td", {}, this.app.title(entry.method)),
-                el("td", {}, proof),
+                el("td", { title: space.proven(report) }, el("div", {}, proof), report.choice ? el("small", {}, report.choice) : null),
                 el("td", {}, verdict),
                 el("td", { class: "lm-line" },
                     button("Load", () => this.app.open({ entry: entry.id, name: entry.name }), { class: "lm-button lm-small", title: "Put its sources and settings into the tab" }),
@@ -225,8 +226,9 @@
             if (!reply) return;
             const said = reply.lines.filter((line) => line.outcome !== "skipped");
             const rest = said.slice(MOST_LINES);
+            const refused = said.filter((line) => line.outcome === "refused").length;
             this.lines.replaceChildren(
-                el("p", {}, `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ${reply.lines.filter((line) => line.outcome === "refused").length} lines refused.`),
+                el("p", {}, `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ${refused === 1 ? "1 line was" : `${refused} lines were`} refused.`),
                 ...reply.notes.map((note) => el("p", { class: "lm-warn" }, note)),
                 el("ol", { class: "lm-report" }, ...said.slice(0, MOST_LINES).map((line) => el("li", { value: line.number, class: line.outcome === "refused" ? "lm-bad" : "lm-good" }, line.says))),
                 ...(rest.length ? [el("p", { class: "lm-dim" }, `… and ${rest.length} more lines, ${rest.filter((line) => line.outcome === "refused").length} of them refused.`)] : []),

@@ -93,9 +93,9 @@
         side(entry, at) {
             const whole = this.found.whole[at];
             const lines = [["Method", this.app.title(entry.method)]];
-            if (whole.policy) lines.push(["Rank", `${whole.policy}${whole.rank.length ? ` (${[...new Set(whole.rank)].join(" to ")})` : ""}`]);
+            if (whole.policy) lines.push(["Rank", `${space.policy(whole.policy)}${whole.rank.length ? ` (${[...new Set(whole.rank)].join(" to ")})` : ""}`]);
             if (whole.norm !== undefined) {
-                lines.push(["Norm", figure(whole.norm)], ["Size", whole.bytes === null ? "–" : space.megabytes(whole.bytes)], ["Error of the cut", share(whole.error, 2)], ["Beside unrelated LoRAs", `${fixed(whole.cancel, 2)} ×`], ["Strongest direction", whole.growth === null ? "–" : `× ${fixed(whole.growth, 2)}`], ["Sum of ratios", figure(whole.total)]);
+                lines.push(["Norm", figure(whole.norm)], ["Size", whole.bytes === null ? "–" : space.megabytes(whole.bytes)], ["Kept of the merge", whole.error ? share(1 - whole.error ** 2, 1) : "all"], ["Beside unrelated LoRAs", `${fixed(whole.cancel, 2)} ×`], ["Strongest direction", whole.growth === null ? "–" : `× ${fixed(whole.growth, 2)}`], ["Sum of ratios", figure(whole.total)]);
             }
             for (const pair of this.found.pairs[at]) lines.push([pair.names.join(" and "), `${pair.relation}, cosine ${fixed(pair.cosine, 3)}`]);
             const sources = this.found.sources[at].map((source, index) => el("div", { class: "lm-line" }, this.chip(index), el("bdi", {}, source.label), `at ${figure(source.ratio)}`, whole.shares ? el("small", {}, `${share(whole.shares[index])} of the merge`) : null));

@@ -89,7 +89,7 @@
             const source = this.app.state.row(1, { key: this.item.key, name: this.item.name, ratio: Number.isFinite(strength.valueAsNumber) ? strength.valueAsNumber : 1, blocks: weights });
             const { data } = this.app.state;
             await this.app.output.merge({
-                ...data, sources: [source], groups: {}, method: "weighted_sum", knobs: {}, conv_rank: null, prune: 0, seed: 0,
+                ...data, sources: [source], groups: {}, method: "weighted_sum", knobs: {}, conv_rank: null, prune: 0, prune_below: 0, seed: 0,
                 family: this.item.family ? "" : family,
                 names: names.value,
                 rank: { mode: mode.value, value: value.valueAsNumber },

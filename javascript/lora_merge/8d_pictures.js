@@ -79,23 +79,29 @@
         async generate() {
             const info = () => (find("#generation_info_txt2img textarea") || { value: "" }).value;
             const log = () => (find("#html_log_txt2img .error") || find("#html_log_txt2img .comments") || { textContent: "" }).textContent.trim().replace(REFUSED, "");
+            const said = () => (find("#html_log_txt2img") || { textContent: "" }).textContent;
             const old = info();
+            const told = said();
             const images = () => [...new Set([...space.page().querySelectorAll("#txt2img_gallery img")].map((image) => image.src))];
             const shown = images().join();
             this.app.tellScripts({ preview: true });
             await pause(200);
             find("#txt2img_generate").click();
             const stop = () => find("#txt2img_interrupt");
-            /* it has ended when the WebUI shows its Generate button again */
+            const busy = () => Boolean(stop() && (stop().offsetParent || stop().style.display === "block"));
+            /* its end is not told by the buttons alone: a generation just before this one, a refused one say, gives them back
+               when its own progress bar goes, and every generation has a bar of its own */
             let running = false;
             for (let turn = 0; turn < 7200; turn += 1) {
                 await pause(250);
-                const now = Boolean(stop() && stop().offsetParent) || (stop() && stop().style.display === "block");
+                const now = busy() || Boolean(find("#txt2img_results .progressDiv"));
                 running = running || now || info() !== old;
                 if (running && !now && turn > 3) break;
                 if (!running && turn > 40) break;
             }
-            for (let turn = 0; turn < 20 && (info() === old || images().join() === shown); turn += 1) await pause(150);
+            /* the pictures, or what is wrong, come a moment after the bar has gone */
+            const come = () => (info() === old ? said() !== told : images().join() !== shown);
+            for (let turn = 0; turn < 60 && !come(); turn += 1) await pause(150);
             const found = images().filter((source) => !shown.includes(source));
             if (found.length < 2) return this.show(el("p", { class: "lm-bad" }, log() || "No preview was made."));
             return this.show(
@@ -188,7 +194,7 @@
             said.textContent = "Saving …";
             const { data } = this.app.state;
             const result = await this.app.output.merge({ ...JSON.parse(JSON.stringify(data)), ...state, output: { ...data.output, template: this.app.known.settings.template, overwrite: false, triggers: null } });
-            said.textContent = result ? `Saved ${result.output}: asked = saved to ${space.percent(result.relative_error, 3)}.` : this.app.message.textContent.replace("✕", "");
+            said.textContent = result ? `Saved ${result.output}: ${space.proven(result)}.` : this.app.message.textContent.replace("✕", "");
         }
 
         async keep(tab, said) {

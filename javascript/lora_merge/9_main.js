@@ -180,7 +180,7 @@
         async verify(key) {
             const reply = await this.ask("verify", { key });
             if (!reply) return;
-            await this.output.follow(reply, (result) => this.say(`Verified: asked = saved to ${space.percent(result.relative_error, 3)}.`));
+            await this.output.follow(reply, (result) => this.say(`Verified: ${space.proven(result)}.`));
         }
 
         async afterSave() {

@@ -673,6 +673,12 @@ export interface ReportRequest {
     form?: "html" | "json";
 }
 
+/** Names what is to go back. */
+export interface RestoreRequest {
+    /** its id in the trash. */
+    thrown: string;
+}
+
 /** A source: a LoRA, how strong it is, and where. */
 export interface Row {
     /** the page's own number of the row. */
@@ -718,6 +724,8 @@ export interface Setup {
     conv_rank: number | null;
     /** leave out ranks and modules below this share of the largest. */
     prune: number;
+    /** leave out ranks whose singular value is below this number. */
+    prune_below: number;
     precision: "fp16" | "bf16" | "float";
     /** a spelling, or a host that must know them; empty: every host. */
     names: string;
@@ -750,6 +758,8 @@ export interface TabState {
     conv_rank?: number | null;
     /** leave out ranks and modules below this share of the largest. */
     prune?: number;
+    /** leave out ranks whose singular value is below this number. */
+    prune_below?: number;
     precision?: "fp16" | "bf16" | "float";
     /** a spelling, or a host that must know them; empty: every host. */
     names?: string;
@@ -769,6 +779,22 @@ export interface TabState {
 /** A file's text; null where there is none. */
 export interface TextReply {
     text: string | null;
+}
+
+/** A LoRA in the trash. */
+export interface ThrownLora {
+    id: string;
+    /** of its file. */
+    name: string;
+    /** ISO 8601. */
+    time: string;
+    /** deleted or replaced. */
+    why: string;
+}
+
+/** What can go back, the newest first. */
+export interface TrashReply {
+    thrown: ThrownLora[];
 }
 
 /** What a person thinks of a merge. */
@@ -896,6 +922,10 @@ export interface Operations {
     report: { request: ReportRequest; reply: TextReply };
     /** Start to make the report of a merge that has none, from its recipe and the sources of today. */
     report_make: { request: EntryRequest; reply: JobReply };
+    /** Move a LoRA and what lay beside it from the trash to its place, and its entry into the history. */
+    restore: { request: RestoreRequest; reply: KeyReply };
+    /** Return the LoRAs that were deleted, or replaced by a merge, and can go back. */
+    trash: { request: Nothing; reply: TrashReply };
     /** Write down what a person thinks of a merge. */
     verdict: { request: VerdictRequest; reply: VerdictReply };
     /** Start to hold a merged LoRA against its recipe. */

@@ -120,7 +120,9 @@ class LoraFile:
         done = replace(self, family=family, model=model, modules={}, fused_in={}, left_out={}, notes=[])
         done._sha256, done._lock = self._sha256, self._lock
         for raw in self.parsed.modules:
-            _add_module(done, raw, record.place(raw.component, raw.path, raw.spelt, model), base)
+            spot = record.layers.find(raw.path, model) if record.layers and raw.component == "unet" else None
+            placed = record.place(raw.component, raw.path, raw.spelt, model)
+            _add_module(done, raw, placed, base, spot.shape if spot else ())
         _refuse_twice(done)
         done.notes.extend(self.parsed.notes)
         _refuse(done, drop_unsupported)
@@ -248,12 +250,14 @@ def facts_of(parsed: Parsed, tensors: Mapping[str, TensorInfo]) -> list[ModuleFa
     ]
 
 
-def _add_module(file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None) -> None:
+def _add_module(
+    file: LoraFile, raw: RawModule, placed: Placement, base: BaseWeights | None, known: tuple[int, ...]
+) -> None:
     shapes = {role: tuple(file.file.tensors[key].shape) for role, key in raw.roles.items()}
     kind = kind_of(raw.roles)
     merged = kind if isinstance(kind, MergeableKind) else None
     refused = kind is not None and (merged is None or (kind.needs_base and base is None))
-    layout = None if refused else describe(placed.name, raw.roles, merged, shapes, file.name)
+    layout = None if refused else describe(placed.name, raw.roles, merged, shapes, file.name, known=known)
     if placed.name in file.modules or placed.name in file.left_out:
         message = f"{file.name}: two groups of keys both mean {placed.name}; the file is ambiguous."
         raise ModuleError(message)

@@ -7,6 +7,7 @@ weight says `needs_base`: without that weight its modules are refused by name, a
 
 from __future__ import annotations
 
+import math
 from abc import abstractmethod
 from collections.abc import Callable, Collection, Mapping
 from types import MappingProxyType
@@ -143,6 +144,12 @@ def alpha_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
 # No layer of a known model has a longer side (the largest are vocabularies), or more weights: Flux.2 fuses
 # 340 million into one.
 MOST_SIDE, MOST_WEIGHTS = 1 << 18, 400_000_000
+# A layer may be so many times larger than the one that the family has there: some models were widened.
+WIDENED = 4
+# Of a layer that no table knows: the largest known, widened, where the file has its sides; where ΔW grows out
+# of small factors (Kronecker and elementwise products), what the layers of other models have and memory
+# holds.
+MOST_UNKNOWN, MOST_GROWN = WIDENED * 340_000_000, 1 << 27
 
 
 def bounded(layout: Layout) -> Layout:
@@ -155,9 +162,31 @@ def bounded(layout: Layout) -> Layout:
     """
     out, columns = layout.out, layout.columns
     if max(out, columns) > MOST_SIDE or max(out * columns, layout.rank * (out + columns)) > MOST_WEIGHTS:
-        message = f"its factors make {out:,} × {columns:,}, and no layer of a known model is that large"
-        raise LayoutError(message)
+        raise _too_large(layout, "no layer of a known model is that large")
     return layout
+
+
+def check_size(layout: Layout, known: tuple[int, ...]) -> None:
+    """Refuse a ΔW that is larger than its layer can be: it would be computed with as if it could.
+
+    Args:
+        layout: of a module; what is saved as it acts (`full`) has its size in the file and may be any.
+        known: the shape that the family's model has there; () where no table says.
+    Raises:
+        LayoutError: with both sizes.
+    """
+    if layout.kind == "full" or not layout.columns:
+        return
+    size = layout.out * layout.columns
+    if known:
+        if size > WIDENED * math.prod(known):
+            raise _too_large(layout, f"the layer has {' × '.join(f'{side:,}' for side in known)}")
+    elif size > (MOST_UNKNOWN if layout.own_factors else MOST_GROWN):
+        raise _too_large(layout, "no layer of a known model is that large")
+
+
+def _too_large(layout: Layout, why: str) -> LayoutError:
+    return LayoutError(f"its factors make {layout.out:,} × {layout.columns:,}, and {why}")
 
 
 def flat(shape: tuple[int, ...]) -> tuple[int, int]:

@@ -9,6 +9,7 @@ Source: FedPara (Hyeon-Woo et al. 2021), arXiv:2108.06098; LyCORIS, arXiv:2309.1
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 import torch
@@ -31,6 +32,7 @@ from lib_merge.adapters.kind import (
 from lib_merge.linalg import Delta, Dense, LowRank, Term
 
 FACTORS = ("hada_w1_a", "hada_w1_b", "hada_w2_a", "hada_w2_b")
+_TILE = 1 << 22  # numbers of ΔW at a time
 ROLES = (*FACTORS, "hada_t1", "hada_t2")
 ENDINGS = {role: Ending(role, "LyCORIS") for role in ROLES}
 
@@ -82,6 +84,18 @@ class LoHa(MergeableKind):
         up = (up1[:, :, None] * up2[:, None, :]).flatten(1)
         down = (down1[:, None, :] * down2[None, :, :]).flatten(0, 1)
         return LowRank(out, columns, (Term(scale, up, down),))
+
+    def norm(self, tensors: Mapping[str, Tensor], scale: float | None) -> float | None:
+        """Return ‖ΔW‖, a few rows of ΔW at a time: it may be hundreds of times larger than its factors."""
+        if scale is None:
+            scale = alpha_scale(tensors, tensors["hada_w1_b"].shape[0])
+        (up1, down1), (up2, down2) = _factors(tensors, "1"), _factors(tensors, "2")
+        rows = max(1, _TILE // down1.shape[1])
+        square = 0.0
+        for at in range(0, up1.shape[0], rows):
+            part = (up1[at : at + rows] @ down1) * (up2[at : at + rows] @ down2)
+            square += float(part.double().square().sum())
+        return abs(scale) * math.sqrt(square)
 
 
 def _half(shapes: Shapes, number: str) -> tuple[int, int, int, tuple[int, ...]]:

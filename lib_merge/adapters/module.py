@@ -10,7 +10,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind
+from lib_merge.adapters.kind import VECTORS, BaseWeight, Layout, LayoutError, MergeableKind, check_size
 from lib_merge.errors import ModuleError
 from lib_merge.files.header import FLOATS, TensorInfo
 from lib_merge.files.reader import TensorFile
@@ -138,6 +138,8 @@ def describe(
     kind: MergeableKind | None,
     shapes: Mapping[str, tuple[int, ...]],
     where: str,
+    *,
+    known: tuple[int, ...] = (),
 ) -> Layout:
     """Return the layout of a module from the shapes of its roles.
 
@@ -147,8 +149,9 @@ def describe(
         kind: of the module; None where its tensors are of none.
         shapes: role -> shape.
         where: the file's name, for messages.
+        known: shape of the layer that the family's model has there; () where no table says.
     Raises:
-        ModuleError: a half is missing or the shapes do not fit together.
+        ModuleError: a half is missing, the shapes do not fit together, or make what no layer can have.
     """
     matrix = [role for role in roles if role not in VECTORS and role != "alpha"]
     if not matrix:
@@ -162,10 +165,12 @@ def describe(
             message = f"no adapter kind has the tensors {', '.join(sorted(matrix))}"
             raise LayoutError(message)
         _check_scales(shapes)
-        return kind.layout(shapes)
+        layout = kind.layout(shapes)
+        check_size(layout, known)
     except LayoutError as error:
         message = f"{where}: {name} does not fit together: {error}."
         raise ModuleError(message) from error
+    return layout
 
 
 def _check_scales(shapes: Mapping[str, tuple[int, ...]]) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 from lib_merge.errors import FileFormatError
 from lib_merge.files import store
 
-MAX_CONFIG = 16 << 20
+MAX_CONFIG = 8 << 20
 # Stems of files that PEFT and diffusers write beside an adapter_config.json.
 _OWN_STEMS = ("adapter_model", "pytorch_lora_weights")
 _COMPONENTS = {

@@ -6,31 +6,23 @@ chance, and that is no conflict.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Mapping
 
 import numpy as np
 
 from lib_merge.analysis.aside import outside
-from lib_merge.analysis.changes import (
-    Evidence,
-    balance,
-    both,
-    crowded,
-    evidence,
-    fighting,
-    one_run,
-    percent,
-    shared,
-    strength,
-    text_encoders,
-    tidy,
-    unfounded,
-)
+from lib_merge.analysis.choice import crowded, fighting, one_run, opposed, shared, unfounded
 from lib_merge.analysis.cut import lost
+from lib_merge.analysis.evidence import Evidence, both, evidence, megabytes, percent, policy_words, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, PairReport
 from lib_merge.analysis.outcome import Prospect
 from lib_merge.analysis.sources import SAME_LORA
+from lib_merge.analysis.strength import balance, strength, text_encoders
+from lib_merge.engine.report import part_words
+from lib_merge.linalg import tolerances
 from lib_merge.linalg.svd import pooled, rank_for
+from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.ranks.budget import fewest
 from lib_merge.ranks.policy import PolicyKind, RankPolicy
 
@@ -98,13 +90,13 @@ def _copies(known: Evidence) -> Iterator[Advice]:
             ranks = [known.report.sources[index].rank[1] for index in (keep, drop)]
             keep, drop = (drop, keep) if ranks[1] > ranks[0] else (keep, drop)
             scale = 1.0
-        ratio = tidy(known.ratios[keep] + scale * known.ratios[drop])
+        ratio, change = _one_of(known, keep, drop, scale)
         yield Advice(
             f"{pair.relation.replace(' ', '-')}-{pair.first}-{pair.second}",
-            f"Keep only {known.names[keep]}",
+            f"Keep only {known.names[keep]}" if ratio else "They cancel each other",
             _copy_reason(known, pair, ratio),
             {"cosine": pair.whole.cosine, "scale": scale, "ratio": ratio},
-            _one_of(known, keep, drop, ratio),
+            change,
         )
 
 
@@ -112,21 +104,36 @@ def _copy_reason(known: Evidence, pair: PairReport, ratio: float) -> str:
     if pair.relation == "resized":
         return f"{pair.reason}: together they are one LoRA twice, at ratio {ratio:g}."
     if pair.relation == "negated copy":
-        return f"{pair.reason}: they cancel, and what is left is ratio {ratio:g} of one."
+        left = f"what is left is one LoRA at ratio {ratio:g}" if ratio else "nothing is left"
+        return f"{pair.reason}: they cancel, and {left}."
     almost = "almost " if pair.relation == "near-duplicate" else ""
     return f"{pair.reason}: together they are {almost}one LoRA at ratio {ratio:g}."
 
 
-def _one_of(known: Evidence, keep: int, drop: int, ratio: float) -> dict[str, object]:
-    if not known.flat or ratio == 0:
-        return {}
+def _one_of(known: Evidence, keep: int, drop: int, scale: float) -> tuple[float, dict[str, object]]:
+    """Return the ratio at which one source stands for two, and the change to it where it does."""
+    ratio = tidy(known.ratios[keep] + scale * known.ratios[drop])
     left = [index for index in range(len(known.names)) if index != drop]
-    ratios: list[float | None] = [ratio if index == keep else None for index in range(len(known.names))]
-    change: dict[str, object] = {"ratios": ratios, "keep": left}
     method = known.recipe.declared()
-    if len(left) < method.sources[0]:
-        change["method"] = "weighted_sum"
-    return change
+    change: dict[str, object] = {}
+    if len(left) < method.sources[0] or (len(left) == 1 and not method.stacks):
+        change["method"] = DEFAULT_METHOD
+        if len(left) == 1 and known.outcome is not None and known.ratios[keep]:
+            ratio = tidy(known.ratios[keep] * known.outcome.whole.retention[keep])  # what the method makes
+    ratios: list[float | None] = [ratio if index == keep else None for index in range(len(known.names))]
+    change.update(ratios=ratios, keep=left)
+    fits = known.flat and ratio != 0 and _stands_for(known, change)
+    return ratio, change if fits else {}
+
+
+def _stands_for(known: Evidence, change: Mapping[str, object]) -> bool:
+    """Tell whether a merge of fewer sources is the merge of all of them, but for what does not matter."""
+    now, trial = known.tried({}), known.tried(change)
+    if now is None or trial is None:
+        return False
+    # of a method that is no sum only its angle to the sum is known, which lies along the one that is kept
+    cosine = now.sum_cosine if math.isnan(trial.cosine) else trial.cosine
+    return cosine >= 1.0 - tolerances.STANDS_FOR and abs(trial.size - 1.0) <= tolerances.STANDS_FOR
 
 
 def _empty(known: Evidence) -> Iterator[Advice]:
@@ -139,15 +146,17 @@ def _empty(known: Evidence) -> Iterator[Advice]:
     if not wanted > 0 or outcome.whole.norm >= EMPTY * wanted / max(total, 1.0):
         return
     share = outcome.whole.norm / wanted
-    method = {} if known.recipe.declared().stacks else {"method": "weighted_sum"}
+    plain = {"method": DEFAULT_METHOD}
+    trial = None if known.recipe.declared().stacks else known.tried(plain)
+    helps = trial is not None and trial.outcome.norm >= EMPTY * wanted / max(total, 1.0)
+    why = f"{outcome.title} finds nothing shared" if helps else "they cancel"
+    more = f"; their sum has {percent(trial.outcome.norm / wanted)}" if trial is not None and helps else ""
     yield Advice(
         "empty",
-        "Use the weighted sum" if method else "Next to nothing is left",
-        f"the result has {percent(share)} of its sources' strength together: they cancel, or "
-        f"{outcome.title} finds nothing "
-        "shared.",
+        "Use the weighted sum" if helps else "Next to nothing is left",
+        f"the result has {percent(share)} of its sources' strength together: {why}{more}.",
         {"share": share},
-        method,
+        plain if helps else {},
     )
 
 
@@ -167,8 +176,8 @@ def _smaller(known: Evidence) -> Iterator[Advice]:
     yield Advice(
         "rank",
         _shown(text),
-        f"{KEEP:.0%} of the energy fits into {size / 1e6:.1f} MB instead of {outcome.bytes / 1e6:.1f} MB "
-        f"(relative error {percent(error, 1)}).",
+        f"{part_words(1.0 - error**2)} of the merge fits into {megabytes(size)} instead of "
+        f"{megabytes(outcome.bytes)}.",
         {"bytes": size, "before": outcome.bytes, "error": error},
         {"rank": text},
     )
@@ -216,9 +225,8 @@ def _cut(known: Evidence) -> Iterator[Advice]:
     yield Advice(
         "cut",
         f"Save at rank {enough.rank}",
-        f"{outcome.policy} keeps only {percent(1 - outcome.error**2)} of the energy; rank "
-        f"{enough.rank} keeps "
-        f"{percent(enough.energy)} in {enough.bytes / 1e6:.1f} MB.",
+        f"{percent(1 - outcome.error**2)} of the merge is kept ({policy_words(outcome.policy)}); rank "
+        f"{enough.rank} keeps {percent(enough.energy)} in {megabytes(enough.bytes)}.",
         {"kept": 1 - outcome.error**2, "bytes": enough.bytes},
         {"rank": str(enough.rank)},
     )
@@ -245,6 +253,7 @@ RULES: tuple[Callable[[Evidence], Iterator[Advice]], ...] = (
     one_run,
     balance,
     shared,
+    opposed,
     strength,
     crowded,
     fighting,

@@ -9,12 +9,12 @@ import numpy as np
 
 from lib_merge.analysis.measure import CPU, Bench, Measured, grams_of
 from lib_merge.analysis.model import CurvePoint
-from lib_merge.engine.survey import RankPlan, plan_ranks
+from lib_merge.engine.pruning import RankPlan, plan_ranks
 from lib_merge.engine.threads import exact_numerics, in_order
 from lib_merge.engine.tree import Node
 from lib_merge.linalg.stack import singular_values
 from lib_merge.linalg.svd import pooled, tails
-from lib_merge.ranks.policy import PolicyKind
+from lib_merge.ranks.policy import PolicyKind, SizeEstimate
 
 # Points of a curve at most.
 POINTS = 64
@@ -80,7 +80,7 @@ def _ranks(most: int) -> list[int]:
 
 
 def ranks_under(
-    node: Node, names: Sequence[str], spectra: Sequence[np.ndarray], stacked: np.ndarray, fixed_bytes: int
+    node: Node, names: Sequence[str], spectra: Sequence[np.ndarray], stacked: np.ndarray, size: SizeEstimate
 ) -> np.ndarray:
     """Return Int[module], the ranks that the merge will keep, as policy, pruning and a budget decide there.
 
@@ -89,16 +89,20 @@ def ranks_under(
         names: the modules.
         spectra: singular values per module.
         stacked: Int[module], ranks before the cut.
-        fixed_bytes: what the file holds beside its factors; part of a budget.
+        size: what was foreseen of the file; what it lacks is left out, and fillers are as they are there.
     Raises:
         RecipeError: a budget is too small.
     """
     plan = RankPlan()
-    if node.recipe.prune > 0 or node.policy.kind is PolicyKind.BUDGET:
+    if node.recipe.prunes or node.policy.kind is PolicyKind.BUDGET:
         known = {name: values for name, values in zip(names, spectra) if len(values)}
-        plan = plan_ranks(node, known, fixed_bytes)
+        plan = plan_ranks(node, known, size.fixed)
     ranks = []
     for name, singular, most in zip(names, spectra, stacked):
+        saved = size.modules.get(name)
+        if saved is None or saved.filler:
+            ranks.append(saved.rank if saved is not None else 0)
+            continue
         policy = plan.policy_at(node, node.targets[name])
         whole = policy.exact or not len(singular) or not singular[0] > 0
         rank = int(most) if whole else min(policy.choose(singular, int(most)), int(most))

@@ -134,7 +134,7 @@ def _singular(merged: Tensor, *, wide: bool) -> np.ndarray:
 
 def hashed(node: Node) -> list[str]:
     """Return the identities by which the merge itself will draw: hashes of whole files."""
-    return [child.identity for child in node.children]
+    return node.identities
 
 
 def named(node: Node) -> list[str]:
@@ -178,7 +178,7 @@ class Forecaster:
         """Take device and cancel from a job."""
         self._device = pick_device(job.device)
         self._job = replace(job, progress=None)
-        self._common: dict[int, Common] = {}
+        self._common: dict[int, tuple[bytes, Common]] = {}  # place -> (weights, what is shared at them)
 
     def __call__(self, node: Node, bench: Bench, weighing: Weighing, modules: Sequence[int]) -> Foreseen:
         """Evaluate a recipe at some modules of the bench.
@@ -220,11 +220,11 @@ class Forecaster:
         self, place: int, node: Node, deltas: Callable[[], list[Delta]], asked: np.ndarray, *, keep: bool
     ) -> Common | None:
         """Return what core methods share at one module, from the method before where that was kept."""
-        shared = self._common.get(place)
-        if shared is None:
+        weights, shared = self._common.get(place, (b"", None))
+        if shared is None or weights != asked.tobytes():
             shared = common(deltas(), asked.tolist(), Bases.SINGULAR if keep else node.method.bases)
             if keep and shared is not None:
-                self._common[place] = shared
+                self._common[place] = asked.tobytes(), shared
         return shared
 
 

@@ -120,7 +120,7 @@ def uses(root: Node) -> list[Use]:
 def stacks(node: Node) -> bool:
     """Tell whether every group inside is an uncut weighted sum, so that files carry one weight each."""
     return all(
-        isinstance(child, Leaf) or (child.method.stacks and child.policy.exact and stacks(child))
+        isinstance(child, Leaf) or (child.method.stacks and child.uncut and stacks(child))
         for child in node.children
     )
 
@@ -419,15 +419,14 @@ def _cut(
         error = math.sqrt(max(left, 0.0) / square) if square > 0 else 0.0
         return size.rank, error, size.bytes, ()
     names = prospect.names
-    ranks = ranks_under(node, names, prospect.spectra, prospect.stacked, size.fixed)
+    ranks = ranks_under(node, names, prospect.spectra, prospect.stacked, size)
     bytes_at = size.bytes_at(names)
     points = curve(prospect.spectra, prospect.stacked, bytes_at)
     if size.exact and not size.cut:
         return size.rank, 0.0, size.bytes, points
-    kept = ranks[ranks > 0]
-    least = int(kept.min()) if len(kept) else 0
+    kept = ranks[(ranks > 0) & ~size.fillers(names)]
     error = lost(prospect.spectra, ranks) if size.cut else 0.0
-    return (least, int(ranks.max(initial=0))), error, bytes_at(ranks), points
+    return (int(min(kept, default=0)), int(max(kept, default=0))), error, bytes_at(ranks), points
 
 
 def fitting(recipe: Recipe) -> list[Method]:
@@ -460,13 +459,14 @@ def compared(prospect: Prospect, only: Sequence[str] | None = None) -> tuple[Met
         compare = method.space is not Space.DENSE if only is None else method.name in only
         if not compare and method.name != prospect.recipe.method:
             continue
-        outcomes = _outcomes(prospect, method)
+        outcomes = outcomes_of(prospect, method)
         if outcomes is not None:
             rows.append(_row(prospect, method, outcomes))
     return tuple(rows)
 
 
-def _outcomes(prospect: Prospect, method: Method) -> Outcomes | None:
+def outcomes_of(prospect: Prospect, method: Method) -> Outcomes | None:
+    """Return the figures of a method on the same sources and ratios; None where that is not foreseen."""
     bench, recipe, weighing = prospect.bench, prospect.recipe, prospect.weighing
     if method.name == recipe.method:
         return prospect.outcomes

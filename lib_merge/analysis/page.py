@@ -18,6 +18,8 @@ from typing import Any
 from lib_merge.analysis import plots
 from lib_merge.analysis.model import Advice, AnalysisReport, Part, SourceReport, TensorStats
 from lib_merge.analysis.plots import SOURCES, ink, text
+from lib_merge.engine.report import part_words
+from lib_merge.ranks.policy import parse_policy
 
 # ------------------------------------------------------------------------ export
 
@@ -374,10 +376,11 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
         return
     whole = recipe.whole
     seen = "" if recipe.direct else f", estimated from {recipe.seen[0]} of {recipe.seen[1]} modules"
-    error = f", relative error {share(recipe.error, 1)}" if recipe.error else ""
+    kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
     yield (
         f"<h2>What will come out</h2><p>{text(recipe.title)}, ratios adding up to {recipe.total:g}{seen}. "
-        f"Rank {text(recipe.policy)}: {recipe.bytes / 1e6:.1f} MB{error}.</p>"
+        f"{recipe.bytes / 1e6:.1f} MB: {kept} "
+        f"({text(parse_policy(recipe.policy).words)}).</p>"
         f"<p>Norm {number(whole.norm)}, {number(whole.cancel)} × that of unrelated sources (below 1 "
         "they cancel, above 1 they "
         f"add up); the strongest direction grows to at most {number(whole.growth)} × (above 1.5 "

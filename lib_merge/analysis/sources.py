@@ -241,7 +241,8 @@ def _relation(bench: Bench, pair: tuple[int, int], whole: PairPart, start: float
     if 1.0 - abs(cosine) < COPY:
         scale = float(gram[a, b] / gram[a, a])
         kind = "negated copy" if scale < 0 else "copy" if abs(scale - 1.0) < 0.01 else "scaled copy"
-        return kind, f"{two} is {scale:.3g} × {one} everywhere (cosine {cosine:.5f})", scale
+        times = "" if kind == "copy" else f"{scale:.3g} × "
+        return kind, f"{two} is {times}{one} everywhere (cosine {cosine:.5f})", scale
     for large, small in ((a, b), (b, a)):
         if resized_from(bench, large, small):
             names = bench.files[small].label, bench.files[large].label

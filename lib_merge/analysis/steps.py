@@ -10,7 +10,7 @@ from typing import Any, Union
 
 from lib_merge.analysis import measure
 from lib_merge.analysis.advice import advise
-from lib_merge.analysis.changes import held_places
+from lib_merge.analysis.evidence import held_places
 from lib_merge.analysis.forecast import Forecaster
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.model import STAGES, AnalysisReport, SourceReport

@@ -12,10 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from lib_merge.analysis.changes import Evidence, balanced, both, evidence, percent, plus, tidy
+from lib_merge.analysis.evidence import Evidence, both, evidence, percent, plus, tidy
 from lib_merge.analysis.model import Advice, AnalysisReport, Symptom
 from lib_merge.analysis.outcome import Prospect
+from lib_merge.analysis.strength import balanced, compared
 from lib_merge.families import family_of
+from lib_merge.linalg import tolerances
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Complaint, Method, Space, get_method
 from lib_merge.recipe import Recipe
 from lib_merge.recipe_edits import PER_SOURCE
@@ -38,18 +40,25 @@ def symptoms(report: AnalysisReport, prospect: Prospect, advice: Sequence[Advice
     table = []
     for name, title, says, tries, advised in TABLE:
         first = [item for item in advice if item.id.split("-")[0] in advised or item.id in advised]
-        seen = {repr(dict(item.apply)) for item in first}
-        more = [item for item in tries(known) if repr(dict(item.apply)) not in seen and _changes(known, item)]
+        seen = {_about(item) for item in first}
+        more = [item for item in tries(known) if _about(item) not in seen and _changes(known, item)]
         table.append(Symptom(name, title, tuple(says(known)), (*first, *more)))
     return tuple(table)
 
 
+def _about(item: Advice) -> str:
+    """Return what a change is about: `Balance`, `Lower the total`; once is enough."""
+    return item.title.split(" →")[0]
+
+
 def _changes(known: Evidence, item: Advice) -> bool:
-    """Tell whether a try is more than what the recipe already does."""
+    """Tell whether a try makes another merge than the recipe does."""
     recipe, change = known.recipe, item.apply
     same_method = change.get("method", recipe.method) == recipe.method and not change.get("knobs")
     same_ratios = change.get("ratios", known.ratios) == known.ratios
-    return not (same_method and same_ratios and not set(change) - {"method", "ratios", "knobs"})
+    if same_method and same_ratios and not set(change) - {"method", "ratios", "knobs"}:
+        return False
+    return bool(set(change) & {"rank", "precision", "blocks"}) or known.worthwhile(change)
 
 
 def _muddy(known: Evidence) -> Iterator[str]:
@@ -83,9 +92,12 @@ def _dominates(known: Evidence) -> Iterator[str]:
 def _try_dominates(known: Evidence) -> Iterator[Advice]:
     if len(known.names) < 2 or not known.flat or not (known.heard > 0).any():
         return
-    even = (known.each > 0).all() and all(known.ratios)
-    ratios = balanced(known.ratios, np.where(known.free, known.each, 0.0)) if even else known.ratios
-    yield Advice("try-balance", f"Balance → {both(ratios)}", "evens out strength.", {}, {"ratios": ratios})
+    field = compared(known)
+    ratios = balanced(known.ratios, field.each)
+    before, after = field.shares(known.ratios), field.shares(ratios)
+    if before and max(before) - max(after) >= tolerances.EVENED and not known.copies:
+        why = f"what they bring is then {' / '.join(percent(value) for value in after)}."
+        yield Advice("try-balance", f"Balance → {both(ratios)}", why, {}, {"ratios": ratios})
     top = int(np.argmax(known.heard))
     if top in known.held:
         return
@@ -93,10 +105,16 @@ def _try_dominates(known: Evidence) -> Iterator[Advice]:
     yield Advice(
         "try-lower",
         f"Halve {known.names[top]} → {both(lower)}",
-        "lower it further than feels needed.",
+        f"lower it further than feels needed{_share_then(known, top, {'ratios': lower})}.",
         {},
         {"ratios": lower},
     )
+
+
+def _share_then(known: Evidence, place: int, change: Mapping[str, Any]) -> str:
+    """Say what share of the merge a source has after a change, as the end of a sentence."""
+    trial = known.tried(change)
+    return "" if trial is None else f": {percent(trial.outcome.shares[place])} of the merge would be its"
 
 
 def _artefacts(known: Evidence) -> Iterator[str]:
@@ -119,7 +137,7 @@ def _artefacts(known: Evidence) -> Iterator[str]:
             f"(chance: {percent(chance)})"
         )
     if outcome.error > 0.05:
-        yield f"the rank cut leaves out {percent(outcome.error**2, 1)} of the energy"
+        yield f"{percent(1 - outcome.error**2, 1)} of the merge is kept: the rank cuts the rest away"
 
 
 def _chance_talk(known: Evidence, index: int) -> float:
@@ -136,7 +154,8 @@ def _chance_talk(known: Evidence, index: int) -> float:
 
 
 def _try_artefacts(known: Evidence) -> Iterator[Advice]:
-    if known.flat and any(known.ratios):
+    node = known.prospect.tree.root
+    if known.flat and any(known.ratios) and not node.method.normalised(node.settings):
         total = sum(abs(ratio) for ratio in known.ratios)
         ratios = [tidy(ratio * 0.8 / total) for ratio in known.ratios] if total > 0.8 else known.ratios
         if total <= 0.8:
@@ -166,7 +185,9 @@ def _loading(known: Evidence) -> Iterator[str]:
     yield from known.report.notes
     room = min((source.headroom for source in known.report.sources), default=math.inf)
     yield (
-        f"numbers could grow {room:.3g} × before fp16 ends" if math.isfinite(room) else "every number is zero"
+        f"numbers could grow {f'{room:.3g}' if room < 1000 else 'more than 1000'} × before fp16 ends"
+        if math.isfinite(room)
+        else "every number is zero"
     )
 
 
@@ -186,7 +207,7 @@ def _worse(known: Evidence) -> Iterator[str]:
         if row is not None and not math.isnan(row.cosine):
             yield f"it is at cosine {row.cosine:.3f} to the stack and {row.to_sum:.2f} × as strong"
         if outcome.error > 0.01:
-            yield f"the rank cut leaves out {percent(outcome.error**2, 1)} of the energy"
+            yield f"{percent(1 - outcome.error**2, 1)} of the merge is kept: the rank cuts the rest away"
     yield from _bases(known)
 
 
@@ -216,7 +237,10 @@ def _lost(known: Evidence) -> Iterator[str]:
     if outcome is None:
         return
     for name, kept, share in zip(known.names, outcome.whole.retention, outcome.whole.shares):
-        yield f"{name}: {percent(kept)} of what was asked of it is in, {share:.0%} of the merge is its"
+        others = ", for others push the same way" if kept > 1.05 else ""
+        yield (
+            f"{name}: {percent(kept)} of what was asked of it is in{others}, {share:.0%} of the merge is its"
+        )
 
 
 def _try_lost(known: Evidence) -> Iterator[Advice]:
@@ -227,7 +251,8 @@ def _try_lost(known: Evidence) -> Iterator[Advice]:
         if index in known.held:
             continue
         up = [tidy(ratio * (1.3 if i == index else 1.0)) for i, ratio in enumerate(known.ratios)]
-        yield Advice(f"try-raise-{index}", f"Raise {name} → {both(up)}", "more of it.", {}, {"ratios": up})
+        more = f"more of it{_share_then(known, index, {'ratios': up})}."
+        yield Advice(f"try-raise-{index}", f"Raise {name} → {both(up)}", more, {}, {"ratios": up})
         energy = {
             block: float(bench.products[places, index, index].sum())
             for block, places in bench.blocks().items()
@@ -270,10 +295,15 @@ def _bases(known: Evidence) -> Iterator[str]:
 
 
 def _methods(known: Evidence, complaint: Complaint) -> Iterator[Advice]:
-    """Advise the methods that are declared to help and take these sources."""
+    """Advise the methods that are declared to help, take these sources, and make another merge of them."""
     for method in METHODS.values():
-        if complaint in method.helps and len(known.names) > 1 and method.takes(len(known.names)):
-            yield _method(method, method.helps[complaint])
+        if complaint not in method.helps or len(known.names) < 2 or not method.takes(len(known.names)):
+            continue
+        trial = known.tried({"method": method.name})
+        if trial is None or trial.rescales or math.isnan(trial.sum_cosine):
+            continue  # a ratio makes a merge stronger or weaker as well
+        beside = f"at cosine {trial.sum_cosine:.2f} to the weighted sum and {trial.to_sum:.2f} × as strong"
+        yield _method(method, f"{method.helps[complaint]}; {beside}")
 
 
 def _method(method: Method, why: str) -> Advice:
@@ -285,7 +315,7 @@ def _method(method: Method, why: str) -> Advice:
 # id, title, what the numbers say, what to try, ids of advice that belong to it
 TABLE: tuple[tuple[str, str, Says, Tries, tuple[str, ...]], ...] = (
     ("muddy", "Muddy, undefined", _muddy, _try_muddy, ("conflict", "opposed", "bases", "related", "epochs")),
-    ("dominates", "One source dominates", _dominates, _try_dominates, ("balance",)),
+    ("dominates", "One source dominates", _dominates, _try_dominates, ("balance", "uneven")),
     (
         "artefacts",
         "Artefacts that no source has",

@@ -22,6 +22,7 @@ from lib_merge.blocks.formats import (
 from lib_merge.blocks.inspire import inspire_prefixes, read_inspire
 from lib_merge.blocks.presets import Preset, check_family
 from lib_merge.errors import FileFormatError
+from lib_merge.files import store
 
 # ------------------------------------------------------------------------ one file
 
@@ -91,7 +92,7 @@ def import_file(path: Path, family: str | None = None) -> ImportReport:
     """
     try:
         check_size(path.stat().st_size, path.name)
-        data = path.read_bytes()
+        data = store.read(path) or b""
     except OSError as error:
         message = f"{path.name} cannot be read: {error.strerror or error}."
         raise FileFormatError(message) from error

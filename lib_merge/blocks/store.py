@@ -26,7 +26,8 @@ from lib_merge.blocks.presets import (
     with_saved,
 )
 from lib_merge.errors import MergeError, OutputError, RecipeError
-from lib_merge.files.store import locked, read, set_aside, signature, write, write_error
+from lib_merge.files.moving import set_aside
+from lib_merge.files.store import locked, read, signature, write, write_error
 
 FORMAT = "lora-merge-presets"
 VERSION = 1

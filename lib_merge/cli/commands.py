@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import logging
 import signal
@@ -14,12 +13,10 @@ from pathlib import Path
 from typing import Any
 
 from lib_merge import __version__, api
-from lib_merge.adapters import open_lora
 from lib_merge.analysis import analyze, to_html, to_json
-from lib_merge.analysis.aside import outside
-from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.steps import Given, as_recipe
 from lib_merge.blocks.weights import parse_elements
+from lib_merge.cli.cautions import cautions
 from lib_merge.cli.text import (
     ProgressLine,
     analysis_text,
@@ -28,15 +25,17 @@ from lib_merge.cli.text import (
     methods_text,
     report_text,
     show,
+    write_page,
 )
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import Cancelled, MergeError, OutputError, RecipeError
-from lib_merge.files.store import write_text
+from lib_merge.files.names import SUFFIX
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.partners import partner_stem, partners_of
 from lib_merge.loaders import NAMINGS
 from lib_merge.methods import DEFAULT_METHOD, METHODS, Method, Scope, get_method
+from lib_merge.methods.words import FOREIGN, own_knob
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe import PRECISIONS, Recipe, Source
 from lib_merge.recipe_edits import with_aside
@@ -84,7 +83,7 @@ def _merge(arguments: Arguments, stop: _Interrupt) -> None:
 
 
 def _run(recipe: Recipe, arguments: Arguments, stop: _Interrupt) -> None:
-    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), _cautions(recipe))]
+    wanted: list[tuple[Recipe, Path, list[str]]] = [(recipe, Path(arguments.save_to), cautions(recipe))]
     if arguments.partners:
         wanted.append(_partners(recipe, arguments))
     reports = []
@@ -109,23 +108,7 @@ def _partners(recipe: Recipe, arguments: Arguments) -> tuple[Recipe, Path, list[
     if target.exists() and not arguments.overwrite:
         message = f"{target.name} exists already; choose another name or add --overwrite."
         raise OutputError(message)
-    return partners.recipe, target, [*partners.notes, *_cautions(partners.recipe)]
-
-
-def _cautions(recipe: Recipe) -> list[str]:
-    """Return a sentence on speed LoRAs that the method spoils; that a file cannot be opened is said later."""
-    marks = []
-    with contextlib.suppress(MergeError):
-        for source in recipe.leaves():
-            assert source.path is not None
-            with open_lora(source.path) as file:
-                marks.append(recognised(file))
-    return [
-        f"{advice.reason} --aside {' '.join(advice.apply['aside'])} does that."
-        if advice.apply
-        else advice.reason
-        for advice in outside(recipe, marks)
-    ]
+    return partners.recipe, target, [*partners.notes, *cautions(partners.recipe)]
 
 
 def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
@@ -135,6 +118,8 @@ def _job(arguments: Arguments, stop: _Interrupt, progress: ProgressLine) -> Job:
         drop_unsupported=getattr(arguments, "drop_unsupported", False),
         progress=progress,
         cancelled=lambda: stop.asked,
+        # a merge that bears its name must not write its notes into it
+        recipe_file=Path(arguments.recipe) if getattr(arguments, "recipe", None) else None,
     )
 
 
@@ -168,7 +153,7 @@ def _convert(arguments: Arguments, stop: _Interrupt) -> None:
 def _run_recipe(arguments: Arguments, stop: _Interrupt) -> None:
     recipe = api.load_recipe(arguments.recipe, arguments.lora_dir or ())
     if arguments.save_to is None:
-        arguments.save_to = str(Path(arguments.recipe).with_suffix(".safetensors"))
+        arguments.save_to = str(Path(arguments.recipe).with_suffix(SUFFIX))
     _run(recipe, arguments, stop)
 
 
@@ -207,7 +192,7 @@ def _analyze(arguments: Arguments, stop: _Interrupt) -> None:
         job = Job(device=arguments.device, progress=progress, cancelled=lambda: stop.asked)
         report = analyze(_looked_at(arguments), job=job, methods=_compared(arguments.compare))
     if arguments.html:
-        write_text(Path(arguments.html), to_html(report))
+        write_page(Path(arguments.html), to_html(report))
     if arguments.json:
         show(json.dumps(to_json(report, tensors=not arguments.no_tensors), allow_nan=False))
     else:
@@ -281,6 +266,7 @@ def recipe_of(arguments: argparse.Namespace) -> Recipe:
         rank=None if arguments.rank is None else parse_policy(arguments.rank),
         conv_rank=arguments.conv_rank,
         prune=arguments.prune,
+        prune_below=arguments.prune_below,
         precision=arguments.save_precision,
         seed=arguments.seed,
         family=arguments.family,
@@ -327,17 +313,17 @@ def _knobs(given: Sequence[str], method: Method, count: int) -> dict[str, Any]:
         if not sign:
             message = f"--knob {text!r} is not NAME=VALUE."
             raise RecipeError(message)
-        knob = method.knob(name)
+        knob = own_knob(method, name) if name in FOREIGN else method.knob(name)
         if not at:
             knobs[name] = value.strip()
             continue
-        if knob.scope is not Scope.SOURCE:
+        if knob is None or knob.scope is not Scope.SOURCE:
             message = f"--knob {text!r}: {name} of {method.name} has one value for the whole merge."
             raise RecipeError(message)
         if not number.isdecimal() or not 1 <= int(number) <= count:
             message = f"--knob {text!r}: there is no source {number}; they count from 1 to {count}."
             raise RecipeError(message)
-        values = knobs.get(name, knob.default)
+        values = knobs.get(name, knob.default if name == knob.name else 1.0 - float(knob.default))
         values = list(values) if isinstance(values, (list, tuple)) else [values] * count
         values[int(number) - 1] = value.strip()
         knobs[name] = values
@@ -439,6 +425,8 @@ def _output_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--prune", type=float, default=0.0, metavar="X", help="drop what is below X of the largest"
     )
+    text = "drop what is below X itself: ranks by their singular value, whatever the largest"
+    parser.add_argument("--prune_below", type=float, default=0.0, metavar="X", help=text)
     parser.add_argument("--save_precision", default="fp16", choices=PRECISIONS)
     parser.add_argument("--device", default="cpu", help="auto, cpu, cuda, mps, …")
     parser.add_argument("--family", metavar="F", help="base family where shapes cannot tell")

@@ -11,9 +11,12 @@ from types import TracebackType
 from typing import Any
 
 from lib_merge.analysis import AnalysisReport
-from lib_merge.engine.report import MergeReport
+from lib_merge.engine.report import MergeReport, part_words
+from lib_merge.errors import OutputError
+from lib_merge.files.store import write_text
 from lib_merge.loaders import sentence, why
 from lib_merge.methods import METHODS
+from lib_merge.ranks.policy import parse_policy
 
 QUIET = 1.0  # nothing is shown for work that takes less than this many seconds
 EVERY = 2.0
@@ -26,6 +29,18 @@ def show(text: str) -> None:
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
+
+
+def write_page(path: Path, text: str) -> None:
+    """Write a page; only an earlier page may lie there.
+
+    Raises:
+        OutputError: another file lies there, or it cannot be written.
+    """
+    if path.exists() and path.suffix.lower() not in (".html", ".htm"):
+        message = f"{path.name} exists already and is no page: choose a name that ends in .html."
+        raise OutputError(message)
+    write_text(path, text)
 
 
 class ProgressLine:
@@ -84,15 +99,20 @@ def report_text(report: MergeReport) -> str:
     ranks = report.ranks()
     worst = report.worst()
     lines = [
-        f"{Path(report.output).name}: {report.family}, {report.method}, {len(report.modules)} modules, "
-        f"rank {ranks['min']}-{ranks['max']}, {report.bytes / 1e6:.1f} MB",
-        f"asked = saved to {report.relative_error:.3%}"
-        + (f" (worst {worst.relative:.3%}, {worst.name})" if worst else "")
-        + (f"; the rank keeps {report.energy_kept:.2%} of the energy" if report.energy_kept < 1 else ""),
+        f"{Path(report.output).name}: {report.family}, {_title(report.method)}, "
+        f"{len(report.modules)} modules, rank {ranks['min']}-{ranks['max']}, {report.bytes / 1e6:.1f} MB",
+        *report.words(),
     ]
+    if worst and len(lines) == 2:  # of a merge that is cut the worst module tells the cut, not the proof
+        lines[1] += f" (worst {worst.relative:.3%}, {worst.name})"
     if report.pruned:
         saved, error = report.pruned["bytes_saved"], report.pruned["relative_error"]
-        lines.append(f"pruned {saved / 1e6:.2f} MB, adding {error:.3%} error")
+        lines.append(f"pruning saved {saved / 1e6:.2f} MB and left out {error**2:.3%} of the merge")
+    for level in report.levels:
+        low, high = level.rank
+        lines.append(
+            f"{level.name} enters at rank {low}-{high}, which keeps {level.energy_kept:.2%} of its energy"
+        )
     if report.loads_in:
         lines.append(f"loads in {sentence(report.loads_in)}")
         lines.extend(f"  {line}" for line in why(report.loads_in))
@@ -105,6 +125,11 @@ def report_text(report: MergeReport) -> str:
     total = report.seconds.get("total", 0.0)
     lines.append(f"{total:.2f} s, at most {report.peak_rss_mb:.0f} MB of memory")
     return "\n".join(lines)
+
+
+def _title(method: str) -> str:
+    """Return what people call a method."""
+    return METHODS[method].title if method in METHODS else method
 
 
 def inspect_text(item: dict[str, Any]) -> str:
@@ -246,16 +271,18 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     )
     seen = "" if recipe.direct else f" (from {recipe.seen[0]} of {recipe.seen[1]} modules)"
     yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
+    kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
+    yield f"  {recipe.bytes / 1e6:.1f} MB: {kept} ({parse_policy(recipe.policy).words})"
     crosstalk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
     yield (
-        f"  {whole.cancel:.2f} × the norm of unrelated sources; others on each one's inputs: "
-        f"{crosstalk}; strongest direction × "
-        f"{whole.growth:.2f}; {recipe.policy}: {recipe.bytes / 1e6:.1f} MB, relative error {recipe.error:.2%}"
+        f"  {whole.cancel:.2f} × as strong as unrelated LoRAs would be together (below 1 they cancel); the "
+        f"others add {crosstalk} to the work of each on its own inputs; the strongest direction grows to "
+        f"{whole.growth:.2f} ×"
     )
 
 
 def _advice(report: AnalysisReport) -> Iterator[str]:
     for item in report.advice:
-        yield f"advice: {item.title}. {item.reason}"
+        yield f"advice: {item.title}: {item.reason}"
     if not report.advice:
         yield "advice: none; the numbers speak for no change"

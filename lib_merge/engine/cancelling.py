@@ -8,48 +8,52 @@ vanish beside their summands is the whole measured, in float64 and without squar
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 
-from lib_merge.engine.evaluate import Evaluator
 from lib_merge.engine.tree import Node, Target
 from lib_merge.linalg import Delta, Dense, LowRank, Spanned, norm, tolerances
 
 CANCELLED = "its sources cancel each other"
 # of a method that chooses entries, which may keep none
 LEFT_NOTHING = "the method leaves nothing of it"
+# of a merge of which nothing is left
+NOTHING = "every module of the result is zero: nothing would be left to save."
 # Rows and columns whose entries are looked at first, and what of their summands is worth a second look.
 _LOOK = 24
 _NEXT_TO_NOTHING = 1e-4
 
 
-def cancels(node: Node, target: Target, asked: Delta | Spanned, evaluator: Evaluator) -> bool:
+def cancels(node: Node, target: Target, asked: Delta | Spanned, together: Callable[[], float]) -> bool:
     """Tell whether ‖ΔW‖ is rounding beside √Σ‖wᵢΔWᵢ‖².
 
     Args:
-        node: the merge.
+        node: the merge, or a group in it.
         target: the module.
-        asked: what the merge asks for there.
-        evaluator: reads the sources again where that must be known.
+        asked: what the node makes of it.
+        together: () -> √Σ‖wᵢΔWᵢ‖²; asked only where ΔW may be nothing.
     """
-    weights = node.weights(target)
-    if not target.columns or sum(map(bool, weights)) < 2 or not _may_cancel(asked):
+    if not target.columns or sum(map(bool, node.weights(target))) < 2 or not _may_cancel(asked):
         return False
-    size = _size(asked)
-    weighted = zip(evaluator.children(node, target), weights)
-    together: float = math.sqrt(sum((weight * _size(delta)) ** 2 for delta, weight in weighted if weight))
-    return bool(together > 0.0 and size <= tolerances.CANCELS * together)
+    size, summands = _size(asked), together()
+    allowed = tolerances.CANCELS_WHOLE if isinstance(asked, Dense) else tolerances.CANCELS
+    return bool(summands > 0.0 and size <= allowed * summands)
+
+
+def none_left(values: Sequence[Tensor]) -> bool:
+    """Tell whether a sum of biases or norm weights, wᵢvᵢ each, is rounding beside them."""
+    together = math.sqrt(sum(float(value.double().square().sum()) for value in values))
+    return float(sum(values[1:], values[0]).double().norm()) <= tolerances.CANCELS_WHOLE * together
 
 
 def _may_cancel(asked: Delta | Spanned) -> bool:
     """Tell whether nothing speaks against it that a look at little shows."""
     if isinstance(asked, LowRank):
         return len(asked.terms) > 1 and _entry_vanishes(asked) and _vanishes(asked)
-    if isinstance(asked, Dense):
-        rows, columns = (max(1, size // _LOOK) for size in asked.matrix.shape)
-        return not torch.any(asked.matrix[::rows, ::columns]).item()
+    if isinstance(asked, Dense):  # its summands are known, and it is measured in one pass
+        return True
     parts = math.sqrt(float(asked.up_sizes.sum() * asked.down_sizes.sum()))
     return float(asked.values.norm()) <= _NEXT_TO_NOTHING * parts
 
@@ -77,6 +81,8 @@ def _vanishes(asked: LowRank) -> bool:
 
 def _size(delta: Delta | Spanned) -> float:
     """Return ‖ΔW‖; of factors from their triangles in float64, which rounds at 1e-16 of them."""
+    if isinstance(delta, Dense):
+        return abs(delta.scale) * float(torch.linalg.vector_norm(delta.matrix.float()))
     if not isinstance(delta, LowRank) or not delta.terms:
         return norm(delta)
     up, down = delta.factors(dtype=torch.float64)

@@ -8,20 +8,24 @@ cores are found anew.
 
 from __future__ import annotations
 
+import functools
 import hashlib
+import math
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Union
+from typing import NamedTuple, Union
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from lib_merge.engine.cancelling import cancels, none_left
+from lib_merge.engine.pruning import RankPlan
 from lib_merge.engine.threads import MAX_WORKERS, Clock, Job, Result, in_order
 from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.errors import NumericsError
-from lib_merge.linalg import Columns, Delta, Dense, LowRank, Spanned, Term, add, inner, scaled, zero
+from lib_merge.linalg import Columns, Delta, Dense, LowRank, Spanned, Term, add, inner, norm, scaled, zero
 from lib_merge.linalg.core import CoreSpace, Merged, column_products, core_space, pair_of, side_of
 from lib_merge.linalg.truncate import compress
 from lib_merge.methods import ColumnInput, CoreInput, Gives, Reads, RowInput, Space
@@ -63,6 +67,14 @@ class Memo:
         self.bytes = 0
 
 
+class GroupCut(NamedTuple):
+    """One module of a group that is cut: its rank, ‖what was cut‖ and ‖ΔW‖ before."""
+
+    rank: int
+    cut: float
+    size: float
+
+
 @dataclass(slots=True)
 class Evaluator:
     """Evaluates modules of a tree.
@@ -73,6 +85,10 @@ class Evaluator:
     bounds   per node, thresholds over the whole LoRA, filled by `survey` for a global trim
     memo     per node and module, what a core method found: the proof need not find it again
     statistics  per node and module, thresholds already found: the proof need not search for them again
+    summands  per node and module whose ΔW is a whole matrix, √Σ‖wᵢΔWᵢ‖²
+    cancelled  modules that were found to cancel in a group
+    kept       per group that prunes, its ranks, filled by `survey`
+    cuts       per group and module, what its rank policy or pruning took
     """
 
     device: torch.device
@@ -81,6 +97,10 @@ class Evaluator:
     bounds: dict[int, list[float]] = field(default_factory=dict)
     memo: Memo | None = None
     statistics: dict[tuple[int, str], dict[tuple[str, int, float], float]] = field(default_factory=dict)
+    summands: dict[tuple[int, str], float] = field(default_factory=dict)
+    cancelled: set[str] = field(default_factory=set)
+    kept: dict[int, RankPlan] = field(default_factory=dict)
+    cuts: dict[tuple[int, str], GroupCut] = field(default_factory=dict)
 
     def proving(self, node: Node) -> Evaluator:
         """Return one with a clock of its own that holds `node` against a file with what is known of it."""
@@ -89,6 +109,8 @@ class Evaluator:
     def forget(self) -> None:
         """Drop what was kept of single modules for the proof."""
         self.statistics.clear()
+        self.summands.clear()
+        self.cuts.clear()
         if self.memo is not None:
             self.memo.forget()
 
@@ -99,8 +121,11 @@ class Evaluator:
         with self.clock.time("combine"):
             if node.method.space is Space.SCALAR:
                 factors = self.coefficients(node, weights, deltas)
-                return add([scaled(delta, factor) for delta, factor in zip(deltas, factors)])
-            seed = MaskSeed(node.recipe.seed, target.name, [child.identity for child in node.children])
+                total = add([scaled(delta, factor) for delta, factor in zip(deltas, factors)])
+                if isinstance(total, Dense):
+                    self._note(node, target, weights, deltas)
+                return total
+            seed = MaskSeed(node.recipe.seed, target.name, node.identities)
             if node.method.space is Space.CORE:
                 weighted = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
                 return _merge_core(node, target, weighted, seed.uniform, self.memo)
@@ -108,7 +133,25 @@ class Evaluator:
             module = DenseModule(weights, deltas, self.device, known)
             bounds = self.bounds.get(id(node))
             merged = combine_tiles(module, node.method, node.settings, seed.generator, bounds)
+            self._note(node, target, weights, deltas)
             return Dense(1.0, merged, _hint([scaled(d, w) for d, w in zip(deltas, weights)]))
+
+    def _note(self, node: Node, target: Target, weights: Sequence[float], deltas: Sequence[Delta]) -> float:
+        """Keep √Σ‖wᵢΔWᵢ‖² of a module."""
+        total = math.sqrt(sum((w * norm(delta)) ** 2 for delta, w in zip(deltas, weights) if w))
+        self.summands[id(node), target.name] = total
+        return total
+
+    def together(self, node: Node, target: Target) -> float:
+        """Return √Σ‖wᵢΔWᵢ‖² of a module; its sources are read again where that is not known."""
+        known = self.summands.get((id(node), target.name))
+        if known is not None:
+            return known
+        return self._note(node, target, node.weights(target), self.children(node, target))
+
+    def cancels(self, node: Node, target: Target, asked: Delta | Spanned) -> bool:
+        """Tell whether what `asked` returned of a module is rounding beside its summands."""
+        return cancels(node, target, asked, functools.partial(self.together, node, target))
 
     def children(self, node: Node, target: Target) -> list[Delta]:
         """Return every child's ΔW at `target`, without its weight."""
@@ -116,15 +159,28 @@ class Evaluator:
 
     def vectors(self, node: Node, target: Target) -> dict[str, Tensor]:
         """Return biases and norm weights of the module: Σ wᵢ·vᵢ (with the method's signs where it has fixed
-        ones).
+        ones); zeros where they cancel each other.
         """
         weights: Sequence[float] = node.weights(target)
         weights = node.fixed_coefficients(weights) or weights
-        total: dict[str, Tensor] = {}
+        parts: dict[str, list[Tensor]] = {}
         for child, weight in zip(node.children, weights):
             for role, value in self._child_vectors(child, target.name).items():
-                total[role] = total[role] + weight * value if role in total else weight * value
-        return total
+                parts.setdefault(role, []).append(weight * value)
+        return {
+            role: torch.zeros_like(values[0])
+            if len(values) > 1 and none_left(values)
+            else sum(values[1:], values[0])
+            for role, values in parts.items()
+        }
+
+    def remaining_vectors(self, node: Node, target: Target) -> dict[str, Tensor]:
+        """Return the vectors of a module that has nothing else: without those that cancel each other."""
+        several = sum(map(bool, node.weights(target))) > 1 or any(
+            isinstance(child, Node) for child in node.children
+        )
+        vectors = self.vectors(node, target)
+        return {role: value for role, value in vectors.items() if not several or bool(value.any())}
 
     def _child_vectors(self, child: Child, name: str) -> dict[str, Tensor]:
         if isinstance(child, Leaf):
@@ -151,11 +207,20 @@ class Evaluator:
         if own is None or own.columns == 0:
             return zero(target.out, target.columns)
         delta = self.asked(child, own)
-        policy = child.policy_at(own)
+        if self.cancels(child, own, delta):
+            self.cancelled.add(own.name)
+            return zero(target.out, target.columns)
+        kept = self.kept.get(id(child), RankPlan())
+        if own.name in kept.dropped:
+            size = kept.norms[own.name]
+            self.cuts[id(child), own.name] = GroupCut(0, size, size)
+            return zero(target.out, target.columns)
+        policy = kept.policy_at(child, own)
         if policy.exact:
             return delta.low_rank() if isinstance(delta, Spanned) else delta
         with self.clock.time("compress"):
             done = compress(delta, policy, self.device)
+        self.cuts[id(child), own.name] = GroupCut(done.rank, done.cut, done.size)
         return LowRank(target.out, target.columns, (Term(1.0, done.up, done.down),))
 
 

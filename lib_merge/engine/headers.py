@@ -31,7 +31,7 @@ class ClosedFile(TensorFile):
 
     def __init__(self, facts: TensorFile, stamp: Stamp) -> None:
         """Take a file's facts, and what it looked like when they were read."""
-        self.path, self.size = facts.path, facts.size
+        self.path, self.state, self.size = facts.path, facts.state, facts.size
         self.tensors, self.metadata = facts.tensors, facts.metadata
         self._facts, self._stamp = facts, stamp
         self._file: TensorFile | None = None
@@ -49,6 +49,14 @@ class ClosedFile(TensorFile):
         """
         return self._opened().read_many(keys)
 
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor; see `TensorFile.beginning`.
+
+        Raises:
+            FileFormatError: the file is another by now.
+        """
+        return self._opened().beginning(key, count)
+
     def _opened(self) -> TensorFile:
         with self._lock:
             if self._file is None:
@@ -59,6 +67,14 @@ class ClosedFile(TensorFile):
                     message = f"{self.path.name} was changed meanwhile; try again."
                     raise FileFormatError(message)
             return self._file
+
+    def sha256(self) -> str:
+        """Return the sha256; see `TensorFile.sha256`."""
+        return self._opened().sha256()
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that is another by now; one of which no tensor was read is looked for by its name."""
+        (self._file or self._opened()).check_unchanged()
 
     def close(self) -> None:
         """Release the file, where it was opened."""

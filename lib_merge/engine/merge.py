@@ -18,12 +18,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from lib_merge import metadata
 from lib_merge.adapters import open_lora
 from lib_merge.adapters.module import swap_halves
-from lib_merge.engine.cancelling import CANCELLED, LEFT_NOTHING, cancels
+from lib_merge.engine.cancelling import CANCELLED, LEFT_NOTHING, NOTHING
 from lib_merge.engine.encode import (
     DTYPES,
     Encoded,
@@ -35,14 +34,16 @@ from lib_merge.engine.encode import (
     encode_vectors,
 )
 from lib_merge.engine.evaluate import blame, over_modules
-from lib_merge.engine.report import MergeReport, ModuleReport, peak_rss_mb, remarks
+from lib_merge.engine.publish import Published, publish
+from lib_merge.engine.report import MergeReport, ModuleReport, levels_of, peak_rss_mb, remarks
 from lib_merge.engine.room import written
 from lib_merge.engine.survey import Plan, survey
 from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree
-from lib_merge.errors import OutputError, VerifyError
+from lib_merge.errors import Cancelled, MergeError, OutputError, VerifyError
 from lib_merge.families import family_of
 from lib_merge.files.hashes import data_hash, legacy_hash
+from lib_merge.files.names import MAX_NAME, SUFFIX
 from lib_merge.files.reader import SafetensorsFile
 from lib_merge.files.writer import StreamWriter
 from lib_merge.linalg import Dense, LowRank, Spanned, Term, difference_norm, norm, tolerances
@@ -68,14 +69,14 @@ def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
     start = time.perf_counter()
     check_target(target, recipe, overwrite=job.overwrite)
     device = pick_device(job.device)
-    with open_tree(recipe, job.open_file, drop_unsupported=job.drop_unsupported) as tree:
+    with open_tree(recipe, job.open_file, drop_unsupported=job.drop_unsupported) as tree, _steady(tree):
         report = MergeReport.of(tree.root, target)
         with exact_numerics(device):
             plan = survey(tree, device, job)
             final = _attempt(tree, plan, report, target, job)
             if final is None:
                 # factors of a bad gauge magnify the one rounding of a copy: those modules are factored anew
-                # instead. Or a source changed meanwhile, and what was found in it holds no longer
+                # instead
                 plan.evaluator.forget()
                 final = _attempt(tree, plan, report, target, job)
             if final is None:
@@ -90,7 +91,7 @@ def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
     return report
 
 
-def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job) -> Path | None:
+def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job) -> Published | None:
     """Write, prove and publish; None when modules were off target that can still be factored anew."""
     with StreamWriter(target, plan.size.room) as writer:
         _write(tree, plan, report, writer, job)
@@ -99,13 +100,27 @@ def _attempt(tree: Tree, plan: Plan, report: MergeReport, target: Path, job: Job
             # the disk takes its time while the proof reads from memory
             with _beside(writer.sync):
                 report.modules, report.loads_in = prove(writer.temp, tree, plan, job)
+            tree.check_unchanged()
             again = {module.name for module in off_target(report.modules, tree.root)} - plan.anew
             if again:
                 plan.anew |= again
                 return None
             check_proof(report.modules, tree.root)
             job.tell("save", 1, 1)
-        return writer.publish(overwrite=job.overwrite)
+        tree.check_unchanged()  # what was hashed is what was read
+        return publish(writer, tree, report, job)
+
+
+@contextlib.contextmanager
+def _steady(tree: Tree) -> Iterator[None]:
+    """Say of what fails because a source was written to meanwhile that this is why."""
+    try:
+        yield
+    except Cancelled:
+        raise
+    except MergeError:
+        tree.check_unchanged()
+        raise
 
 
 @contextlib.contextmanager
@@ -144,8 +159,7 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
             for entry in encoded.entries:
                 writer.add(tree.naming.key(name, entry[0][len(name) + 1 :]), *entry[1:])
     if not saved:
-        message = "every module of the result is zero: nothing would be left to save."
-        raise OutputError(message)
+        raise OutputError(NOTHING)
 
 
 def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
@@ -157,9 +171,8 @@ def _encoded(tree: Tree, plan: Plan, item: Target) -> Encoded:
     if item.name in plan.kept.dropped:
         return Encoded(dropped=plan.kept.dropped[item.name], cut=plan.kept.norms[item.name])
     encoded = _matrix(tree, plan, item) if item.columns else Encoded()
-    vectors = plan.evaluator.vectors(node, item)
-    if encoded.dropped == CANCELLED or not item.columns:
-        vectors = {role: value for role, value in vectors.items() if not _cancelled(node, item, value)}
+    alone = encoded.dropped == CANCELLED or not item.columns
+    vectors = (plan.evaluator.remaining_vectors if alone else plan.evaluator.vectors)(node, item)
     if tree.naming.swaps(item.name):
         vectors = {role: torch.roll(value, value.numel() // 2) for role, value in vectors.items()}
     if vectors:
@@ -180,11 +193,6 @@ def _filler(item: Target, dtype: torch.dtype, *, alpha: bool) -> Encoded:
     return replace(encode_factors(item, zeros, dtype, alpha=alpha), filler=True)
 
 
-def _cancelled(node: Node, item: Target, value: Tensor) -> bool:
-    """Tell whether a sum of several sources' biases is zero to the last digit."""
-    return sum(map(bool, node.weights(item))) > 1 and not bool(value.any())
-
-
 def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
     evaluator, dtype = plan.evaluator, DTYPES[tree.root.recipe.precision]
     delta = evaluator.asked(tree.root, item)
@@ -192,8 +200,9 @@ def _matrix(tree: Tree, plan: Plan, item: Target) -> Encoded:
         delta = swap_halves(delta.low_rank() if isinstance(delta, Spanned) else delta)
     policy = plan.kept.policy_at(tree.root, item)
     if isinstance(delta, LowRank) and not delta.terms:
-        return Encoded(dropped="weight 0 in every source that has it")
-    if cancels(tree.root, item, delta, evaluator):
+        inside = item.name in evaluator.cancelled
+        return Encoded(dropped=CANCELLED if inside else "weight 0 in every source that has it")
+    if evaluator.cancels(tree.root, item, delta):
         return Encoded(dropped=CANCELLED)
     if item.one_axis:  # no loader takes factors of a weight that is no matrix
         whole = delta.low_rank() if isinstance(delta, Spanned) else delta
@@ -247,10 +256,10 @@ def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job
         report.bytes = writer.size
 
 
-def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) -> None:
-    """Fill in the rest of the report, and write the notes beside the file."""
+def _finish(tree: Tree, plan: Plan, report: MergeReport, published: Published, job: Job) -> None:
+    """Fill in the rest of the report."""
     node = tree.root
-    target = Path(report.output)
+    target, final = Path(report.output), published.path
     if final != target:
         report.warnings.append(
             f"{target.name} is in use by another program, so the merge was saved as {final.name}"
@@ -261,6 +270,7 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) 
         **plan.evaluator.clock.seconds,
     }
     report.pruned = plan.kept.summary() if plan.kept.pruned else {}
+    report.levels = list(levels_of(node, plan.evaluator))
     report.warnings.extend(tree.notes)
     many = metadata.too_many_tags([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
     report.warnings.extend([many] if many else [])
@@ -269,15 +279,8 @@ def _finish(tree: Tree, plan: Plan, report: MergeReport, final: Path, job: Job) 
     for file in tree.files:
         for name, why in file.left_out.items():
             report.left_out[f"{file.name}: {name}"] = why
-    if job.side_car:
-        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
-        recipe = node.stamped()
-        notes = f"{metadata.describe_recipe(recipe)}\nasked = saved to {report.relative_error:.2%}"
-        try:
-            note = metadata.write_side_car(final, recipe, node.family, words, notes)
-        except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
-            note = str(error)
-        report.warnings.extend([note] if note else [])
+    report.kept = published.notes
+    report.warnings.extend(published.notes)
 
 
 def save_groups(recipe: Recipe, folder: Path, job: Job) -> list[str]:
@@ -300,15 +303,27 @@ def _groups(recipe: Recipe, folder: Path, job: Job, prefix: str) -> Iterator[str
     for number, source in enumerate(recipe.sources, 1):
         if source.recipe is None:
             continue
-        name = f"{prefix}level-{number}"
-        if source.name:
-            name += "-" + re.sub(r"[^\w.-]+", "_", Path(source.name).stem)[:60]
+        name = _level(prefix, number, source.name)
         yield from _groups(source.recipe, folder, job, f"{name}-")
         inner = replace(
-            source.recipe, family=source.recipe.family or recipe.family, precision=recipe.precision
+            source.recipe,
+            family=source.recipe.family or recipe.family,
+            precision=recipe.precision,
+            names=recipe.names,
         )
         report = run(inner, folder / f"{name}.safetensors", replace(job, overwrite=True))
         yield f"level {number} was saved as {Path(report.output).name}"
+        yield from (f"level {number}: {note}" for note in report.kept)
+
+
+def _level(prefix: str, number: int, called: str) -> str:
+    """Return the name of a group's file: where it stands, and what of its own name a file can have."""
+    name = f"{prefix}level-{number}"
+    if called:
+        name += "-" + re.sub(r"[^\w.-]+", "_", Path(called).stem)[:60]
+    # of levels below levels the deepest are what tells them apart
+    raw = name.encode("utf-8")[-(MAX_NAME - len(SUFFIX) - 1) :]
+    return raw.decode("utf-8", "ignore").strip(".")
 
 
 # ---------------------------------------------------------------- the proof
@@ -353,7 +368,7 @@ def prove(saved: Path, tree: Tree, plan: Plan, job: Job) -> Proof:
                 part.load(merged.file) if part is not None and there else LowRank(target.out, target.columns)
             )
             rank = 0 if isinstance(delta, Dense) else delta.rank
-            if cancels(node, target, asked, evaluator):
+            if evaluator.cancels(node, target, asked):
                 error, size = norm(delta), 0.0
             elif there:
                 error, size = difference_norm(delta, asked)

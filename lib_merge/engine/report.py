@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ import numpy as np
 import torch
 
 from lib_merge.engine.evaluate import Evaluator, gram_matrix
-from lib_merge.engine.tree import Node, Target
+from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.linalg import tolerances
 from lib_merge.loaders import Verdict
 from lib_merge.methods import get_method
@@ -47,9 +48,28 @@ class ModuleReport:
         return self.error / self.size
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LevelReport:
+    """A group whose ranks are cut before it enters the merge, as its own file would be.
+
+    name         what people call it
+    rank         (least, greatest) of its modules
+    error        ‖cut‖ / ‖ΔW‖ over all its modules
+    energy_kept  1 − error²
+    """
+
+    name: str
+    rank: tuple[int, int]
+    error: float
+    energy_kept: float
+
+
 @dataclass(slots=True)
 class MergeReport:
-    """The result of a merge; `to_json` is what `--json` prints."""
+    """The result of a merge; `to_json` is what `--json` prints.
+
+    kept  of the warnings those on what lay there before
+    """
 
     output: str
     method: str
@@ -63,8 +83,10 @@ class MergeReport:
     copied: list[str] = field(default_factory=list)
     left_out: dict[str, str] = field(default_factory=dict)
     pruned: dict[str, float] = field(default_factory=dict)
+    levels: list[LevelReport] = field(default_factory=list)
     tensor_hash: str = ""
     precision: str = "fp16"
+    kept: list[str] = field(default_factory=list)
 
     @classmethod
     def of(cls, node: Node, output: Path) -> MergeReport:
@@ -77,6 +99,13 @@ class MergeReport:
         size = sum(module.size**2 for module in self.modules)
         error = sum(module.error**2 for module in self.modules)
         return (error / size) ** 0.5 if size > 0 else (0.0 if error == 0 else float("inf"))
+
+    @property
+    def cast_error(self) -> float:
+        """√Σ max(0, error² − cut²) / √Σ size²: what is off beside the cut, the rounding of the numbers."""
+        size = sum(module.size**2 for module in self.modules)
+        beside = sum(max(0.0, module.error**2 - module.cut**2) for module in self.modules)
+        return (beside / size) ** 0.5 if size > 0 else 0.0
 
     @property
     def energy_kept(self) -> float:
@@ -106,7 +135,7 @@ class MergeReport:
     def to_json(self) -> dict[str, Any]:
         """Return the report as JSON-ready objects."""
         worst = self.worst()
-        return {
+        figures = {
             "output": self.output,
             "method": self.method,
             "family": self.family,
@@ -115,6 +144,7 @@ class MergeReport:
             "relative_error": self.relative_error,
             "worst_module": {"name": worst.name, "error": worst.relative} if worst else None,
             "energy_kept": self.energy_kept,
+            "cast_error": self.cast_error,
             "bytes": self.bytes,
             "precision": self.precision,
             "tensor_hash": self.tensor_hash,
@@ -124,9 +154,16 @@ class MergeReport:
             "copied": self.copied,
             "left_out": self.left_out,
             "pruned": self.pruned,
+            "levels": [asdict(level) for level in self.levels],
             "blocks": self.blocks(),
             "loads_in": {one.host: one.to_json() for one in self.loads_in},
         }
+        return {**figures, "proof": proof_words(figures), "choice": choice_words(figures)}
+
+    def words(self) -> list[str]:
+        """Return the proof, and the choice where there was one: two sentences that are never one number."""
+        figures = self.to_json()
+        return [figures[name] for name in ("proof", "choice") if figures[name]]
 
     def per_module(self) -> list[dict[str, Any]]:
         """Return every module's figures."""
@@ -143,6 +180,72 @@ def _block(members: list[ModuleReport], total: float) -> dict[str, float]:
         "energy_kept": 1.0 - cut / size if size else 1.0,
         "energy_share": size / total,
     }
+
+
+# ---------------------------------------------------------------- proof and choice, in words
+
+
+def proof_words(figures: Mapping[str, Any]) -> str:
+    """Return the proof as a sentence: the file holds what was decided, and how far its numbers are rounded.
+
+    A cut is no error of the file, so it is not in this number: see `choice_words`.
+
+    Args:
+        figures: of `MergeReport.to_json`, or of the history; "" where they hold no proof.
+    """
+    error, cast = _share(figures, "relative_error"), _share(figures, "cast_error")
+    if error is None:
+        return ""
+    if not _is_cut(figures):
+        return f"asked = saved to {error:.3%}"
+    held = f"saved exactly what {_ranks(figures)} can hold"
+    if cast is None:
+        return held
+    return f"{held}, to {f'{cast:.3%}' if cast >= _TINY else f'less than {_TINY:.3%}'}"
+
+
+def choice_words(figures: Mapping[str, Any]) -> str:
+    """Return what the rank that was chosen keeps of the merge, as a sentence; "" where nothing is cut.
+
+    The share is one of the energy, Σ S² kept / Σ S².
+
+    Args:
+        figures: of `MergeReport.to_json`, or of the history.
+    """
+    kept = _share(figures, "energy_kept")
+    if kept is None or not _is_cut(figures):
+        return ""
+    return f"{part_words(kept)} of the merge is kept"
+
+
+def part_words(part: float) -> str:
+    """Return a share of what is not whole: never "100 %"."""
+    return f"{part:.1%}" if part < 0.9995 else "more than 99.9%"
+
+
+# The smallest rounding that is shown as a number, and the smallest cut that is spoken of as one.
+_TINY, _WHOLE = 1e-5, 1.0 - 1e-9
+
+
+def _is_cut(figures: Mapping[str, Any]) -> bool:
+    kept = _share(figures, "energy_kept")
+    return kept is not None and kept < _WHOLE
+
+
+def _share(figures: Mapping[str, Any], name: str) -> float | None:
+    """Return a number of a report, which may come from a file that a person has edited."""
+    value = figures.get(name)
+    real = isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    return float(value) if real else None  # type: ignore[arg-type]
+
+
+def _ranks(figures: Mapping[str, Any]) -> str:
+    ranks = figures.get("rank")
+    found = [_share(ranks, name) for name in ("min", "max")] if isinstance(ranks, Mapping) else []
+    least, most = found if len(found) == 2 else (None, None)
+    if least is None or most is None or not most:
+        return "the chosen size"
+    return f"rank {most:.0f}" if least == most else f"ranks {least:.0f} to {most:.0f}"
 
 
 def peak_rss_mb() -> float:
@@ -201,7 +304,38 @@ def remarks(
         report: measured modules.
         spectra: the known singular values of modules that were cut.
     """
-    return [*_cut(node, report, spectra), *_size(node, evaluator, report)]
+    return [*_cut(node, report, spectra), *_levels(report), *_size(node, evaluator, report)]
+
+
+def levels_of(node: Node, evaluator: Evaluator) -> Iterator[LevelReport]:
+    """Yield what was cut of every group in a merge that was carried out, outer groups first.
+
+    Args:
+        node: the tree.
+        evaluator: that carried it out.
+    """
+    for child in node.children:
+        if isinstance(child, Leaf):
+            continue
+        cuts = [cut for (owner, _), cut in sorted(evaluator.cuts.items()) if owner == id(child)]
+        ranks = [cut.rank for cut in cuts if cut.rank]
+        size = sum(cut.size**2 for cut in cuts)
+        lost = min(1.0, sum(cut.cut**2 for cut in cuts) / size) if size > 0 else 0.0
+        if cuts:
+            rank = min(ranks, default=0), max(ranks, default=0)
+            yield LevelReport(name=child.label, rank=rank, error=lost**0.5, energy_kept=1.0 - lost)
+        yield from levels_of(child, evaluator)
+
+
+def _levels(report: MergeReport) -> Iterator[str]:
+    for level in report.levels:
+        if 1.0 - level.energy_kept > tolerances.CUT_LIMIT:
+            low, high = level.rank
+            yield (
+                f"{level.name} was cut to rank {low if low == high else f'{low} to {high}'} like a merge of "
+                f"its own, which threw away {1 - level.energy_kept:.1%} of its energy; a rank of its own "
+                "keeps more"
+            )
 
 
 def _cut(node: Node, report: MergeReport, spectra: Mapping[str, np.ndarray]) -> list[str]:
@@ -215,7 +349,7 @@ def _cut(node: Node, report: MergeReport, spectra: Mapping[str, np.ndarray]) -> 
     if node.method.core_variant:
         variant = get_method(node.method.core_variant)
         advice.append(
-            f"{variant.title} takes the same steps in the LoRAs' shared directions and needs no cut"
+            f"{variant.title} needs no cut: it works in the LoRAs' shared directions and makes another merge"
         )
     hint = f": {', and '.join(advice)}" if advice else "; a higher rank keeps more"
     return [f"the rank limit threw away {lost:.1%} of this merge's energy{hint}"]

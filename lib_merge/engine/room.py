@@ -14,7 +14,7 @@ from lib_merge.adapters import LoraFile
 from lib_merge.engine.tree import Node, Target, Tree
 from lib_merge.families import encoder_of, family_of
 from lib_merge.files.header import header_bytes, header_room
-from lib_merge.files.writer import MAX_NAME
+from lib_merge.files.names import MAX_NAME
 from lib_merge.loaders import Contents, Naming, Place, Written
 from lib_merge.loaders.hosts import PEFT
 from lib_merge.loaders.spelling import path_of

@@ -17,52 +17,20 @@ import torch
 from torch import Tensor
 
 from lib_merge.engine.evaluate import Evaluator, Memo, gram_matrix, over_modules
+from lib_merge.engine.pruning import RankPlan, plan_ranks
 from lib_merge.engine.room import embeddings, fillers, room_for, wanted_together
 from lib_merge.engine.threads import Job
 from lib_merge.engine.tiles import DenseModule
 from lib_merge.engine.tree import Child, Leaf, Node, Target, Tree
+from lib_merge.engine.twins import Gone, cancelled_modules
 from lib_merge.files.header import first_byte
-from lib_merge.linalg.svd import histogram_of, locate, members_of, numerical_rank, place_of
+from lib_merge.linalg import Dense, norm
+from lib_merge.linalg.svd import histogram_of, locate, members_of, place_of
 from lib_merge.linalg.truncate import singular_values
 from lib_merge.methods import Gives, Reads, Space
-from lib_merge.ranks.budget import allot
 from lib_merge.ranks.policy import WIDTHS, PolicyKind, RankPolicy, SavedModule, SizeEstimate
 
 Spectra = Mapping[str, np.ndarray]
-
-
-@dataclass(slots=True)
-class RankPlan:
-    """Ranks to keep per module, and modules to drop, where that was decided over the whole LoRA.
-
-    ranks   of modules that keep fewer than their policy alone would let them
-    dropped modules that are left out, and why
-    norms   ‖ΔW‖ per module
-    saved   bytes that pruning saves
-    error   ‖what was pruned‖ ÷ ‖ΔW‖
-    pruned  there was a threshold
-    """
-
-    ranks: dict[str, int] = field(default_factory=dict)
-    dropped: dict[str, str] = field(default_factory=dict)
-    norms: dict[str, float] = field(default_factory=dict)
-    saved: int = 0
-    error: float = 0.0
-    pruned: bool = False
-
-    def policy_at(self, node: Node, target: Target) -> RankPolicy:
-        """Return the rank policy of a module of the result."""
-        rank = self.ranks.get(target.name)
-        return node.policy_at(target) if rank is None else RankPolicy(PolicyKind.RANK, rank)
-
-    def summary(self) -> dict[str, float]:
-        """Return what the report says."""
-        return {
-            "modules": sum(why == "pruned" for why in self.dropped.values()),
-            "ranks": sum(self.ranks.values()),
-            "bytes_saved": self.saved,
-            "relative_error": self.error,
-        }
 
 
 @dataclass(slots=True)
@@ -91,17 +59,15 @@ def survey(tree: Tree, device: torch.device, job: Job) -> Plan:
     Raises:
         RecipeError: a budget is too small.
     """
-    node = tree.root
     plan = Plan(foresee(tree), Evaluator(device, memo=Memo()))
-    measure_whole(node, plan.evaluator, job)
-    if node.recipe.prune > 0 or node.policy.kind is PolicyKind.BUDGET:
-        spectra = measure_spectra(node, plan.evaluator, job)
-        plan.kept = plan_ranks(node, spectra, plan.size.fixed)
+    measure_whole(tree.root, plan.evaluator, job)
+    plan.kept = decide_ranks(tree.root, plan.evaluator, job, plan.size.fixed)
     return plan
 
 
 def measure_whole(node: Node, evaluator: Evaluator, job: Job) -> None:
-    """Fill the evaluator's whole-recipe figures for every node that needs them, inner groups first.
+    """Fill the evaluator's whole-recipe figures for every node that needs them, inner groups first, and what
+    groups prune.
 
     Args:
         node: the tree.
@@ -111,11 +77,45 @@ def measure_whole(node: Node, evaluator: Evaluator, job: Job) -> None:
     for child in node.children:
         if isinstance(child, Node):
             measure_whole(child, evaluator, job)
+            if child.recipe.prunes:
+                evaluator.kept[id(child)] = decide_ranks(child, evaluator, job)
     if node.method.reads is Reads.RECIPE:
         evaluator.grams[id(node)] = _whole_gram(node, evaluator, job)
     fractions = node.method.global_trim(node.settings)
     if fractions is not None:
         evaluator.bounds[id(node)] = _global_bounds(node, evaluator, job, fractions)
+
+
+def decide_ranks(node: Node, evaluator: Evaluator, job: Job, fixed_bytes: int = 0) -> RankPlan:
+    """Return the ranks of a node that are decided by comparing all its modules, where there are any.
+
+    Args:
+        node: the merge, or a group in it.
+        evaluator: with whole-recipe figures.
+        job: progress and cancel.
+        fixed_bytes: see `plan_ranks`.
+    Raises:
+        RecipeError: a budget is too small.
+    """
+    if not node.recipe.prunes and node.policy.kind is not PolicyKind.BUDGET:
+        return RankPlan()
+    spectra: dict[str, np.ndarray] = {}
+    sizes: dict[str, float] = {}
+    needed = wanted_together(node)
+
+    def measure(target: Target) -> None:
+        if not target.columns or not any(node.weights(target)):
+            return
+        delta = evaluator.asked(node, target)
+        if evaluator.cancels(node, target, delta) and target.name not in needed:
+            return
+        # of a whole matrix up to the sources' ranks
+        spectra[target.name] = singular_values(delta, evaluator.device, target.stacked)
+        if isinstance(delta, Dense):
+            sizes[target.name] = norm(delta)
+
+    _each(measure, list(node.targets.values()), node, evaluator.device, job)
+    return plan_ranks(node, spectra, fixed_bytes, sizes)
 
 
 def _each(
@@ -185,94 +185,6 @@ def _global_bounds(node: Node, evaluator: Evaluator, job: Job, fractions: Sequen
     ]
 
 
-# ---------------------------------------------------------------- ranks decided over everything
-
-
-def measure_spectra(node: Node, evaluator: Evaluator, job: Job) -> dict[str, np.ndarray]:
-    """Return Float64[k] per module, singular values, descending; of dense ones up to the sources' ranks."""
-    spectra: dict[str, np.ndarray] = {}
-
-    def measure(target: Target) -> None:
-        if target.columns and any(node.weights(target)):
-            delta = evaluator.asked(node, target)
-            spectra[target.name] = singular_values(delta, evaluator.device, target.stacked)
-
-    _each(measure, list(node.targets.values()), node, evaluator.device, job)
-    return spectra
-
-
-def plan_ranks(node: Node, spectra: Spectra, fixed_bytes: int) -> RankPlan:
-    """Decide from every module's singular values what is pruned and how a budget is shared.
-
-    A threshold x of pruning is relative, since real deltas differ by orders of magnitude: ranks whose
-    singular value is below x times the module's largest go, and modules whose norm is below x times the
-    largest module's norm go.
-
-    Args:
-        node: the tree; its recipe holds the threshold and the policy.
-        spectra: module name -> Float64[k], descending.
-        fixed_bytes: what the file holds beside its factors; part of a budget.
-    Raises:
-        RecipeError: the budget is too small.
-    """
-    needed = wanted_together(node)
-    plan = RankPlan(norms={name: float(np.linalg.norm(values)) for name, values in spectra.items()})
-    if node.recipe.prune > 0:
-        _prune(plan, node, spectra, needed)
-    if node.policy.kind is PolicyKind.BUDGET:
-        _share(plan, node, spectra, needed, int(node.policy.value) - fixed_bytes)
-    return plan
-
-
-def _prune(plan: RankPlan, node: Node, spectra: Spectra, needed: set[str]) -> None:
-    largest = max(plan.norms.values(), default=0.0)
-    lost = 0.0
-    for name in sorted(spectra):
-        target, values = node.targets[name], spectra[name]
-        policy = node.policy_at(target)
-        before = max(1, policy.choose(values, target.stacked))
-        if policy.exact:
-            before = min(target.stacked, target.out, target.columns)
-        if plan.norms[name] < node.recipe.prune * largest and name not in needed:
-            plan.dropped[name] = "pruned"
-            plan.saved += before * (target.out + target.columns)
-            lost += plan.norms[name] ** 2
-            continue
-        kept = min(before, max(1, int(np.count_nonzero(values >= node.recipe.prune * values[0]))))
-        if kept < before:
-            plan.ranks[name] = kept
-            plan.saved += (before - kept) * (target.out + target.columns)
-            lost += float(np.square(values[kept:before]).sum())
-    plan.saved *= WIDTHS[node.recipe.precision]
-    total = sum(norm**2 for norm in plan.norms.values())
-    plan.error = math.sqrt(lost / total) if total else 0.0
-    plan.pruned = True
-
-
-def _share(plan: RankPlan, node: Node, spectra: Spectra, needed: set[str], budget: int) -> None:
-    open_to_choice = {}
-    for name, values in spectra.items():
-        if name in plan.dropped:
-            continue
-        if plan.norms[name] == 0 and name not in needed:
-            plan.dropped[name] = "zero"
-            continue
-        target = node.targets[name]
-        most = min(plan.ranks.get(name, target.stacked), target.stacked)
-        if target.convolution and node.recipe.conv_rank is not None:
-            most = min(most, node.recipe.conv_rank)
-        open_to_choice[name] = values[: min(most, numerical_rank(values))]
-    width = WIDTHS[node.recipe.precision]
-    price = {name: (node.targets[name].out + node.targets[name].columns) * width for name in open_to_choice}
-    least = dict.fromkeys(needed & set(open_to_choice), 1)
-    for name, rank in allot(open_to_choice, price, budget, least).items():
-        if rank:
-            plan.ranks[name] = rank
-        else:
-            plan.ranks.pop(name, None)
-            plan.dropped[name] = "not worth its bytes in this budget"
-
-
 # ---------------------------------------------------------------- what will be saved
 
 
@@ -284,37 +196,54 @@ class Form:
     whole  it is a whole matrix
     exact  False where only the numbers can tell the rank
     cut    a rank policy inside may have taken something away
+    sure   False where what makes it a whole matrix may cancel, so that factors are left
     """
 
     rank: int = 0
     whole: bool = False
     exact: bool = True
     cut: bool = False
+    sure: bool = True
 
 
 def foresee(tree: Tree) -> SizeEstimate:
-    """Return ranks and bytes of the file that a merge will save, or at most that much; no tensor is read.
+    """Return ranks and bytes of the file that a merge will save, or at most that much.
 
-    A lossless merge of sums is foreseen exactly. Where the numbers decide (a core method, a spectrum that
-    ends before its rank does, pruning, a share of the energy), the file may be smaller and is never larger.
+    A lossless merge of sums is foreseen exactly: of modules that may cancel each other as much is read as
+    that takes. Where the numbers decide (a core method, a spectrum that ends before its rank does, pruning, a
+    share of the energy), the file may be smaller and is never larger.
+
+    Raises:
+        FileFormatError: a file was changed or cannot be read.
     """
+    gone = cancelled_modules(tree.root)
+    size = _estimate(tree, gone)
+    if any(gone.values()):  # a budget is shared before anybody knows what cancels
+        size = replace(size, fixed=_estimate(tree, gone.none()).fixed)
+    return size
+
+
+def _estimate(tree: Tree, gone: Gone) -> SizeEstimate:
     node, width = tree.root, WIDTHS[tree.root.recipe.precision]
     modules: dict[str, SavedModule] = {}
-    fixed, emptied = 0, 0
+    vectors = {target.name: _vectors_of(node, target, gone) for target in node.targets.values()}
+    fixed, emptied, cancelled = 0, 0, []
     for target in node.targets.values():
-        vectors = sum(_vectors(node, target.name).values())
-        fixed += 1 + vectors
-        module = _saved(node, target, vectors) if any(node.weights(target)) else None
-        if module is None or not module.numbers:
+        own = sum(vectors[target.name].values())
+        fixed += 1 + own
+        module = _saved(node, target, own, gone) if any(node.weights(target)) else None
+        if target.columns and _gone(node, target, gone):
+            cancelled.append(target.name)
+        elif module is None or not module.numbers:
             emptied += 1
-        else:
+        if module is not None and module.numbers:
             modules[target.name] = module
     for target in fillers(node):
         modules[target.name] = SavedModule(target.out, target.columns, 1, filler=True)
         fixed += 1 + target.out + target.columns
     places, _ = embeddings(tree.files)
     copied = sum(math.prod(file.file.tensors[key].shape) for file, key in places.values())
-    room = room_for(tree, modules, {name: _vectors(node, name) for name in node.targets})
+    room = room_for(tree, modules, vectors)
     return SizeEstimate(
         modules=modules,
         room=room,
@@ -324,18 +253,41 @@ def foresee(tree: Tree) -> SizeEstimate:
         fixed=room + 16 + (copied + fixed) * width,  # the header's length and its padding
         most=int(node.policy.value) if node.policy.kind is PolicyKind.BUDGET else None,
         emptied=emptied,
+        cancelled=tuple(cancelled),
     )
 
 
-def _saved(node: Node, target: Target, vectors: int) -> SavedModule:
+def _vectors_of(node: Node, target: Target, gone: Gone) -> dict[str, int]:
+    """Return role -> numbers of the biases and norm weights that are saved; those that cancel are read."""
+    sizes = _vectors(node, target.name)
+    alone = not target.columns or _gone(node, target, gone)
+    if not sizes or not any(node.weights(target)) or not alone:
+        return sizes
+    left = Evaluator(torch.device("cpu")).remaining_vectors(node, target)
+    return {role: size for role, size in sizes.items() if role in left}
+
+
+def _gone(node: Node, target: Target, gone: Gone) -> bool:
+    """Tell whether nothing is left of a module's matrix because its sources cancel, here or in groups."""
+    if target.name in gone.get(id(node), ()):
+        return True
+    inside = any(target.name in names for names in gone.values())
+    return inside and any(node.weights(target)) and not _asked(node, target, gone).rank
+
+
+def _saved(node: Node, target: Target, vectors: int, gone: Gone) -> SavedModule:
     """Return how a module that weighs something is saved; without ranks where only its vectors are."""
-    form, policy = _asked(node, target), node.policy_at(target)
-    side, pruned = min(target.out, target.columns), node.recipe.prune > 0
+    if target.columns and _gone(node, target, gone):
+        return _instead(node, target, vectors)
+    form, policy = _asked(node, target, gone), node.policy_at(target)
+    side, pruned = min(target.out, target.columns), node.recipe.prunes
     if not form.rank:
-        gone = pruned and target.columns > 0  # a matrix of zeros takes its vectors along
-        return SavedModule(target.out, target.columns, vectors=vectors, exact=not gone)
+        gone_too = pruned and target.columns > 0  # a matrix of zeros takes its vectors along
+        return SavedModule(target.out, target.columns, vectors=vectors, exact=not gone_too)
     if target.one_axis:
-        return SavedModule(target.out, target.columns, whole=True, vectors=vectors, exact=not pruned)
+        return SavedModule(
+            target.out, target.columns, whole=True, vectors=vectors, exact=form.exact and not pruned
+        )
     if not policy.exact:
         form = _truncated(form, policy, target)
     elif not form.whole and form.rank > side:  # more factors than a matrix of this size has: made anew
@@ -343,7 +295,8 @@ def _saved(node: Node, target: Target, vectors: int) -> SavedModule:
     return SavedModule(
         out=target.out,
         columns=target.columns,
-        rank=0 if form.whole and not pruned else form.rank,  # a pruned matrix is saved in factors
+        # a pruned matrix is saved in factors
+        rank=0 if form.whole and form.sure and not pruned else form.rank,
         whole=form.whole,
         vectors=vectors,
         exact=form.exact and not pruned,
@@ -351,14 +304,22 @@ def _saved(node: Node, target: Target, vectors: int) -> SavedModule:
     )
 
 
-def _asked(node: Node, target: Target) -> Form:
+def _instead(node: Node, target: Target, vectors: int) -> SavedModule:
+    """Return what is saved of a module that cancels: its vectors, or zeros where a loader wants it."""
+    filler = not vectors and target.name in wanted_together(node)
+    return SavedModule(
+        target.out, target.columns, rank=int(filler), vectors=vectors, exact=True, filler=filler
+    )
+
+
+def _asked(node: Node, target: Target, gone: Gone) -> Form:
     """Return what is known of the node's ΔW before its rank policy; see `Evaluator.asked`."""
     method, weights = node.method, node.weights(target)
     side = min(target.out, target.columns)
-    forms = [_of(child, target) for child in node.children]
+    forms = [_of(child, target, gone) for child in node.children]
     cut = any(form.cut for form in forms)
     if method.space is Space.DENSE:
-        return Form(side, whole=True, cut=cut)
+        return Form(side, whole=True, exact=False, cut=cut)
     scalar = method.space is Space.SCALAR
     # numbers that are 0 where a child adds nothing: a delta of weight 0 has no terms in core space
     factors = node.fixed_coefficients(weights) if scalar else weights
@@ -366,12 +327,17 @@ def _asked(node: Node, target: Target) -> Form:
     rank = sum(form.rank for form in used)
     if not scalar and method.gives is not Gives.COLUMNS:
         return Form(min(rank, side), exact=not rank, cut=cut)
+    # what has not been looked at may cancel
+    known = id(node) in gone or sum(bool(form.rank) for form in used) < 2
+    known = known and target.name not in gone.alike.get(id(node), ())
+    exact = factors is not None and known and all(form.exact for form in used)
     if any(form.whole for form in forms):
-        return Form(side, whole=True, cut=cut)
-    return Form(rank, exact=factors is not None and all(form.exact for form in used), cut=cut)
+        sure = any(form.whole and form.sure for form in forms)
+        return Form(side, whole=True, exact=exact and sure, cut=cut, sure=sure)
+    return Form(rank, exact=exact, cut=cut)
 
 
-def _of(child: Child, target: Target) -> Form:
+def _of(child: Child, target: Target, gone: Gone) -> Form:
     """Return what is known of a child's ΔW, as the evaluator takes it: a group's is cut as the group says."""
     if isinstance(child, Leaf):
         part = child.parts.get(target.name)
@@ -380,10 +346,13 @@ def _of(child: Child, target: Target) -> Form:
         rank = part.module.layout.rank
         return Form(rank) if rank else Form(min(part.out, part.columns), whole=True)
     own = child.targets.get(target.name)
-    if own is None or not own.columns:
+    if own is None or not own.columns or own.name in gone.get(id(child), ()):
         return Form()
-    form, policy = _asked(child, own), child.policy_at(own)
-    return form if policy.exact else _truncated(form, policy, own)
+    form, policy = _asked(child, own, gone), child.policy_at(own)
+    form = replace(form, sure=form.exact) if policy.exact else _truncated(form, policy, own)
+    if not child.recipe.prunes or not form.rank:
+        return form
+    return replace(form, exact=False, cut=True)
 
 
 def _truncated(form: Form, policy: RankPolicy, target: Target) -> Form:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import stat
 import threading
 import time
 from collections import deque
@@ -17,13 +18,14 @@ from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
 from lib_merge.adapters import LoraFile, open_lora
 from lib_merge.errors import Cancelled, OutputError
-from lib_merge.files.writer import check_output_name
+from lib_merge.files.names import check_output_name
+from lib_merge.files.store import write_error
 from lib_merge.recipe import Recipe
 
 Item = TypeVar("Item")
@@ -188,6 +190,10 @@ class Job:
     cancelled         asked between modules
     proof             hold the file against what was asked, hash it and wait for the disk before it gets its
                       name; off only for files that are thrown away after a look
+    trash             where a file is kept that is replaced and no merge of its name; .lora-merge/trash beside
+                      the output by default
+    card              what the side-car is to say -> what is written of it
+    recipe_file       what the recipe was read from; whatever its name is, it is never written
     """
 
     device: str | torch.device = "cpu"
@@ -198,11 +204,25 @@ class Job:
     side_car: bool = True
     proof: bool = True
     open_file: Callable[[Path], LoraFile] = open_lora
+    trash: Path | None = None
+    card: Callable[[dict[str, Any]], dict[str, Any]] | None = None
+    recipe_file: Path | None = None
 
     def tell(self, stage: str, done: int, total: int) -> None:
         """Report progress."""
         if self.progress is not None:
             self.progress(stage, done, total)
+
+    def spares(self, path: Path) -> bool:
+        """Tell whether a path is the recipe's own file: by name, whatever the case, or through a link."""
+        recipe = self.recipe_file
+        if recipe is None:
+            return False
+        with contextlib.suppress(OSError):
+            if path.samefile(recipe):
+                return True
+        one, other = (Path(os.path.realpath(place.parent)) / place.name for place in (path, recipe))
+        return str(one).casefold() == str(other).casefold()
 
 
 def pick_device(device: str | torch.device) -> torch.device:
@@ -227,8 +247,17 @@ def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
     replaced.
     """
     check_output_name(target)
+    try:
+        there = stat.S_IFMT(target.lstat().st_mode)
+    except FileNotFoundError:
+        there = 0
+    except OSError as error:
+        raise write_error(error, target) from error
     if not target.parent.is_dir():
         message = f"the folder {target.parent.name or target.parent} does not exist."
+        raise OutputError(message)
+    if there and there not in (stat.S_IFREG, stat.S_IFLNK):
+        message = f"{target.name} is there and is no file: choose another name."
         raise OutputError(message)
     for source in recipe.leaves():
         with contextlib.suppress(
@@ -237,6 +266,6 @@ def check_target(target: Path, recipe: Recipe, *, overwrite: bool) -> None:
             if target.exists() and source.path is not None and source.path.samefile(target):
                 message = f"{target.name} is one of the sources; choose another output name."
                 raise OutputError(message)
-    if target.exists() and not overwrite:
+    if there and not overwrite:
         message = f"{target.name} exists already; choose another name or allow overwriting."
         raise OutputError(message)

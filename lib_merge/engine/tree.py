@@ -56,21 +56,14 @@ class Target:
 class Leaf:
     """A file in the tree, its settings resolved to numbers.
 
-    occurrence   0 for the first use of this file in the whole tree, 1 for the second, …
     parts        module name -> where it comes from in the file
     """
 
     source: Source
     file: LoraFile
-    occurrence: int
     parts: Mapping[str, ModulePart]
     block_weights: Mapping[str, float]
     elements: ElementMatcher
-
-    @property
-    def identity(self) -> str:
-        """Names this use of this file: part of the key of its random masks."""
-        return f"{self.file.sha256}#{self.occurrence}"
 
     @property
     def label(self) -> str:
@@ -108,7 +101,7 @@ class Node:
         parts = [
             self.method.name,
             str(sorted(self.settings.items())),
-            *(child.identity for child in self.children),
+            *self.identities,
         ]
         return hashlib.sha256("|".join(parts).encode()).hexdigest()
 
@@ -122,6 +115,27 @@ class Node:
         if self.source is None:
             return 1.0
         return _ratio(self.source, encoder) * _block_factor(self, name, block)
+
+    @property
+    def uncut(self) -> bool:
+        """True where all of what the method makes is kept, at every module."""
+        return self.policy.exact and self.recipe.conv_rank is None and not self.recipe.prunes
+
+    @property
+    def identities(self) -> list[str]:
+        """Names of the children for the key of their random masks; the second use of a child has another.
+
+        What they are called depends on nothing outside the node, so that a group draws the same masks as a
+        merge of its own.
+        """
+        seen: dict[str, int] = {}
+        names = []
+        for child in self.children:
+            alike = str(child.file.path) if isinstance(child, Leaf) else child.identity
+            number = seen[alike] = seen.get(alike, -1) + 1
+            plain = f"#{number}" if isinstance(child, Leaf) or number else ""
+            names.append((child.file.sha256 if isinstance(child, Leaf) else alike) + plain)
+        return names
 
     def leaves(self) -> list[Leaf]:
         """Return every file below, left to right."""
@@ -171,7 +185,10 @@ class Node:
         sources = []
         for child in self.children:
             if isinstance(child, Leaf):
-                sources.append(replace(child.source, sha256="0" * 64 if blank else child.file.sha256))
+                sha256 = "0" * 64 if blank else child.file.sha256
+                # a size that was noted before may be of what the file was then
+                size = child.file.size if child.source.size else 0
+                sources.append(replace(child.source, sha256=sha256, size=size))
             elif child.source is not None:
                 sources.append(replace(child.source, recipe=child.stamped(blank=blank)))
         return replace(self.recipe, sources=tuple(sources))
@@ -211,6 +228,11 @@ class Tree:
     def under(self, recipe: Recipe) -> Tree:
         """Return the tree of another recipe over the same sources; see `Node.under`."""
         return replace(self, root=self.root.under(recipe))
+
+    def check_unchanged(self) -> None:
+        """Raise FileFormatError where a file was written to since it was opened."""
+        for file in self.files:
+            file.file.check_unchanged()
 
     def close(self) -> None:
         """Close every file."""
@@ -311,6 +333,7 @@ class _Builder:
             children=[],
             family=self._family,
             source=source,
+            notes=list(recipe.said),
         )
         for item in recipe.sources:
             # a group's own random weights are drawn before those that its outer source puts on it
@@ -346,7 +369,6 @@ class _Builder:
         return Leaf(
             source=replace(item, name=path.name, size=file.size, blocks=weights or None),
             file=file,
-            occurrence=occurrence,
             parts=parts,
             block_weights=weights,
             elements=elements,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from lib_merge.errors import FileFormatError
@@ -19,17 +19,21 @@ def file_hash(path: Path, start: int = 0) -> str:
     Raises:
         FileFormatError: the file cannot be read (any more).
     """
-    digest = hashlib.sha256()
-    buffer = bytearray(_CHUNK)
-    view = memoryview(buffer)
     try:
         with path.open("rb", buffering=0) as file:
             file.seek(start)
-            while count := file.readinto(buffer):
-                digest.update(view[:count])
+            return stream_hash(file.readinto)
     except OSError as error:
         message = f"{display_name(path)} cannot be read any more: {error.strerror or error}."
         raise FileFormatError(message) from error
+
+
+def stream_hash(read: Callable[[memoryview], int | None]) -> str:
+    """Return sha256 over what `read` puts into one buffer after the other until it is 0 bytes, hex."""
+    digest = hashlib.sha256()
+    view = memoryview(bytearray(_CHUNK))
+    while count := read(view):
+        digest.update(view[:count])
     return digest.hexdigest()
 
 

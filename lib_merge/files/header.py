@@ -22,6 +22,7 @@ from lib_merge.errors import FileFormatError
 MAX_HEADER = 100_000_000
 MAX_AXES = 16
 MAX_ELEMENTS = 1 << 48
+MOST_SIDE = (1 << 63) - 1  # a number of torch
 # how files begin that people take for LoRAs
 _STRANGERS = (
     (b"GGUF", "a GGUF file, a quantised model or LoRA of llama.cpp; take the .safetensors file instead"),
@@ -74,7 +75,7 @@ def read_header(file: BinaryIO, name: str) -> Header:
         raise _not_safetensors(name, start + file.read(64), length, size)
     raw = _read_exactly(file, length, name)
     entries = _parse(raw, name)
-    metadata = _metadata(entries.pop("__metadata__", {}), name)
+    metadata = _metadata(entries.pop("__metadata__", None), name)
     data_start = 8 + length
     tensors = {key: _entry(key, value, data_start, size, name) for key, value in entries.items()}
     _check_cover(tensors, data_start, size, name)
@@ -148,6 +149,8 @@ def _number(digits: str) -> float:
 
 
 def _metadata(found: object, name: str) -> dict[str, str]:
+    if found is None:
+        return {}
     if not isinstance(found, dict) or not all(isinstance(value, str) for value in found.values()):
         raise _damaged(name, "its __metadata__ is not a table of texts")
     return found
@@ -168,6 +171,11 @@ def _entry(key: str, value: object, data_start: int, size: int, name: str) -> Te
         raise FileFormatError(message)
     if not _naturals(shape, MAX_AXES) or not _naturals(offsets, 2) or len(offsets) != 2:
         raise _damaged(name, f"shape or offsets of {_short(key)} are not whole numbers")
+    if max(shape, default=0) > MOST_SIDE:
+        message = (
+            f"{name}: {_short(key)} has a side of {max(shape):,}; {MOST_SIDE:,} is the most there can be."
+        )
+        raise FileFormatError(message)
     elements = 1
     for axis in shape:
         elements *= axis
@@ -191,7 +199,7 @@ def _naturals(values: object, most: int) -> bool:
     return (
         isinstance(values, list)
         and len(values) <= most
-        and all(type(value) is int and 0 <= value < 1 << 63 for value in values)
+        and all(type(value) is int and 0 <= value < 1 << 64 for value in values)
     )
 
 

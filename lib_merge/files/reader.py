@@ -7,10 +7,11 @@ file under a reader, and pages of a map would count as memory.
 from __future__ import annotations
 
 import abc
+import math
 import os
 import stat
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -19,7 +20,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.errors import FileFormatError
-from lib_merge.files.hashes import file_hash
+from lib_merge.files.hashes import file_hash, stream_hash
 from lib_merge.files.header import Header, TensorInfo, display_name, read_header, torch_dtype
 
 __all__ = ["PickleFile", "SafetensorsFile", "TensorFile", "TensorInfo", "open_tensors"]
@@ -35,12 +36,14 @@ class TensorFile(abc.ABC):
     """An opened file of named tensors; reading is safe from several threads.
 
     path      where it lies
+    state     what it looked like when it was opened
     size      bytes on disk
     tensors   key -> dtype and shape
     metadata  texts from the header
     """
 
     path: Path
+    state: State
     size: int
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
@@ -48,6 +51,10 @@ class TensorFile(abc.ABC):
     def read(self, key: str) -> Tensor:
         """Return one tensor on the CPU, in the file's dtype."""
         return self.read_many([key])[key]
+
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor, at most `count` of them."""
+        return tuple(self.read(key).flatten()[:count].double().tolist())
 
     @abc.abstractmethod
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
@@ -65,9 +72,17 @@ class TensorFile(abc.ABC):
             FileFormatError: it is not there any more, or unreadable.
         """
 
+    @abc.abstractmethod
     def sha256(self) -> str:
-        """Return the sha256 of the whole file, hex."""
-        return file_hash(self.path)
+        """Return the sha256 of the whole file as it was opened, hex.
+
+        Raises:
+            FileFormatError: it was written to since, or is unreadable.
+        """
+
+    @abc.abstractmethod
+    def check_unchanged(self) -> None:
+        """Raise FileFormatError where the file's bytes may be others than when it was opened."""
 
     @abc.abstractmethod
     def close(self) -> None:
@@ -82,12 +97,35 @@ class TensorFile(abc.ABC):
         self.close()
 
 
+# device, number, size, time of change in nanoseconds
+State = tuple[int, int, int, int]
+
+
+def state_of(status: os.stat_result) -> State:
+    """Return what changes when a file is written to or replaced."""
+    return status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns
+
+
+def _check(path: Path, before: State, status: Callable[[], os.stat_result]) -> None:
+    try:
+        same = state_of(status()) == before
+    except (OSError, ValueError) as error:
+        message = f"{display_name(path)} cannot be read any more: {error}."
+        raise FileFormatError(message) from error
+    if not same:
+        message = f"{display_name(path)} was changed while it was read; start again when it stays as it is."
+        raise FileFormatError(message)
+
+
 class SafetensorsFile(TensorFile):
     """A safetensors file behind a checked header."""
 
-    def __init__(self, path: Path, file: BinaryIO, header: Header) -> None:
-        """Take over an open, unbuffered file."""
+    def __init__(
+        self, path: Path, file: BinaryIO, header: Header, begun: dict[str, tuple[float, ...]] | None = None
+    ) -> None:
+        """Take over an open, unbuffered file; `begun` holds the beginnings that are known of its tensors."""
         self.path = path
+        self.state = state_of(os.fstat(file.fileno()))
         self._header = header
         self.size = header.size
         self.tensors = header.tensors
@@ -95,11 +133,12 @@ class SafetensorsFile(TensorFile):
         self.data_start = header.data_start
         self._file = file
         self._lock = threading.Lock()
+        self._begun = {} if begun is None else begun
         self._positional = hasattr(os, "preadv")
 
     def again(self) -> TensorFile:
         """Open the same file once more, under the header that is known."""
-        return SafetensorsFile(self.path, _open(self.path), self._header)
+        return SafetensorsFile(self.path, _open(self.path), self._header, self._begun)
 
     def read_many(self, keys: Sequence[str]) -> dict[str, Tensor]:
         """Return several tensors; see `TensorFile.read_many`."""
@@ -114,6 +153,21 @@ class SafetensorsFile(TensorFile):
         if run:
             self._read_run(run, found)
         return found
+
+    def beginning(self, key: str, count: int) -> tuple[float, ...]:
+        """Return the first numbers of a tensor; nothing else of it is read, and not twice."""
+        known = self._begun.get(key)
+        if known is not None and len(known) >= min(count, math.prod(self.tensors[key].shape)):
+            return known[:count]
+        info = self.tensors[key]
+        dtype = torch_dtype(info.dtype, display_name(self.path))
+        numbers = math.prod(info.shape)
+        few = min(count, numbers)
+        buffer = np.empty((info.end - info.start) // max(numbers, 1) * few, dtype=np.uint8)
+        if few:
+            self._fill(memoryview(buffer), info.start)  # type: ignore[arg-type]
+        self._begun[key] = tuple(torch.from_numpy(buffer).view(dtype).double().tolist())
+        return self._begun[key]
 
     def _read_run(self, run: Sequence[tuple[str, TensorInfo]], found: dict[str, Tensor]) -> None:
         start, end = run[0][1].start, run[-1][1].end
@@ -147,6 +201,28 @@ class SafetensorsFile(TensorFile):
             self._file.seek(start)
             return self._file.readinto(view) or 0  # type: ignore[attr-defined]
 
+    def sha256(self) -> str:
+        """Return the sha256; see `TensorFile.sha256`. A file that has taken its place does not count."""
+        at = 0
+
+        def read(view: memoryview) -> int:
+            nonlocal at
+            count = self._read_at(view, at)
+            at += count
+            return count
+
+        try:
+            digest = stream_hash(read)
+        except (OSError, ValueError) as error:
+            message = f"{display_name(self.path)} cannot be read any more: {error}."
+            raise FileFormatError(message) from error
+        self.check_unchanged()
+        return digest
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to; one that has taken its place is not read here."""
+        _check(self.path, self.state, lambda: os.fstat(self._file.fileno()))
+
     def close(self) -> None:
         """Close the file."""
         self._file.close()
@@ -165,11 +241,11 @@ class PickleFile(TensorFile):
     """A pickled checkpoint, read whole through the restricted reader."""
 
     def __init__(
-        self, path: Path, tensors: Mapping[str, Tensor], size: int, names: Mapping[torch.dtype, str]
+        self, path: Path, tensors: Mapping[str, Tensor], state: State, names: Mapping[torch.dtype, str]
     ) -> None:
         """Keep the tensors; pickles are small and cannot be read in parts."""
         self.path = path
-        self.size = size
+        self.state, self.size = state, state[2]
         self.metadata: Mapping[str, str] = {}
         self._tensors: dict[str, Tensor] | None = dict(tensors)
         self.tensors = {
@@ -187,6 +263,16 @@ class PickleFile(TensorFile):
             message = f"{display_name(self.path)} cannot be read any more: it was closed."
             raise FileFormatError(message)
         return {key: tensors[key].clone(memory_format=torch.contiguous_format) for key in keys}
+
+    def sha256(self) -> str:
+        """Return the sha256; see `TensorFile.sha256`."""
+        digest = file_hash(self.path)
+        self.check_unchanged()
+        return digest
+
+    def check_unchanged(self) -> None:
+        """Refuse a file that was written to or replaced since its tensors were read."""
+        _check(self.path, self.state, self.path.stat)
 
     def close(self) -> None:
         """Forget the tensors."""
@@ -250,6 +336,8 @@ def _open_pickle(path: Path) -> PickleFile:
     from lib_merge.files import pickles
     from lib_merge.files.header import name_of
 
+    state = state_of(path.stat())
     tensors = pickles.read_pickle(path)
+    _check(path, state, path.stat)
     names = {value.dtype: name_of(value.dtype) for value in tensors.values()}
-    return PickleFile(path, tensors, path.stat().st_size, names)
+    return PickleFile(path, tensors, state, names)

@@ -15,7 +15,6 @@ import json
 import os
 import re
 import secrets
-import shutil
 import stat
 import sys
 import time
@@ -28,9 +27,14 @@ from lib_merge.errors import FileFormatError, OutputError
 T = TypeVar("T")
 
 # the largest file that is read whole
-LIMIT = 16 << 20
+LIMIT = 8 << 20
 SUFFIX = ".merging"
-_OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging", re.DOTALL)
+_OURS = re.compile(r"\..+\.[0-9a-f]{12}\.merging(-journal)?", re.DOTALL)
+_LOCK = re.compile(r"\..+\.(safetensors|json|sqlite3)\.lock", re.DOTALL)
+# how a file of a name that others can guess is opened: no link is followed, no pipe waited for
+_ITSELF = 0
+for _flag in ("O_NOFOLLOW", "O_NONBLOCK", "O_CLOEXEC", "O_BINARY", "O_NOINHERIT"):
+    _ITSELF |= getattr(os, _flag, 0)
 # Seconds after its last byte at which a temporary that nobody locks counts as left behind: some network
 # folders grant every lock, and there this alone protects a merge that another machine is proving.
 LEFT_BEHIND = 3600.0
@@ -58,7 +62,7 @@ def read(path: Path, limit: int = LIMIT) -> bytes | None:
             system refuses it.
     """
     try:
-        data = _patiently(lambda: _bytes(path, limit))
+        data = patiently(lambda: _bytes(path, limit))
     except FileNotFoundError:
         return None
     except OSError as error:
@@ -129,19 +133,20 @@ def signature(path: Path) -> tuple[int, ...] | None:
 # -------------------------------------------------------------------------------------------- writing
 
 
-def write(path: Path, data: bytes, *, title: str = "") -> None:
+def write(path: Path, data: bytes, *, title: str = "", follow: bool = True) -> None:
     """Replace a file's content in one step; whoever reads sees the old or the new one, and a failure keeps
     the old.
 
     Args:
-        path: the file; its folder must exist. A link stays a link: what it points to is replaced.
+        path: the file; its folder must exist.
         data: the whole content.
         title: how sentences call it; its name by default.
+        follow: a link stays a link, and what it points to is replaced; else the link itself is.
     Raises:
         OutputError: no room, no right to write, no such folder, or held open by another program.
     """
     try:
-        target = path.resolve()
+        target = path.resolve() if follow else path
         sweep(target.parent)
         with Temporary(target) as temporary:
             temporary.write(data)
@@ -158,13 +163,25 @@ def write_text(path: Path, text: str, *, title: str = "") -> None:
     write(path, text.encode("utf-8", "backslashreplace"), title=title)
 
 
-def write_json(path: Path, value: Any, *, indent: int | None = 1, title: str = "") -> None:  # noqa: ANN401
+def write_json(
+    path: Path,
+    value: Any,  # noqa: ANN401
+    *,
+    indent: int | None = 1,
+    title: str = "",
+    follow: bool = True,
+) -> None:
     """Write a value as JSON, as `write` does."""
     try:
         data = json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8")
     except UnicodeEncodeError:  # half a character, as names of files may have them: JSON can escape it
         data = json.dumps(value, indent=indent).encode("ascii")
-    write(path, data, title=title)
+    write(path, data, title=title, follow=follow)
+
+
+def temporary_name(target: Path) -> Path:
+    """Return a new hidden name beside a target; what a killed process leaves under it is swept."""
+    return target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}{SUFFIX}")
 
 
 class Temporary:
@@ -181,7 +198,7 @@ class Temporary:
             OSError: the folder is not there or cannot be written.
         """
         while True:
-            self.path = target.with_name(f".{target.stem[:40]}.{secrets.token_hex(6)}{SUFFIX}")
+            self.path = temporary_name(target)
             self.file: io.FileIO = _made(lambda: self.path.open("x+b", buffering=0))
             _lock(self.file)
             if self.path.exists():
@@ -214,7 +231,7 @@ class Temporary:
         if sys.platform == "win32":
             # an open file cannot be renamed there; elsewhere its lock keeps it until it has its name
             self.close()
-        _patiently(rename)
+        patiently(rename)
         self._published = True
         self.close()
 
@@ -243,23 +260,29 @@ class Temporary:
 def sweep(folder: Path) -> int:
     """Remove temporaries that a killed writer left in a folder; return how many.
 
-    Only files with the very names that `Temporary` gives go, and of them only those that no process holds
-    (POSIX: their lock is free; Windows: nobody has them open) and that nobody has written to for
-    `LEFT_BEHIND` seconds.
+    Only files with the very names that `Temporary` and `locked` give go, and of them only those that no
+    process holds (POSIX: their lock is free; Windows: nobody has them open) and that nobody has written to
+    for `LEFT_BEHIND` seconds; a lock is without a byte.
     """
     removed = 0
     try:
         # names alone: thousands of pictures may lie there
-        names = [name for name in os.listdir(folder) if name[0] == "." and _OURS.fullmatch(name)]  # noqa: PTH208
+        names = [name for name in os.listdir(folder) if name[0] == "." and _is_ours(name)]  # noqa: PTH208
     except OSError:
         return 0
     for name in names:
         path = folder / name
         with contextlib.suppress(OSError):
-            if time.time() - path.lstat().st_mtime > LEFT_BEHIND:
+            state = path.lstat()
+            lock = name.endswith(".lock")
+            if time.time() - state.st_mtime > LEFT_BEHIND and not (lock and state.st_size):
                 remove_unheld(path)
                 removed += 1
     return removed
+
+
+def _is_ours(name: str) -> bool:
+    return bool(_OURS.fullmatch(name) or _LOCK.fullmatch(name))
 
 
 def remove_unheld(path: Path) -> None:
@@ -269,7 +292,7 @@ def remove_unheld(path: Path) -> None:
         return
     import fcntl
 
-    with path.open("rb") as file:
+    with io.FileIO(os.open(path, os.O_RDONLY | _ITSELF), "rb") as file:
         fcntl.flock(file.fileno(), fcntl.LOCK_EX | fcntl.LOCK_NB)
         path.unlink()  # while the lock is held: nobody can have begun to use it
 
@@ -305,77 +328,6 @@ def rename_new(source: Path, target: Path) -> None:
     source.unlink()
 
 
-def move(source: Path, target: Path) -> None:
-    """Move a file, to another disk if need be, and never over one that is there.
-
-    Raises:
-        FileExistsError: there is one.
-        OSError: it is gone, in use, or cannot be written there.
-    """
-    try:
-        _patiently(lambda: rename_new(source, target))
-    except OSError as error:
-        if error.errno != errno.EXDEV:
-            raise
-        with Temporary(target) as temporary:
-            with source.open("rb") as file:
-                shutil.copyfileobj(file, temporary.file, 1 << 20)
-            temporary.sync()
-            shutil.copystat(source, temporary.path)
-            temporary.rename_new(target)
-        source.unlink()
-
-
-def to_trash(path: Path, folder: Path, name: str = "") -> Path:
-    """Move a file into a trash folder, made when it is not there; return where it lies.
-
-    Args:
-        path: the file.
-        folder: the trash.
-        name: its name there, `path`'s own by default; one that is taken gets four random bytes.
-    Raises:
-        OSError: it is gone, in use, or the trash cannot be written.
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    target = folder / (name or path.name)
-    while True:
-        try:
-            move(path, target)
-        except FileExistsError:
-            target = folder / f"{Path(name or path.name).stem}.{secrets.token_hex(4)}{path.suffix}"
-            continue
-        return target
-
-
-def set_aside(path: Path, copy: bytes | None = None) -> Path:
-    """Keep a broken file as `name.broken-1.json`, or the next free number, and return that path.
-
-    Args:
-        path: the file, which is renamed.
-        copy: its bytes, when it is going to be replaced and must not be missing meanwhile: they are copied
-        instead.
-    Raises:
-        OutputError: it can be neither renamed nor copied.
-    """
-    number = 1
-    while True:
-        aside = path.with_name(f"{path.stem}.broken-{number}{path.suffix}")
-        try:
-            if copy is None:
-                _patiently(lambda aside=aside: rename_new(path, aside))  # type: ignore[misc]
-            else:
-                with aside.open("xb") as file:
-                    file.write(copy)
-        except FileExistsError:
-            number += 1
-            continue
-        except OSError as error:
-            why = error.strerror or error
-            message = f"{path.name} is broken and cannot be set aside ({why}); rename it by hand."
-            raise OutputError(message) from error
-        return aside
-
-
 # -------------------------------------------------------------------------------------------- one at a time
 
 
@@ -396,7 +348,7 @@ def locked(target: Path, timeout: float = 5.0) -> Iterator[None]:
     deadline = time.monotonic() + timeout
     while True:
         try:
-            file = _made(lambda: _patiently(lambda: path.open("a+b")))
+            file = _made(lambda: patiently(lambda: _own(path)))
         except OSError as error:
             raise write_error(error, target) from error
         if taken := _take(file):
@@ -415,7 +367,12 @@ def locked(target: Path, timeout: float = 5.0) -> Iterator[None]:
         _give_back(file, path)
 
 
-def _take(file: io.BufferedRandom) -> bool:
+def _own(path: Path) -> io.FileIO:
+    """Open a lock file, made where there is none; never what a link or a pipe of its name leads to."""
+    return io.FileIO(os.open(path, os.O_RDWR | os.O_CREAT | _ITSELF, 0o666), "r+b")
+
+
+def _take(file: io.FileIO) -> bool:
     try:
         if sys.platform == "win32":
             import msvcrt
@@ -431,17 +388,17 @@ def _take(file: io.BufferedRandom) -> bool:
     return True
 
 
-def _lies_at(file: io.BufferedRandom, path: Path) -> bool:
+def _lies_at(file: io.FileIO, path: Path) -> bool:
     """Tell whether an open lock file is still the one that others find; its last holder may have removed
     it.
     """
     try:
-        return os.path.samestat(os.fstat(file.fileno()), path.stat())
+        return os.path.samestat(os.fstat(file.fileno()), path.lstat())
     except OSError:
         return False
 
 
-def _give_back(file: io.BufferedRandom, path: Path) -> None:
+def _give_back(file: io.FileIO, path: Path) -> None:
     with contextlib.suppress(OSError):
         if sys.platform == "win32":
             import msvcrt
@@ -456,7 +413,8 @@ def _give_back(file: io.BufferedRandom, path: Path) -> None:
 # -------------------------------------------------------------------------------------------- what goes wrong
 
 
-def _patiently(action: Callable[[], T]) -> T:
+def patiently(action: Callable[[], T]) -> T:
+    """Try again for a second while another program has the file open."""
     for pause in PAUSES:
         try:
             return action()
@@ -486,12 +444,14 @@ def write_error(error: Exception, path: Path, title: str = "") -> OutputError:
     number = getattr(error, "errno", None)
     if number in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
         return OutputError(f"no space is left for {title}: free some room or choose another disk.")
+    length = len(os.fsencode(path.absolute()))
+    if number == errno.ENAMETOOLONG:
+        return OutputError(f"the path of {title} is too long for this system ({length} bytes).")
     if number == errno.ENOENT:
         if not path.parent.is_dir():
             return OutputError(f"the folder {folder} does not exist.")
-        length = len(str(path.absolute()))
         if length > _LONG:
-            return OutputError(f"the path of {title} is too long for this system ({length} characters).")
+            return OutputError(f"the path of {title} is too long for this system ({length} bytes).")
         return OutputError(f"{title} cannot be written: its temporary file was removed meanwhile; try again.")
     if number == errno.EROFS or (isinstance(error, PermissionError) and not os.access(path.parent, os.W_OK)):
         return OutputError(f"{title} cannot be written: the folder {folder} is read-only.")

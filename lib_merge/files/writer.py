@@ -19,6 +19,7 @@ from typing import Any
 
 from lib_merge.errors import OutputError
 from lib_merge.files.header import ITEM_BYTES, MAX_HEADER, TensorInfo, first_byte, header_bytes, header_room
+from lib_merge.files.names import check_output_name
 from lib_merge.files.store import Temporary, sweep, write_error
 
 # Windows: another process maps the file. Python does not know this one as a PermissionError.
@@ -247,39 +248,6 @@ def tensor_bytes(tensor: Any) -> memoryview:  # noqa: ANN401 - a torch tensor; t
     import torch
 
     return memoryview(tensor.contiguous().reshape(-1).view(torch.uint8).numpy())
-
-
-# ---------------------------------------------------------------- names
-#
-# That work on every system, and those that are still free.
-
-_RESERVED = re.compile(r"^(con|prn|aux|nul|com[0-9¹²³]|lpt[0-9¹²³]) *(\..*)?$", re.IGNORECASE)
-# the last range: bytes of a name that are no text, as Python keeps them on Linux
-_FORBIDDEN = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff]')
-MAX_NAME = 240
-SUFFIX = ".safetensors"
-
-
-def check_output_name(path: Path) -> None:
-    """Raise `OutputError` for a name that Windows, macOS or Linux could not keep.
-
-    Args:
-        path: the wished output; only its last part is judged.
-    """
-    name = path.name
-    if _FORBIDDEN.search(name):
-        message = (
-            f'the output name {name!a} has a character that file names cannot have everywhere (<>:"|?*\\/).'
-        )
-    elif _RESERVED.match(name) or name.endswith((" ", ".")) or name.startswith(" "):
-        message = f"the output name {name!a} is reserved on Windows or ends in a blank or dot."
-    elif len(name.encode("utf-8")) > MAX_NAME:
-        message = f"the output name is {len(name.encode('utf-8'))} bytes long; {MAX_NAME} is the limit."
-    elif path.suffix != SUFFIX or path.stem == "":
-        message = f"the output {name!a} must end in {SUFFIX}."
-    else:
-        return
-    raise OutputError(message)
 
 
 def next_version(path: Path) -> Path:

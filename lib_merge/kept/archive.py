@@ -12,11 +12,11 @@ from __future__ import annotations
 import logging
 import os
 import sqlite3
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from lib_merge.errors import FileFormatError
+from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.files import store
 from lib_merge.kept.database import ID, NAME, Database, touch
 from lib_merge.kept.facts import FileFacts, put_facts
@@ -46,6 +46,13 @@ class Archive:
     def facts(self, kind: str, version: int, most: int = 100_000) -> FileFacts:
         """Return what is remembered of files; see `FileFacts`."""
         return FileFacts(self._database, kind, version, most)
+
+    def rebuild(self, merges: Callable[[], Iterable[Mapping[str, Any]]]) -> None:
+        """Add what is missing from a history that was damaged; that it cannot be written is a warning."""
+        try:
+            self.history.rebuild(merges)
+        except OutputError as error:
+            self._database.warn(f"entries of the history are still missing: {error}")
 
     def take_warnings(self) -> list[str]:
         """Return what happened to the file since the last call, in sentences, and forget it."""

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import functools
+import os
 import re
 import secrets
 import sqlite3
+import sys
+import tempfile
 import threading
-from collections.abc import Callable, Sequence
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 from lib_merge.errors import MergeError, OutputError
 from lib_merge.files import store
+from lib_merge.files.moving import move, set_aside
 
 T = TypeVar("T")
 D = TypeVar("D")
@@ -30,6 +36,8 @@ NAME = "lora-merge.sqlite3"
 APPLICATION = 0x4C4D7267
 # seconds to wait for another process
 TIMEOUT = 30.0
+# seconds at which a file without a byte is no longer one that another process is just making
+BEING_MADE = 60.0
 ID = re.compile(r"\d{6}-[0-9a-f]{8}")
 
 # Each step brings the file from the version before to the next; a step that was released never changes.
@@ -103,6 +111,23 @@ class Database:
     # ---------------------------------------------------------------- one call
 
     def _run(self, work: Callable[[sqlite3.Connection], T], *, change: bool) -> T:
+        if self._shared:
+            return self._tried(work, change=change)
+        with self._guard:
+            return self._tried(work, change=change)
+
+    @functools.cached_property
+    def _shared(self) -> bool:
+        """True where the folder's locks work, as everywhere but in some folders of a network."""
+        self._make_folder()
+        if _has_locks(self.path.parent):
+            return True
+        self.warn(
+            f"the folder {self.path.parent.name} knows no locks: use its history from one program at a time."
+        )
+        return False
+
+    def _tried(self, work: Callable[[sqlite3.Connection], T], *, change: bool) -> T:
         try:
             try:
                 return self._once(work, change=change)
@@ -113,6 +138,8 @@ class Database:
                 return self._once(work, change=change)
         except sqlite3.Error as error:
             raise _sentence(error, self.path) from error
+        except OSError as error:
+            raise store.write_error(error, self.path) from error
 
     def _once(self, work: Callable[[sqlite3.Connection], T], *, change: bool) -> T:
         with contextlib.closing(self._connect()) as connection:
@@ -126,9 +153,15 @@ class Database:
             return result
 
     def _connect(self) -> sqlite3.Connection:
+        self._make_folder()
+        if not self._shared:
+            address = f"{self.path.absolute().as_uri()}?nolock=1"
+            return sqlite3.connect(address, uri=True, isolation_level=None)
+        return sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
+
+    def _make_folder(self) -> None:
         with contextlib.suppress(OSError):  # SQLite says what is wrong with the folder
             self.path.parent.mkdir(parents=True, exist_ok=True)
-        return sqlite3.connect(self.path, timeout=TIMEOUT, isolation_level=None)
 
     def _begin(self) -> None:
         if self._begun:
@@ -164,15 +197,21 @@ class Database:
                 self._copy_aside(connection, version)
             connection.execute("BEGIN IMMEDIATE")
             try:
-                for step in STEPS[version:]:
-                    for statement in step:
-                        connection.execute(statement)
-                connection.execute(f"PRAGMA user_version = {len(STEPS)}")
-                connection.execute(f"PRAGMA application_id = {APPLICATION}")
+                emptied = version == 0 and self._emptied()
+                _step_up(connection, version)
+                if emptied:
+                    connection.execute("INSERT OR REPLACE INTO state VALUES ('rebuild', '1')")
                 connection.execute("COMMIT")
             except sqlite3.Error:
                 connection.execute("ROLLBACK")
                 raise
+        if emptied:
+            self.warn(f"{self.path.name} was empty; its history comes back from the recipes in your merges.")
+
+    def _emptied(self) -> bool:
+        """Tell whether the file lost all it had: one that is being made is without a byte for a moment."""
+        state = self.path.stat()
+        return state.st_size == 0 and time.time() - state.st_mtime > BEING_MADE
 
     def _copy_aside(self, connection: sqlite3.Connection, version: int) -> None:
         """Copy the file before it is brought up to date, as `lora-merge.version-1.sqlite3`."""
@@ -183,36 +222,69 @@ class Database:
             if not copy.exists():
                 break
             number += 1
-        with contextlib.closing(sqlite3.connect(copy, isolation_level=None)) as target:
-            connection.backup(target)
+        with _new_file(self.path) as fresh:
+            with contextlib.closing(sqlite3.connect(fresh, isolation_level=None)) as target:
+                connection.backup(target)
+            store.rename_new(fresh, copy)
 
     # ---------------------------------------------------------------- damage
 
     def _mend(self) -> None:
-        """Set a broken file aside and put what can be read of it into a new one."""
+        """Put what can be read of a broken file into a new one, and that into its place; keep the broken one.
+
+        A process that is killed meanwhile leaves the broken file where it is, to be mended later.
+        """
         with store.locked(self.path, TIMEOUT):
             if _sound(self.path):
                 return  # another process was faster
             rows = _salvaged(self.path)
-            aside = store.set_aside(self.path)
-            journal = self.path.with_name(f"{self.path.name}-journal")
-            with contextlib.suppress(OSError):  # it must not be played into the new file
-                store.move(journal, aside.with_name(f"{aside.name}-journal"))
+            with _new_file(self.path) as fresh:
+                _fill(fresh, rows)
+                aside = set_aside(self.path, stays=True)
+                journal = self.path.with_name(f"{self.path.name}-journal")
+                with contextlib.suppress(FileNotFoundError):  # it must not be played into the new file
+                    move(journal, aside.with_name(f"{aside.name}-journal"))
+                store.patiently(lambda: os.replace(fresh, self.path))
         self._begun = self._first is None  # what 0.1 left is looked at again
-        with contextlib.closing(self._connect()) as connection:
-            self._bring_up_to_date(connection)
-            connection.execute("BEGIN IMMEDIATE")
-            for table, lines in rows.items():
-                for row in lines:
-                    marks = ", ".join("?" * len(row))
-                    connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
-            connection.execute("INSERT OR REPLACE INTO state VALUES ('rebuild', '1')")
-            touch(connection)
-            connection.execute("COMMIT")
         self.warn(
             f"{self.path.name} was damaged; it was kept as {aside.name}. {len(rows['entries'])} entries of "
             "the history could be read; others come back from the recipes in your merged LoRAs."
         )
+
+
+@contextlib.contextmanager
+def _new_file(path: Path) -> Iterator[Path]:
+    """Give a name for a new file beside one; what is still there at the end is removed."""
+    fresh = store.temporary_name(path)
+    try:
+        yield fresh
+    finally:
+        for left in (fresh, fresh.with_name(f"{fresh.name}-journal")):
+            with contextlib.suppress(OSError):
+                left.unlink()
+
+
+def _step_up(connection: sqlite3.Connection, version: int) -> None:
+    """Bring the tables up to date, inside a transaction."""
+    for step in STEPS[version:]:
+        for statement in step:
+            connection.execute(statement)
+    connection.execute(f"PRAGMA user_version = {len(STEPS)}")
+    connection.execute(f"PRAGMA application_id = {APPLICATION}")
+
+
+def _fill(path: Path, rows: Mapping[str, Sequence[Row]]) -> None:
+    """Make a new file with rows of a broken one; entries may be missing from it."""
+    with contextlib.closing(sqlite3.connect(path, isolation_level=None)) as connection:
+        connection.execute("BEGIN IMMEDIATE")
+        _step_up(connection, 0)
+        for table, lines in rows.items():
+            for row in lines:
+                marks = ", ".join("?" * len(row))
+                connection.execute(f"INSERT OR IGNORE INTO {table} VALUES ({marks})", row)
+        connection.execute("INSERT OR REPLACE INTO state VALUES ('rebuild', '1')")
+        touch(connection)
+        connection.execute("COMMIT")
 
 
 _FOREIGN = "file is not a database of this program: it is malformed"
@@ -261,6 +333,20 @@ def _salvaged(path: Path) -> dict[str, list[Row]]:
                     unique.update((tuple(row), None) for row in cursor)
             rows[table] = list(unique)
     return rows
+
+
+def _has_locks(folder: Path) -> bool:
+    """Tell whether the system grants locks on files of a folder; SQLite would take a no for being busy."""
+    if sys.platform == "win32":
+        return True
+    import fcntl
+
+    try:
+        with tempfile.TemporaryFile(dir=folder) as file:
+            fcntl.lockf(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:  # a folder that cannot be written is another matter
+        return error.errno not in (errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOTSUP, errno.ENOSYS)
+    return True
 
 
 def _sentence(error: sqlite3.Error, path: Path) -> OutputError:

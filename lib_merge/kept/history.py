@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
-from lib_merge.errors import OutputError, RecipeError
-from lib_merge.files.store import write_text
+from lib_merge.errors import FileFormatError, OutputError, RecipeError
+from lib_merge.files.store import read_text, write_text
 from lib_merge.kept.database import ID, Database, new_id, touch
-from lib_merge.kept.reports import unpacked
+from lib_merge.kept.reports import MOST_BYTES as LARGEST
+from lib_merge.kept.reports import packed, unpacked
+from lib_merge.methods import METHODS
+from lib_merge.ranks.policy import parse_policy
 
 VERSION = 1
 CHANGEABLE = ("verdict", "notes", "status", "rating", "name", "key", "grid")
@@ -154,6 +158,36 @@ class History:
         for name, text in texts.items():
             write_text(self._trash / name, text)
 
+    def restore(self, identity: str) -> bool:
+        """Put a removed entry and its report back from the trash; False where the trash has none of that id.
+
+        Raises:
+            OutputError: it cannot be written; the files in the trash stay then.
+        """
+        if not ID.fullmatch(identity):
+            return False
+        names = (f"{identity}.json", f"{identity}-report.json", f"{identity}-report.html")
+        try:
+            entry, *reports = [read_text(self._trash / name, LARGEST) for name in names]
+        except FileFormatError as error:
+            raise OutputError(str(error)) from error
+        if entry is None:
+            return False
+
+        def work(connection: sqlite3.Connection) -> None:
+            row = (identity, dump(parse(identity, entry)))
+            connection.execute("INSERT OR IGNORE INTO entries VALUES (?, ?)", row)
+            if any(reports):
+                blobs = [None if text is None else packed(text) for text in reports]
+                connection.execute("INSERT OR IGNORE INTO reports VALUES (?, ?, ?)", (identity, *blobs))
+            touch(connection)
+
+        self._database.write(work)
+        for name in names:
+            with contextlib.suppress(OSError):
+                (self._trash / name).unlink()
+        return True
+
     def diff(self, identity: str, other: str) -> Sequence[str]:
         """Return what changed from `other` to this entry, in sentences."""
         return differences(self.get(other).recipe, self.get(identity).recipe)
@@ -242,13 +276,11 @@ def _text(entry: Entry) -> str:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
     """Return what changed between two recipes (JSON), in sentences."""
     lines = []
-    for name in ("method", "rank", "conv_rank", "prune", "precision", "seed"):
+    for name in ("method", "rank", "conv_rank", "prune", "prune_below", "precision", "seed"):
         if before.get(name) != after.get(name):
-            lines.append(f"{name.replace('_', ' ')}: {before.get(name)} → {after.get(name)}")
-    old, new = before.get("knobs") or {}, after.get("knobs") or {}
-    for knob in sorted(set(old) | set(new)):
-        if old.get(knob) != new.get(knob):
-            lines.append(f"{knob.replace('_', ' ')}: {old.get(knob)} → {new.get(knob)}")
+            old, new = (_setting(name, recipe.get(name)) for recipe in (before, after))
+            lines.append(f"{name.replace('_', ' ')}: {old} → {new}")
+    lines += _knobs(before, after)
     one, other = _sources(before), _sources(after)
     lines += [f"{name} was taken out" for name in one if name not in other]
     lines += [
@@ -258,6 +290,37 @@ def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str
         if name in other:
             lines += _changed(name, one[name], other[name])
     return lines or ["nothing changed"]
+
+
+def _setting(name: str, value: Any) -> str:  # noqa: ANN401
+    """Return a setting of a recipe as people read it: a title, a rank in words, `none` for nothing."""
+    if value is None:
+        return "automatic" if name == "rank" else "none"
+    if name == "method":
+        return METHODS[value].title if isinstance(value, str) and value in METHODS else str(value)
+    if name == "rank":
+        try:
+            return parse_policy(value).words.removeprefix("rank ")
+        except RecipeError:
+            return str(value)
+    return str(value)
+
+
+def _knobs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
+    """Yield what changed of the settings that the later method has; what was not set was at its default."""
+    method = METHODS.get(str(after.get("method")))
+    same = before.get("method") == after.get("method")
+    old, new = (recipe.get("knobs") or {} for recipe in (before, after))
+    for knob in method.knobs if method is not None else ():
+        was = old.get(knob.name, knob.default) if same else knob.default
+        now = new.get(knob.name, knob.default)
+        if was != now:
+            title = knob.name.replace("_", " ")
+            yield f"{title}: {_switched(was)} → {_switched(now)}" if same else f"{title}: {_switched(now)}"
+
+
+def _switched(value: object) -> str:
+    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
 
 
 def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:

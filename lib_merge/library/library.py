@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import secrets
 import threading
 from collections import Counter
@@ -171,7 +172,7 @@ class Library:
         Raises:
             RecipeError: no such folder or file, or a path that leads outside.
         """
-        number, _, relative = key.partition("/")
+        number, relative = _read_key(key)
         folder = {str(place): one for place, one in enumerate(self._folders())}.get(number)
         parts = PurePosixPath(relative).parts
         inside = parts and ".." not in parts and parts[0] != "/"
@@ -198,14 +199,16 @@ class Library:
         for number, folder in enumerate(self._folders()):
             for one, other in ((path, folder), (path.resolve(), folder.resolve())):
                 try:
-                    return f"{number}/{one.relative_to(other).as_posix()}"
+                    below = one.relative_to(other)
                 except ValueError:
                     continue
+                if ".." not in below.parts:
+                    return key_of(number, below)
         return ""
 
     def find(self, name: str) -> Item | None:
         """Return the LoRA that answers to a stem or alias, exact case first."""
-        items = self.items()
+        items, name = self.items(), as_text(name)
         exact = (item for item in items if name in (item.alias, item.name))
         lower = name.lower()
         alike = (item for item in items if lower in (item.alias.lower(), item.name.lower()))
@@ -213,7 +216,7 @@ class Library:
 
     def stem_taken(self, stem: str) -> bool:
         """Return True where a LoRA of that stem or alias is in the folders."""
-        return any(stem in (item.name, item.alias) for item in self.items())
+        return any(as_text(stem) in (item.name, item.alias) for item in self.items())
 
     def merges(self) -> Iterator[dict[str, Any]]:
         """Yield what an entry of the history says of every merged LoRA, as far as the file itself tells
@@ -287,16 +290,49 @@ class Library:
         }
         marks = (Mark(**{**one, "evidence": tuple(one["evidence"])}) for one in header.get("marks", ()))
         return Item(
-            key=f"{number}/{relative.as_posix()}",
-            name=path.stem,
-            folder="" if where == "." else where,
-            alias=self._alias(path),
+            key=key_of(number, relative),
+            name=as_text(path.stem),
+            folder="" if where == "." else as_text(where),
+            alias=as_text(self._alias(path)),
             size=size,
             mtime=time / 1e9,
             preview=self._preview(path),
             marks=tuple(marks),
             **told,
         )
+
+
+# -------------------------------------------------------------------------------------------- keys
+
+_HALF = re.compile("[\ud800-\udfff]")
+_ESCAPED = re.compile(r"\\(?:u(d[89a-f][0-9a-f]{2})|\\)")
+
+
+def as_text(name: str) -> str:
+    """Return a name of the file system as a text: half characters, which stand for bytes that are no UTF-8,
+    are escaped.
+    """
+    return name if name.isascii() else _HALF.sub(lambda half: f"\\u{ord(half[0]):04x}", name)
+
+
+def key_of(number: int, relative: Path) -> str:
+    """Return how the browser names a file: "folder number/path below it".
+
+    Names that are no text (not UTF-8, or half a character) cannot go over the wire: with a second slash,
+    which no path has there, the path is escaped.
+    """
+    text = relative.as_posix()
+    if not _HALF.search(text):
+        return f"{number}/{text}"
+    return f"{number}//" + as_text(text.replace("\\", "\\\\"))
+
+
+def _read_key(key: str) -> tuple[str, str]:
+    """Return folder number and path of a key."""
+    number, _, relative = key.partition("/")
+    if not relative.startswith("/"):
+        return number, relative
+    return number, _ESCAPED.sub(lambda sign: chr(int(sign[1], 16)) if sign[1] else "\\", relative[1:])
 
 
 # -------------------------------------------------------------------------------------------- what files say

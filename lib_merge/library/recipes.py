@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
-from lib_merge.files import store
+from lib_merge.files import moving, store
 from lib_merge.files.hashes import file_hash
-from lib_merge.files.writer import check_output_name
+from lib_merge.files.names import check_stem
 from lib_merge.library.library import SUFFIXES
 from lib_merge.recipe import Recipe, Source, from_json, same_hash
 
@@ -94,28 +94,25 @@ class RecipeBook:
         Raises:
             RecipeError: there is none of that name.
         """
-        path = self._folder / f"{_checked(name)}.json"
-        if not path.is_file():
+        path = self._folder / f"{name}.json"
+        if name not in self.names():
             message = f"there is no recipe called {name!r}."
             raise RecipeError(message)
         try:
-            store.to_trash(path, self._trash)
+            moving.to_trash(path, self._trash)
         except OSError as error:
             raise store.write_error(error, path, f"the recipe {name!r}") from error
 
 
 def _checked(name: str) -> str:
-    name = re.sub(r"\s+", " ", name).strip()
+    name = re.sub(" +", " ", name).strip(" ")
     try:
-        check_output_name(Path(f"{name}.safetensors"))
+        check_stem(name)
     except OutputError as error:
-        message = (
-            f"a recipe cannot be called {name[:40]!r}: choose a name that a file could have, "
-            "without : < and >."
-        )
+        message = f"a recipe cannot be called so: {error}"
         raise RecipeError(message) from error
-    if len(name) > MOST_NAME or name.startswith("."):
-        message = f"the name of a recipe has at most {MOST_NAME} characters and does not begin with a dot."
+    if len(name) > MOST_NAME:
+        message = f"the name of a recipe has at most {MOST_NAME} characters."
         raise RecipeError(message)
     return name
 

@@ -280,6 +280,13 @@ CANCELS = _row(
     why="float64 Grams hold a sum that cancels to this as rounding: no direction to bring to full strength",
     breaks="smaller: rounding is scaled up to full strength; larger: near-opposites are saved as nothing",
 )
+CANCELS_WHOLE = _row(
+    "CANCELS_WHOLE",
+    5e-7,
+    "of √Σ‖wᵢΔWᵢ‖²",
+    why="eight roundings of float32, in which whole matrices and biases are added: a sum of ten stays below",
+    breaks="smaller: rounding is saved as a difference; larger: a small difference is saved as nothing",
+)
 COLUMN_FLOOR = _row(
     "COLUMN_FLOOR",
     1e-12,
@@ -355,4 +362,74 @@ OPPOSITE = _row(
     "cosine",
     why="the mirror of PARALLEL: past it an arc between two sources is no way rather than another",
     breaks="towards 0: sources that merely differ are called opposite; towards −1: opposites pass in silence",
+)
+SAME_SIZE = _row(
+    "SAME_SIZE",
+    0.02,
+    "of the strength",
+    why="nobody sees a merge become two per cent stronger",
+    breaks="smaller: what is there already is advised, rounded; larger: a visible change is not offered",
+)
+SAME_DIRECTION = _row(
+    "SAME_DIRECTION",
+    0.995,
+    "cosine",
+    why="a method this near to what is there only makes it stronger or weaker, which a ratio does, too",
+    breaks="smaller: methods that mend something are called rescaling; larger: rescaling is sold as mending",
+)
+AS_STRONG = _row(
+    "AS_STRONG",
+    0.25,
+    "of the strength",
+    why="averages of epochs come out within this of one of them; a sum of two alike is twice as strong",
+    breaks="smaller: an average is not offered for being an average; larger: a sum passes for one source",
+)
+EASED = _row(
+    "EASED",
+    0.8,
+    "of the crosstalk",
+    why="a method is worth a change where it lowers it a fifth below that of the sum at the same strength",
+    breaks="smaller: a method that halves it is not offered; 1 and more: one that only weakens is",
+)
+MORE_OF_BOTH = _row(
+    "MORE_OF_BOTH",
+    0.05,
+    "cosine",
+    why="what two sources hold in a merge moves by 0.01 between one sample of modules and another",
+    breaks="0: noise is a reason for another method; larger: a method that holds more is not offered",
+)
+MORE_OF_IT = _row(
+    "MORE_OF_IT",
+    0.15,
+    "of the text encoder",
+    why="what unrelated LoRAs cost each other by chance is below this",
+    breaks="smaller: a whole text encoder is given up for nothing; larger: a real quarrel goes on",
+)
+GIVEN_UP = _row(
+    "GIVEN_UP",
+    0.35,
+    "of the energy",
+    why="text encoders hold a quarter to a third of a usual LoRA; one that holds more is what it is about",
+    breaks="smaller: the usual case is never offered; larger: a LoRA of the text encoder is switched off",
+)
+COMPARABLE = _row(
+    "COMPARABLE",
+    0.1,
+    "of the energy",
+    why="a LoRA of the attention alone holds an eighth to a quarter of what one with convolutions does there",
+    breaks="smaller: LoRAs that meet in one module are balanced by it; larger: common kinds never are",
+)
+EVENED = _row(
+    "EVENED",
+    0.05,
+    "of the merge",
+    why="a share that falls by less than five points is not seen",
+    breaks="smaller: balancing is advised for nothing; larger: an uneven merge is left alone",
+)
+STANDS_FOR = _row(
+    "STANDS_FOR",
+    0.1,
+    "of the strength, and of the cosine",
+    why="near-duplicates and resized files differ from the merge of both by less, and no other file does",
+    breaks="smaller: two files of one LoRA stay two; larger: another LoRA is dropped for its likeness",
 )

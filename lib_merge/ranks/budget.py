@@ -68,12 +68,15 @@ def fewest(spectra: Mapping[str, np.ndarray], price: Mapping[str, int], share: f
 def _by_worth(
     spectra: Mapping[str, np.ndarray], price: Mapping[str, int], ranks: Mapping[str, int]
 ) -> list[tuple[float, str]]:
-    """Return (−S²/price, module) for every rank that is not taken yet, what buys most first."""
+    """Return (−S²/price, module) for every rank that is not taken yet, what buys most first.
+
+    Modules without a price are not saved: what their sources leave of each other is rounding.
+    """
     return sorted(
         (-(float(value) ** 2) / price[name], name)
         for name, values in spectra.items()
         for value in values[ranks[name] :]
-        if value > 0
+        if value > 0 and price[name]
     )
 
 

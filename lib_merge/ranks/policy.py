@@ -67,6 +67,19 @@ class RankPolicy:
         return word if self.kind in (PolicyKind.LOSSLESS, PolicyKind.SUM) else f"{word}:{self.value:.12g}"
 
     @property
+    def words(self) -> str:
+        """The policy in a sentence: `rank 8`, `a file of 50 MB`."""
+        if self.kind is PolicyKind.RANK:
+            return f"rank {int(self.value)}"
+        if self.kind is PolicyKind.ENERGY:
+            return f"{100 * self.value:.12g}% of every module"
+        if self.kind is PolicyKind.ERROR:
+            return f"an error of {100 * self.value:.12g}% in every module"
+        if self.kind is PolicyKind.BUDGET:
+            return f"a file of {self.value / 1e6:.12g} MB"
+        return "the sum of the sources' ranks" if self.kind is PolicyKind.SUM else "lossless"
+
+    @property
     def exact(self) -> bool:
         """True when nothing may be cut."""
         return self.kind is PolicyKind.LOSSLESS
@@ -188,6 +201,7 @@ class SizeEstimate:
     fixed     bytes that are no factors, should every module be kept
     most      bytes that the file will not exceed, where there is a budget
     emptied   modules that weigh nothing in any source
+    cancelled  modules whose sources cancel each other, of which no ΔW is saved
     """
 
     modules: Mapping[str, SavedModule]
@@ -198,6 +212,7 @@ class SizeEstimate:
     fixed: int
     most: int | None = None
     emptied: int = 0
+    cancelled: tuple[str, ...] = ()
 
     @property
     def bytes(self) -> int:
@@ -218,6 +233,11 @@ class SizeEstimate:
         return self.most is None and all(module.exact for module in self.modules.values())
 
     @property
+    def nothing(self) -> bool:
+        """True where no module is left, and nothing else is copied either."""
+        return not self.copied and all(module.filler for module in self.modules.values())
+
+    @property
     def cut(self) -> bool:
         """True where a rank policy, pruning or a budget may take something away."""
         return self.most is not None or any(module.cut for module in self.modules.values())
@@ -230,6 +250,11 @@ class SizeEstimate:
             if ranks.get(name, 1)
         }
         return replace(self, modules=modules, most=None)
+
+    def fillers(self, names: Sequence[str]) -> np.ndarray:
+        """Return Bool[module], which of these modules are zeros that a loader wants."""
+        known = [self.modules.get(name) for name in names]
+        return np.array([module is not None and module.filler for module in known], dtype=bool)
 
     def prices(self, names: Sequence[str]) -> np.ndarray:
         """Return Int[module], bytes of one rank of these modules; 0 of one that weighs nothing anywhere."""

@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import threading
+import urllib.parse
 import webbrowser
 from collections.abc import Collection, Sequence
 from pathlib import Path
@@ -18,11 +19,13 @@ from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.library.library import key_of
 from lib_merge.ui.operations import open_desk
+from lib_merge.ui.pictures import picture_beside
+from lib_merge.ui.strangers import OwnPageOnly, add_token
 from lib_merge.ui.tab import build_with
 
 ROOT = Path(__file__).resolve().parents[2]
-SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".gif")
 log = logging.getLogger("lib_merge")
 
 
@@ -66,11 +69,9 @@ class PlainHost:
 
     def preview_url(self, path: Path) -> str:
         """Return the address of a picture beside the LoRA."""
-        for suffix in SUFFIXES:
-            for picture in (path.with_suffix(f".preview{suffix}"), path.with_suffix(suffix)):
-                if picture.is_file():
-                    return f"lora-merge/preview/{picture.relative_to(self._folder).as_posix()}"
-        return ""
+        if picture_beside(path) is None:
+            return ""
+        return f"lora-merge/preview/{urllib.parse.quote(key_of(0, path.relative_to(self._folder)))}"
 
     def can_generate(self) -> bool:
         """Return False."""
@@ -97,6 +98,8 @@ class PlainHost:
 def build_app(host: PlainHost) -> FastAPI:
     """Return the web application: the tab at /, our scripts and styles put into its page."""
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
+    desk = open_desk(host)
+    add_token(app, desk.token)
 
     @app.get("/lora-merge/file/{name:path}")
     def asset(name: str) -> Response:
@@ -106,13 +109,13 @@ def build_app(host: PlainHost) -> FastAPI:
         kind = "text/css" if path.suffix == ".css" else "text/javascript"
         return FileResponse(path, media_type=f"{kind}; charset=utf-8", headers={"Cache-Control": "no-cache"})
 
-    @app.get("/lora-merge/preview/{name:path}")
-    def preview(name: str) -> Response:
-        folder = host.lora_folders()[0]
-        path = folder / name
-        if ".." in Path(name).parts or path.suffix.lower() not in SUFFIXES or not path.is_file():
-            return Response(status_code=404)
-        return FileResponse(path)
+    @app.get("/lora-merge/preview/{key:path}")
+    def preview(key: str) -> Response:
+        try:
+            picture = picture_beside(desk.library.resolve(key))
+        except MergeError:
+            picture = None
+        return FileResponse(picture) if picture is not None else Response(status_code=404)
 
     @app.middleware("http")
     async def inject(request: Request, call_next: Any) -> Response:  # noqa: ANN401
@@ -120,11 +123,14 @@ def build_app(host: PlainHost) -> FastAPI:
         if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
             return response  # type: ignore[no-any-return]
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
-        return HTMLResponse(body.replace("</head>", f"{_head()}</head>", 1), response.status_code)
+        page = body.replace("</head>", f"{_head()}</head>", 1)
+        return HTMLResponse(page, response.status_code, {"Content-Security-Policy": "frame-ancestors 'self'"})
+
+    app.add_middleware(OwnPageOnly)
 
     # the system's own fonts: a local page has no reason to ask a font server
     theme = gr.themes.Default(font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"])
-    return gr.mount_gradio_app(app, build_with(open_desk(host), theme), path="/")
+    return gr.mount_gradio_app(app, build_with(desk, theme), path="/")
 
 
 def _assets() -> list[Path]:

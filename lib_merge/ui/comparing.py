@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.recipe import Recipe, from_json, loads
-from lib_merge.ui.desk import Desk, operation
+from lib_merge.ui.desk import Desk, operation, trash_of
 from lib_merge.ui.keeping import Verdict
 from lib_merge.ui.pictures import write_preview
 from lib_merge.ui.prompt import recipes_of
@@ -154,7 +154,7 @@ def preview_set(desk: Desk, request: PreviewSetRequest) -> LoraNameReply:
         message = "this merge is not a LoRA yet: save it first."
         raise RecipeError(message)
     path = desk.library.resolve(entry.key)
-    write_preview(path, request.image)
+    write_preview(path, request.image, trash_of(desk))
     desk.library.refresh(wait=True)
     return LoraNameReply(name=path.stem)
 

@@ -10,9 +10,11 @@ refused and how, REST's routes and OpenAPI, the JavaScript's types.
 
 from __future__ import annotations
 
+import hmac
 import json
 import logging
 import random
+import secrets
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
@@ -27,6 +29,7 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.engine.headers import HeaderCache
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families import USUAL, family_of, family_with_list
+from lib_merge.files.trash import Trash
 from lib_merge.kept.archive import Archive
 from lib_merge.kept.history import History
 from lib_merge.kept.reports import Comparisons, Reports
@@ -42,6 +45,7 @@ from lib_merge.ui.state import Setup, from_recipe
 
 log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
+STALE = "the program was started anew since this page was opened: reload the page."
 
 
 @dataclass(slots=True, kw_only=True)
@@ -58,6 +62,7 @@ class Desk:
     jobs         work that takes longer than a click
     headers      what the headers of the files in use say
     measured     the last analysis with what it measured: another ratio needs no reading
+    token        what requests of the page carry, so that no other page can ask (`ui.strangers`)
     """
 
     host: Host
@@ -70,6 +75,7 @@ class Desk:
     jobs: Jobs = field(default_factory=Jobs)
     headers: HeaderCache = field(default_factory=HeaderCache)
     measured: AnalysisReport | None = None
+    token: str = field(default_factory=lambda: secrets.token_urlsafe(32), repr=False)
 
     @property
     def history(self) -> History:
@@ -89,20 +95,30 @@ class Desk:
     # -------------------------------------------------------------------------------------------- requests
 
     def handle(self, text: str) -> str:
-        """Answer one request of the page: JSON text with `op`, `id` and the operation's fields."""
+        """Answer one request of the page: JSON text with `op`, `id`, `token` and the operation's fields.
+
+        One without our token is refused unread; `stale` tells the page to ask for the token once more.
+        """
         request: object = None
         try:
             if len(text) > MAX_REQUEST:
                 message = "the request is too large."
                 raise RecipeError(message)
             request = json.loads(text)
-            reply = self.handle_dict(request)
+            reply = self._admitted(request)
         except (ValueError, RecursionError):
             reply = {"ok": False, "error": "the request is not valid JSON."}
         except MergeError as error:
             reply = {"ok": False, "error": sentence(error)}
         number = request.get("id") if isinstance(request, dict) else None
         return dumps({"id": number if isinstance(number, (int, str)) else None, **reply})
+
+    def _admitted(self, request: object) -> dict[str, Any]:
+        given = request.get("token") if isinstance(request, dict) else None
+        known = given.encode("utf-8", "replace") if isinstance(given, str) else b""
+        if not isinstance(request, dict) or not hmac.compare_digest(known, self.token.encode()):
+            return {"ok": False, "error": STALE, "stale": True}
+        return self.handle_dict({name: value for name, value in request.items() if name != "token"})
 
     def handle_dict(self, request: object, *, strict: bool = False) -> dict[str, Any]:
         """Answer a request that is parsed already; errors become one sentence.
@@ -230,6 +246,11 @@ def carried_recipe(path: Path) -> Recipe | None:
     with open_lora(path) as file:
         text = metadata.recipe_of(file.metadata)
     return loads(text, path.name) if text else None
+
+
+def trash_of(desk: Desk) -> Trash:
+    """Return where deleted and replaced files go."""
+    return Trash(desk.host.data_folder() / "trash")
 
 
 # ------------------------------------------------------------------------------------------------ operations

@@ -27,6 +27,7 @@ log = logging.getLogger("lib_merge")
 Result = TypeVar("Result")
 KEEP = 50
 POLL = 0.05
+MOST_WAITING = 20  # each is a thread; a program that asks in a loop must not take them all
 # work for later, which lets everything else go first
 YIELDING: tuple[str, ...] = ("report",)
 # how the stages of a merge usually share its time; only their proportions matter
@@ -81,6 +82,11 @@ class Task:
     share: float = 0.0
     working: float = 0.0
 
+    @property
+    def waits(self) -> bool:
+        """True until its turn has come, or it was stopped."""
+        return self.state == "waiting" and not self.stop.is_set()
+
     def progress(self, stage: str, done: int, total: int) -> None:
         """Note how far it is; called from any thread."""
         if stage != "queue" and not self.working:
@@ -131,8 +137,17 @@ class Jobs:
         self._turn = threading.Lock()
 
     def start(self, what: What, work: Callable[[Task], dict[str, Any]]) -> Task:
-        """Run `work` in a thread as soon as the one before it has ended; return its task at once."""
+        """Run `work` in a thread as soon as the one before it has ended; return its task at once.
+
+        Raises:
+            RecipeError: so many wait already; work for later is counted by itself.
+        """
         with self._lock:
+            later = what in YIELDING
+            waiting = [one for one in self._tasks.values() if one.waits and (one.what in YIELDING) is later]
+            if len(waiting) >= MOST_WAITING:
+                message = f"{MOST_WAITING} jobs are waiting already: wait for one to end, or stop one."
+                raise RecipeError(message)
             task = Task(next(self._number), what)
             self._tasks[task.id] = task
             for old in [number for number, one in self._tasks.items() if one.ended][:-KEEP]:

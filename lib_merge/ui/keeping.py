@@ -4,28 +4,28 @@ from __future__ import annotations
 
 import os
 import threading
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
+from lib_merge import metadata
 from lib_merge.blocks import ImportLine, NeighbourFile, Preset, find_preset_files, import_file, import_presets
 from lib_merge.blocks.weights import parse_elements
-from lib_merge.errors import OutputError, RecipeError
+from lib_merge.engine.report import choice_words, proof_words
+from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import USUAL
-from lib_merge.files.store import move
-from lib_merge.files.writer import check_output_name
+from lib_merge.files.beside import beside
+from lib_merge.files.moving import move_all, move_back
+from lib_merge.files.names import SUFFIX, check_stem
 from lib_merge.kept.history import Entry
 from lib_merge.ui.catalog import PresetsReply, presets
-from lib_merge.ui.desk import Desk, Nothing, operation
+from lib_merge.ui.desk import Desk, Nothing, operation, trash_of
 from lib_merge.ui.protocol import About, write
 from lib_merge.ui.reopening import OpenReply, open_recipe
 from lib_merge.ui.state import TabState, to_recipe
 from lib_merge.ui.understanding import EntryRequest, PairRequest
 
 HISTORY_PAGE = 100
-# what the WebUI keeps beside a LoRA
-PICTURES = ("png", "jpg", "jpeg", "webp", "gif")
-BESIDE = (".json", ".txt", *(f"{before}.{kind}" for kind in PICTURES for before in ("", ".preview")))
 # Seconds to wait for a generation before the WebUI is told of a moved file later, by itself.
 PATIENCE = 2.0
 
@@ -234,7 +234,13 @@ class HistoryReply:
 def history(desk: Desk, request: HistoryRequest) -> HistoryReply:
     """What was merged, newest first (?search=)."""
     entries = desk.history.list(request.search)
-    return HistoryReply(entries=entries[: request.count], total=len(entries))
+    return HistoryReply(entries=[_told(one) for one in entries[: request.count]], total=len(entries))
+
+
+def _told(entry: Entry) -> Entry:
+    """Return an entry with its proof and its choice in words, which the history does not keep."""
+    words = {"proof": proof_words(entry.report), "choice": choice_words(entry.report)}
+    return replace(entry, report={**entry.report, **{name: text for name, text in words.items() if text}})
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -318,13 +324,20 @@ def rename(desk: Desk, request: RenameRequest) -> KeyReply:
     """Rename a merge and what lies beside it."""
     entry = desk.history.get(request.entry)
     old = desk.library.resolve(entry.key)
-    new = old.with_name(f"{request.to.strip().removesuffix('.safetensors')}.safetensors")
-    check_output_name(new)
-    if new.exists():
-        message = f"{new.name} exists already; choose another name."
+    stem = request.to.strip(" ").removesuffix(SUFFIX)
+    check_stem(stem)
+    new = old.with_name(f"{stem}{SUFFIX}")
+    taken = [path for path in (new, *beside(new)) if os.path.lexists(path)]
+    if taken:  # a picture or a config.json would become the merge's, and go with it later
+        message = f"{taken[0].name} exists already; choose another name."
         raise OutputError(message)
-    _move(old, new)
-    desk.history.update(entry.id, name=new.stem, key=desk.library.key_of(new))
+    pairs = [(old, new), *((path, _under(path, old, new)) for path in _belongings(old))]
+    move_all(pairs)
+    try:
+        desk.history.update(entry.id, name=new.stem, key=desk.library.key_of(new))
+    except MergeError:
+        move_back(pairs)  # the list would name a file that is not there
+        raise
     _tell(desk, [old, new])
     desk.library.refresh(wait=True)
     return KeyReply(key=desk.library.key_of(new))
@@ -334,15 +347,79 @@ def rename(desk: Desk, request: RenameRequest) -> KeyReply:
 def remove(desk: Desk, request: EntryRequest) -> Nothing:
     """Move a merge and its entry into trash folders; a file that is gone already is no error."""
     entry = desk.history.get(request.entry)
-    trash = desk.host.data_folder() / "trash"
-    if any(item.key == entry.key for item in desk.library.items()):
-        path = desk.library.resolve(entry.key)
-        trash.mkdir(parents=True, exist_ok=True)
-        _move(path, trash / f"{entry.id}-{path.name}")
-        _tell(desk, [path])
-        desk.library.refresh(wait=True)
-    desk.history.remove(entry.id)
+    if not any(item.key == entry.key for item in desk.library.items()):
+        desk.history.remove(entry.id)
+        return Nothing()
+    trash, path = trash_of(desk), desk.library.resolve(entry.key)
+    thrown = trash.take([path, *_belongings(path)], entry.id)
+    try:
+        desk.history.remove(entry.id)
+    except MergeError:
+        trash.restore(thrown)  # the list would name a file that is not there
+        raise
+    _tell(desk, [path])
+    desk.library.refresh(wait=True)
     return Nothing()
+
+
+def _belongings(lora: Path) -> list[Path]:
+    """Return what goes where a LoRA goes; a .json that is no card is another program's and stays."""
+    side_car = metadata.side_car_path(lora)
+    return [path for path in beside(lora) if path != side_car or metadata.card_at(path).known]
+
+
+def _under(path: Path, old: Path, new: Path) -> Path:
+    """Return the name of what lies beside a LoRA under the LoRA's new name."""
+    return new.with_name(f"{new.stem}{path.name[len(old.stem) :]}")
+
+
+# -------------------------------------------------------------------------------------------- the trash
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrownLora:
+    """A LoRA in the trash."""
+
+    id: str
+    name: Annotated[str, About("of its file")]
+    time: Annotated[str, About("ISO 8601")]
+    why: Annotated[str, About("deleted or replaced")]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TrashReply:
+    """What can go back, the newest first."""
+
+    thrown: list[ThrownLora]
+
+
+@operation("trash")
+def trash(desk: Desk) -> TrashReply:
+    """Return the LoRAs that were deleted, or replaced by a merge, and can go back."""
+    things = [ThrownLora(id=t.id, name=t.name, time=t.time, why=t.why) for t in trash_of(desk).things()]
+    return TrashReply(thrown=things)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class RestoreRequest:
+    """Names what is to go back."""
+
+    thrown: Annotated[str, About("its id in the trash")]
+
+
+@operation("restore")
+def restore(desk: Desk, request: RestoreRequest) -> KeyReply:
+    """Move a LoRA and what lay beside it from the trash to its place, and its entry into the history."""
+    trash = trash_of(desk)
+    thrown = trash.get(request.thrown)
+    if not desk.library.key_of(Path(thrown.folder) / thrown.name):
+        message = f"{thrown.name} lay outside of today's LoRA folders, in {thrown.folder}; move it by hand."
+        raise RecipeError(message)
+    back = trash.restore(thrown)
+    desk.history.restore(thrown.id)
+    _tell(desk, back[:1])
+    desk.library.refresh(wait=True)
+    return KeyReply(key=desk.library.key_of(back[0]))
 
 
 def _tell(desk: Desk, changed: list[Path]) -> None:
@@ -355,21 +432,3 @@ def _tell(desk: Desk, changed: list[Path]) -> None:
     thread = threading.Thread(target=tell, name="lora-merge-moved", daemon=True)
     thread.start()
     thread.join(PATIENCE)
-
-
-def _move(old: Path, new: Path) -> None:
-    """Move the LoRA first, then what lies beside it: half a move leaves pictures behind, never a LoRA."""
-    pairs = [(old, new)]
-    pairs += [
-        (old.with_suffix(end), new.with_suffix(end)) for end in BESIDE if old.with_suffix(end).is_file()
-    ]
-    taken = next((target for _, target in pairs if os.path.lexists(target)), None)
-    if taken is not None:
-        message = f"{taken.name} exists already; choose another name."
-        raise OutputError(message)
-    try:
-        for source, target in pairs:
-            move(source, target)
-    except OSError as error:
-        message = f"{old.name} cannot be moved, perhaps because it is in use: {error.strerror or error}."
-        raise OutputError(message) from error

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path, PurePosixPath
@@ -14,16 +14,16 @@ from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families import family_of
-from lib_merge.files.writer import check_output_name
+from lib_merge.files.names import SUFFIX, check_stem
 from lib_merge.kept.history import Entry
 from lib_merge.library.partners import noise_level, partner_stem, partners_of
 from lib_merge.loaders import written_in
 from lib_merge.recipe import Recipe, from_json, with_paths
-from lib_merge.ui.desk import Desk, carried_recipe, operation
+from lib_merge.ui.desk import Desk, carried_recipe, operation, trash_of
 from lib_merge.ui.jobs import JobReply, Task, compute
 from lib_merge.ui.listing import LoraRequest
 from lib_merge.ui.pictures import keep_preview
-from lib_merge.ui.planning import StateRequest, check_plain_name, outlook, sub_folder, target_of
+from lib_merge.ui.planning import StateRequest, outlook, sub_folder, target_of
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, to_recipe
 from lib_merge.ui.understanding import report_merge
@@ -144,11 +144,10 @@ def _target_again(desk: Desk, entry: Entry, name: str) -> Path:
         OutputError: a name that cannot be, or one that exists already.
     """
     own = entry.key.partition("/")[2]
-    stem = name.strip().removesuffix(".safetensors") or entry.name
-    check_plain_name(stem)
+    stem = name.strip(" ").removesuffix(SUFFIX) or entry.name
+    check_stem(stem)
     root = desk.host.lora_folders()[0]
-    target = sub_folder(root, str(PurePosixPath(own).parent)) / f"{stem}.safetensors"
-    check_output_name(target)
+    target = sub_folder(root, str(PurePosixPath(own).parent)) / f"{stem}{SUFFIX}"
     if target.exists() and stem != entry.name:
         message = f"{target.name} exists already; choose another name."
         raise OutputError(message)
@@ -181,11 +180,18 @@ def run_recipe(desk: Desk, recipe: Recipe, target: Path, output: Output, task: T
         desk.host.refresh_loras([Path(made.output)])
         return made
 
-    report, remarks = compute(desk.host, task, work, overwrite=output.overwrite, drop_unsupported=True)
+    report, remarks = compute(
+        desk.host,
+        task,
+        work,
+        overwrite=output.overwrite,
+        drop_unsupported=True,
+        trash=trash_of(desk).folder,
+        card=_card(output),
+    )
     report.warnings[:0] = remarks
     saved = Path(report.output)
-    _side_car(saved, output)
-    report.warnings.extend(keep_preview(desk.library, saved, output.preview))
+    report.warnings.extend(keep_preview(desk.library, saved, output.preview, trash_of(desk)))
     desk.library.refresh(wait=True)
     done = {
         **report.to_json(),
@@ -216,10 +222,8 @@ def _on_checkpoint(desk: Desk, saved: Path, family: str) -> dict[str, Any] | Non
     return {"name": name, "loaded": len(modules) - len(lost), "total": len(modules), "lost": lost[:12]}
 
 
-def _side_car(saved: Path, output: Output) -> None:
-    """Put the words and notes of the tab into the WebUI's side-car; the merge is safe already, so failing is
-    no loss.
-    """
+def _card(output: Output) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return what puts the words and notes of the tab into the WebUI's side-car."""
 
     def change(side: dict[str, Any]) -> dict[str, Any]:
         if output.triggers is not None:
@@ -228,8 +232,7 @@ def _side_car(saved: Path, output: Output) -> None:
             side["notes"] = f"{output.notes[:10_000]}\n{side.get('notes', '')}".strip()
         return side
 
-    with contextlib.suppress(OutputError):
-        metadata.edit_side_car(saved, change)
+    return change
 
 
 def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: Output) -> str:
@@ -240,6 +243,7 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
     summary = (
         "relative_error",
         "energy_kept",
+        "cast_error",
         "rank",
         "bytes",
         "seconds",

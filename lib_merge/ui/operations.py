@@ -38,7 +38,7 @@ def open_desk(host: Host) -> Desk:
         archive.facts("header", folders.VERSION),
         host.preview_url,
         host.alias_of,
-        scanned=lambda library: archive.history.rebuild(library.merges),
+        scanned=lambda library: archive.rebuild(library.merges),
     )
     return Desk(
         host=host,

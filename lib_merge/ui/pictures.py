@@ -6,10 +6,12 @@ import base64
 import binascii
 import contextlib
 import io
+import os
 from pathlib import Path
 
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.files.store import write
+from lib_merge.files.trash import Trash
 from lib_merge.library.library import Library
 from lib_merge.ui.state import Preview
 
@@ -17,13 +19,14 @@ ENDINGS = ("png", "jpg", "jpeg", "webp", "gif")
 LARGEST = 12 << 20
 
 
-def keep_preview(library: Library, saved: Path, preview: Preview | None) -> list[str]:
+def keep_preview(library: Library, saved: Path, preview: Preview | None, trash: Trash) -> list[str]:
     """Put a picture beside a saved LoRA; the merge is safe already, so what goes wrong is only said.
 
     Args:
         library: resolves the source whose picture is taken.
         saved: the LoRA.
         preview: whose picture, or which.
+        trash: where an earlier picture goes.
     Returns:
         Sentences on what went wrong.
     """
@@ -32,7 +35,7 @@ def keep_preview(library: Library, saved: Path, preview: Preview | None) -> list
     try:
         data = _of_source(library, preview.like) if preview.like else decoded(preview.data)
         if data is not None:
-            _write(saved, data)
+            _write(saved, data, trash)
     except (RecipeError, OutputError, OSError) as error:
         return [f"the preview picture was not saved: {error}"]
     return []
@@ -77,26 +80,36 @@ def _ending(data: bytes) -> str:
     raise RecipeError(message)
 
 
-def _write(saved: Path, data: bytes) -> None:
+def _write(saved: Path, data: bytes, trash: Trash) -> None:
     if len(data) > LARGEST:
         message = f"it is larger than {LARGEST >> 20} MB."
         raise RecipeError(message)
-    target = saved.with_suffix(f".preview.{_ending(data)}")
-    write(target, data)
-    for ending in ENDINGS:  # an older picture of another kind would be shown instead
-        other = saved.with_suffix(f".preview.{ending}")
-        if other != target:
+    _replace(saved, saved.with_suffix(f".preview.{_ending(data)}"), data, trash)
+
+
+def _replace(lora: Path, target: Path, data: bytes, trash: Trash) -> None:
+    """Write the picture of a LoRA; an earlier one is kept, one of another kind would be shown instead."""
+    places = [lora.with_suffix(f".preview.{ending}") for ending in ENDINGS]
+    earlier = [place for place in places if os.path.lexists(place)]
+    if earlier == [target] and target.is_file() and target.read_bytes() == data:
+        return
+    if earlier:
+        trash.keep(earlier)
+    write(target, data, title="the preview", follow=False)
+    for place in earlier:
+        if place != target:
             with contextlib.suppress(OSError):
-                other.unlink()
+                place.unlink()
 
 
-def write_preview(lora: Path, image: str) -> Path:
+def write_preview(lora: Path, image: str, trash: Trash) -> Path:
     """Write a picture beside a LoRA as the WebUI's cards want it; an animated or huge one becomes a plain
     PNG.
 
     Args:
         lora: the file.
         image: data: address of a picture.
+        trash: where an earlier picture goes.
     Raises:
         RecipeError: not a picture.
         OutputError: the folder cannot be written.
@@ -111,6 +124,6 @@ def write_preview(lora: Path, image: str) -> Path:
     except Exception as error:  # PIL raises many kinds for what is no picture
         message = "that picture cannot be read."
         raise RecipeError(message) from error
-    target = lora.with_name(f"{lora.stem}.preview.png")
-    write(target, data.getvalue(), title="the preview")
+    target = lora.with_suffix(".preview.png")
+    _replace(lora, target, data.getvalue(), trash)
     return target

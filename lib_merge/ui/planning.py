@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import os
 import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,14 +15,17 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
+from lib_merge.engine.cancelling import NOTHING
 from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
 from lib_merge.errors import OutputError, RecipeError
 from lib_merge.families import encoder_of
-from lib_merge.files.writer import check_output_name
+from lib_merge.files.beside import beside
+from lib_merge.files.names import NOT_ALLOWED, SUFFIX, check_name, check_output_name, check_stem
 from lib_merge.kept.history import differences
 from lib_merge.loaders import HOSTS, Contents, lost_on_the_way, verdicts, written_in
 from lib_merge.recipe import Recipe
@@ -100,6 +104,8 @@ def plan(desk: Desk, request: StateRequest) -> PlanReply:
 def outlook(desk: Desk, state: TabState) -> Outlook:
     """Return what a merge would make: name, family, modules, ranks, size, and what to know before saving.
 
+    Of the files' tensors only as much is read as tells whether modules cancel each other.
+
     Raises:
         MergeError: what keeps it from being merged, in one sentence.
     """
@@ -117,6 +123,13 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes += [advice.reason for advice in spoiled if not advice.apply]
         encoders = [source.letter for source in sources if _has_encoder(source.file)]
         size = foresee(tree)
+        if size.nothing:
+            raise OutputError(NOTHING)
+        if size.cancelled:
+            notes.append(_cancelled(size.cancelled))
+        strong = list(normalised(tree))
+        notes += [advice.reason for advice in strong if not advice.apply]
+        spoiled += [advice for advice in strong if advice.apply]
         names = foreseen_names(tree)
         notes += _lost(desk, names, tree)
     return Outlook(
@@ -138,11 +151,19 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         notes=notes,
         loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
-            Offer(title=advice.title, reason=advice.reason, changes=Changes(aside=advice.apply["aside"]))
+            Offer(title=advice.title, reason=advice.reason, changes=Changes(**advice.apply))
             for advice in spoiled
             if advice.apply
         ],
         changes=_changes(desk, state.output.based_on, node.recipe),
+    )
+
+
+def _cancelled(names: Sequence[str]) -> str:
+    one = len(names) == 1
+    return (
+        f"{len(names)} {'module stays' if one else 'modules stay'} out: "
+        f"the sources cancel each other in {'it' if one else 'them'} ({names[0]}{'' if one else ', …'})"
     )
 
 
@@ -365,7 +386,7 @@ def _and(names: Sequence[str]) -> str:
 
 TEMPLATE = "{sources}_{method}_{weights}_v{n}"
 _FIELD = re.compile(r"\{(sources|method|weights|rank|n)\}")
-_BAD = re.compile(r'[<>:"|?*\\/\x00-\x1f\x7f\ud800-\udfff,{}]+')
+_BAD = re.compile(f"[{NOT_ALLOWED},{{}}]+")
 MOST = 100
 
 
@@ -390,7 +411,7 @@ def fill_template(
         "n": "{n}",
     }
     stem = _FIELD.sub(lambda match: values[match[1]], template or TEMPLATE)
-    return re.sub(r"\s+", " ", stem).strip(" .") or "merge_v{n}"
+    return re.sub(" +", " ", stem).strip(" ") or "merge_v{n}"
 
 
 def _percent(weight: float) -> str:
@@ -407,27 +428,22 @@ def output_path(folder: Path, stem: str, *, overwrite: bool) -> Path:
     Raises:
         OutputError: a name that a system could not keep, or that leads into another folder.
     """
-    stem = stem.removesuffix(".safetensors")
-    check_plain_name(stem)
+    stem = stem.removesuffix(SUFFIX)
+    check_stem(stem)
     if "{n}" not in stem:
-        path = folder / f"{stem}.safetensors"
-        check_output_name(path)
-        return path
+        return folder / f"{stem}{SUFFIX}"
     number = 1
-    while (folder / f"{stem.replace('{n}', str(number))}.safetensors").exists():
+    while _taken(path := folder / f"{stem.replace('{n}', str(number))}{SUFFIX}", overwrite=overwrite):
         number += 1
     if overwrite and number > 1:
-        number -= 1
-    path = folder / f"{stem.replace('{n}', str(number))}.safetensors"
+        path = folder / f"{stem.replace('{n}', str(number - 1))}{SUFFIX}"
     check_output_name(path)
     return path
 
 
-def check_plain_name(stem: str) -> None:
-    """Raise `OutputError` for a name that would lead into another folder; folders are chosen beside it."""
-    if set(stem) & set("/\\"):
-        message = f"the name {stem[:60]!r} has a slash in it; choose the folder in its own field."
-        raise OutputError(message)
+def _taken(path: Path, *, overwrite: bool) -> bool:
+    """Tell whether a version is there already, or without leave to overwrite, something beside its name."""
+    return os.path.lexists(path) or (not overwrite and bool(beside(path)))
 
 
 def sub_folder(root: Path, name: str) -> Path:
@@ -441,5 +457,5 @@ def sub_folder(root: Path, name: str) -> Path:
         message = f"the folder {name!r} is not inside the LoRA folder."
         raise OutputError(message)
     for part in parts:
-        check_output_name(Path(f"{part}.safetensors"))
+        check_name(part, "the folder")
     return root.joinpath(*parts)

@@ -14,6 +14,7 @@ import difflib
 import functools
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Mapping, Sequence
@@ -21,12 +22,13 @@ from dataclasses import dataclass
 from enum import Enum
 from typing import Any, TypeVar
 
-from lib_merge.errors import RecipeError
+from lib_merge.errors import RecipeError, legible
 
 T = TypeVar("T")
 SAFE = 2**53 - 1  # the largest whole number that JavaScript keeps exactly
 SHOWN = 40  # characters of a wrong value in a sentence
 LONGEST = 800  # characters of a sentence
+_HALF = re.compile("[\ud800-\udfff]")
 
 
 @dataclass(frozen=True, slots=True)
@@ -298,7 +300,7 @@ def shown(value: object) -> str:
 
 def sentence(error: object) -> str:
     """Return what an error says on one line, however long a name it quotes."""
-    text = " ".join("".join(sign if sign.isprintable() else " " for sign in str(error)).split())
+    text = " ".join(legible(" ".join(str(error).splitlines())).split())
     return text if len(text) <= LONGEST else f"{text[:LONGEST]}…"
 
 
@@ -366,12 +368,14 @@ def _ready(form: Form) -> bool:
 
 
 def dumps(value: object) -> str:
-    """Return JSON text that every reader takes: no NaN, no infinity, no half characters."""
+    """Return JSON text that every reader takes: no NaN, no infinity, and half characters, as names of files
+    may have them, escaped to be read.
+    """
     try:
         text = json.dumps(value, ensure_ascii=False, allow_nan=False)
     except ValueError:
         text = json.dumps(_finite(value), ensure_ascii=False, allow_nan=False)
-    return text.encode("utf-8", "replace").decode("utf-8")
+    return text if text.isascii() else _HALF.sub(lambda half: f"\\\\u{ord(half[0]):04x}", text)
 
 
 def _finite(value: object) -> object:

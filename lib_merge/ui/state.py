@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal, Union
 from lib_merge.blocks.weights import parse_elements
 from lib_merge.errors import RecipeError
 from lib_merge.methods import DEFAULT_METHOD, get_method
+from lib_merge.methods.words import FOREIGN
 from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, ElementRule, Recipe, Source
 from lib_merge.recipe_edits import letter
@@ -92,6 +93,7 @@ class Setup(Stored):
     rank: Rank = Rank()
     conv_rank: Annotated[int | None, About("rank of k×k convolutions where it differs")] = None
     prune: Annotated[float, About("leave out ranks and modules below this share of the largest")] = 0.0
+    prune_below: Annotated[float, About("leave out ranks whose singular value is below this number")] = 0.0
     precision: Precision = "fp16"
     names: Annotated[str, About("a spelling, or a host that must know them; empty: every host")] = ""
     seed: int = 0
@@ -209,6 +211,7 @@ def to_recipe(state: Setup, find: Find) -> Recipe:
         rank=policy_of(state.rank),
         conv_rank=state.conv_rank,
         prune=state.prune,
+        prune_below=state.prune_below,
         precision=state.precision,
         names=state.names,
         seed=state.seed,
@@ -220,7 +223,7 @@ def to_recipe(state: Setup, find: Find) -> Recipe:
 
 def knobs_of(setup: Setup | Group, method: str) -> dict[str, Any]:
     """Return the settings of one method; those that other methods left in the set-up stay there."""
-    names = {knob.name for knob in get_method(method).knobs}
+    names = {knob.name for knob in get_method(method).knobs} | FOREIGN
     return {name: value for name, value in setup.knobs.get(method, {}).items() if name in names}
 
 
@@ -303,6 +306,7 @@ def from_recipe(recipe: Recipe, locate: Locate, expand: Expand) -> Setup:
         rank=_rank(recipe.rank),
         conv_rank=recipe.conv_rank,
         prune=recipe.prune,
+        prune_below=recipe.prune_below,
         precision=recipe.precision,  # type: ignore[arg-type]
         names=recipe.names,
         seed=recipe.seed,
@@ -335,7 +339,7 @@ def unshown(recipe: Recipe) -> list[str]:
             notes.append(f"{label} holds groups of its own, which the tab cannot show; they were left out")
         if source.blocks or source.elements or source.te_ratio is not None:
             notes.append(f"{label} has block weights or a text-encoder ratio of its own; they were left out")
-        if inner.rank is not None or inner.conv_rank is not None or inner.prune:
+        if inner.rank is not None or inner.conv_rank is not None or inner.prunes:
             notes.append(f"{label} is cut to a rank of its own; that was left out")
         if inner.seed:
             notes.append(f"{label} has the seed {inner.seed} of its own; it was left out")

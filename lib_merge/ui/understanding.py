@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from typing import Annotated, Any, Literal
@@ -20,6 +21,7 @@ from lib_merge.ui.jobs import JobReply, Task
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import KnobValue, Row, Setup, TabState, from_recipe, to_recipe, used
 
+log = logging.getLogger("lib_merge")
 # analyses whose report can still be asked for
 REMEMBERED = 8
 
@@ -237,7 +239,11 @@ def report_merge(desk: Desk, entry: str, recipe: Recipe) -> Task | None:
             report_merge(desk, entry, recipe)
             raise
 
-    return desk.jobs.start("report", work) if entry else None
+    try:
+        return desk.jobs.start("report", work) if entry else None
+    except RecipeError as error:  # the merge is saved; its report can be made at any time
+        log.info("the report of %s was not begun: %s", entry, error)
+        return None
 
 
 def _report(desk: Desk, entry: str, recipe: Recipe, task: Task) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
+import logging
 import re
 import secrets
 from collections.abc import Callable, Mapping
@@ -22,6 +23,7 @@ from lib_merge.ui.describe import Schemas, example, summary
 from lib_merge.ui.desk import OPERATIONS, Desk, Operation
 from lib_merge.ui.protocol import Sort, dumps, fields_of
 
+log = logging.getLogger("lib_merge")
 PREFIX = "/lora-merge/v1"
 MAX_BODY = 4 << 20
 # a request whose one field this is may come without it around it
@@ -119,7 +121,9 @@ def _describe_components(app: FastAPI, schemas: Schemas) -> None:
 # -------------------------------------------------------------------------------------------- requests
 
 
-def _route(desk: Desk, operation: Operation, method: str, logins: Mapping[str, str]) -> Callable[..., Any]:
+def _route(
+    desk: Desk, operation: Operation, method: str, logins: Mapping[str, str] | None
+) -> Callable[..., Any]:
     async def answer(request: Request) -> Response:
         from starlette.concurrency import run_in_threadpool
 
@@ -146,14 +150,22 @@ async def _fields(request: Request, operation: Operation, method: str) -> dict[s
         else text
         for name, text in texts.items()
     }
-    if method == "POST" and not set(known) <= set(request.path_params):
-        fields.update(await _body(request))
+    if method != "GET":
+        fields.update(await _body(request, empty=set(known) <= set(request.path_params)))
         if list(known) == [BARE] and not isinstance(fields.get(BARE), dict):
             fields = {BARE: fields}
     return fields
 
 
-async def _body(request: Request) -> dict[str, Any]:
+async def _body(request: Request, *, empty: bool) -> dict[str, Any]:
+    """Return the body of what acts: JSON, which no page of another site can send without being let.
+
+    Args:
+        request: what is asked.
+        empty: there may be none; the type has to be said all the same.
+    Raises:
+        HTTPException: a body that is none.
+    """
     if request.headers.get("content-type", "").split(";")[0].strip() != "application/json":
         raise HTTPException(415, "send a JSON body")
     content = bytearray()
@@ -161,6 +173,8 @@ async def _body(request: Request) -> dict[str, Any]:
         content += chunk
         if len(content) > MAX_BODY:
             raise HTTPException(413, "the body is too large")
+    if empty and not content.strip():
+        return {}
     try:
         body = json.loads(content)
     except (ValueError, RecursionError) as error:
@@ -194,21 +208,36 @@ def _by_name(desk: Desk, state: Mapping[str, Any]) -> Mapping[str, Any]:
 # -------------------------------------------------------------------------------------------- logins
 
 
-def _api_logins() -> dict[str, str]:
+def _api_logins() -> dict[str, str] | None:
+    """Return what --api-auth says, name -> password; None where it is not given.
+
+    One that cannot be read lets nobody in: who gave it did not mean to leave the door open.
+    """
     from modules import shared
 
-    given = getattr(shared.cmd_opts, "api_auth", None) or ""
-    return dict(pair.split(":", 1) for pair in given.split(",") if ":" in pair)
+    given = getattr(shared.cmd_opts, "api_auth", None)
+    if given is None:
+        return None
+    pairs = [pair.split(":", 1) for pair in str(given).split(",")]
+    if not all(len(pair) == 2 and all(pair) for pair in pairs):
+        log.error("--api-auth is not NAME:PASSWORD,NAME:PASSWORD: LoRA Merge's API lets nobody in.")
+        return {}
+    return dict(pairs)
 
 
-def _check_login(request: Request, logins: Mapping[str, str]) -> None:
+def _check_login(request: Request, logins: Mapping[str, str] | None) -> None:
     """Refuse who is not let in: --api-auth as the WebUI's own routes have it, and --gradio-auth's login."""
-    if logins:
-        name, password = _basic(request)
-        right = name in logins and secrets.compare_digest(password.encode(), logins[name].encode())
-        if not right:
-            raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+    if logins is None:
+        check_page_login(request)
         return
+    name, password = _basic(request)
+    right = name in logins and secrets.compare_digest(password.encode(), logins[name].encode())
+    if not right:
+        raise HTTPException(401, "Incorrect username or password", headers={"WWW-Authenticate": "Basic"})
+
+
+def check_page_login(request: Request) -> None:
+    """Refuse who is not logged in where the WebUI's page asks for it (--gradio-auth)."""
     page = request.app
     if getattr(page, "auth", None) is not None and not _logged_in(request, getattr(page, "tokens", {}) or {}):
         raise HTTPException(401, "Not authenticated")

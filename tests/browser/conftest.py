@@ -21,6 +21,8 @@ FLAGS = [
     "--disable-component-update",
     "--disable-sync",
     "--disable-dev-shm-usage",
+    # sites that are not ours, by names of their own (test_strangers)
+    "--host-resolver-rules=MAP elsewhere.example 127.0.0.1, MAP rebound.example 127.0.0.1",
 ]
 # pictures of the page cost a second each: always of a failure, of the rest where a folder is named
 SHOTS = os.environ.get("LORA_MERGE_SHOTS")

@@ -201,7 +201,7 @@ def test_two_recipes_stand_side_by_side(tab):
     table = tab.page.get_by_label("Block by block, both merges")
     table.wait_for(timeout=60000)
     changes = tab.page.get_by_label("What changed").inner_text()
-    assert "method: weighted_sum → average" in changes
+    assert "method: Weighted sum → Average" in changes
     assert "ratio: 0.5 → 0.8" in changes
     box = tab.page.locator("section[aria-label='Compare recipes']")
     assert "Weighted sum" in box.get_by_label("First merge", exact=True).inner_text()

@@ -105,6 +105,12 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     tab.page.wait_for_function("() => !document.querySelector('.lm-table tbody tr')")
     assert not list(app.folder.rglob("step-other*"))
     assert list((app.data / "trash").glob("*step-other.safetensors"))
+    tab.page.locator(".lm-trash summary").click()
+    tab.page.get_by_label("Put step-other.safetensors back").click()
+    tab.page.wait_for_selector('.lm-table tbody tr:has-text("step-other")', timeout=60000)
+    assert _file(app, "step-other.safetensors").read_bytes()
+    tab.page.wait_for_selector(".lm-trash .lm-dim")
+    tab.shot("trash")
 
 
 @pytest.mark.both

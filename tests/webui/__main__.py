@@ -6,6 +6,7 @@ import argparse
 import base64
 import os
 import shutil
+import signal
 import statistics
 import sys
 import time
@@ -38,6 +39,7 @@ def main() -> int:
     parser.add_argument("--chromium", default=os.environ.get("CHROMIUM_PATH") or shutil.which("chromium"))
     parser.add_argument("--quick", action="store_true", help="leave out the start without the extension")
     given = parser.parse_args()
+    signal.signal(signal.SIGTERM, _told_to_end)
     webui = given.webui.resolve()
     loras = webui / "models" / "Lora"
     loras.mkdir(parents=True, exist_ok=True)
@@ -76,6 +78,11 @@ def main() -> int:
         browser.close()
     print(f"{'FAILED: ' + ', '.join(failures) if failures else 'all passed'}")
     return 1 if failures else 0
+
+
+def _told_to_end(number, _frame):
+    """Leave as by Ctrl+C: what was put into the WebUI is taken out again."""
+    raise SystemExit(128 + number)
 
 
 def gone(folder) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import io
 import json
 import threading
@@ -299,9 +300,9 @@ def interrupt(server, page, check, setup):
 
     thread = threading.Thread(target=work)
     thread.start()
-    server.until("job_no", 4)
+    server.until("job_no", 4, thread)
     server.call("/sdapi/v1/interrupt", {})
-    thread.join(300)
+    thread.join()
     pictures, _, info = answer["got"]
     check(
         "an interrupt keeps what was done",
@@ -344,17 +345,40 @@ def plot(server, page, check):
     check("without a merge a plot is refused", not none, info_.get("status"))
 
 
+# answers about progress come seconds late on a busy machine, so the bar of one generation outlives the next one's click
+_SLOW = """(seconds) => {
+    const { open, send } = XMLHttpRequest.prototype;
+    XMLHttpRequest.prototype.open = function (method, url, ...more) {
+        this.lmLate = String(url).includes("internal/progress");
+        return open.call(this, method, url, ...more);
+    };
+    XMLHttpRequest.prototype.send = function (...given) {
+        if (this.lmLate) setTimeout(() => send.apply(this, given), 1000 * seconds);
+        else send.apply(this, given);
+    };
+    window.lmQuick = () => Object.assign(XMLHttpRequest.prototype, { open, send });
+}"""
+
+
+@contextlib.contextmanager
+def slow_progress(page, seconds):
+    page.evaluate(_SLOW, seconds)
+    yield
+    page.evaluate("() => lmQuick()")
+
+
 def in_the_page(server, page, check):
     """Preview and Compare from the tab, and the bar beside the gallery."""
     page.evaluate("() => switch_to_txt2img()")
     for name, value in (("width", 64), ("height", 64), ("steps", 2)):
         page.locator(f"#txt2img_{name} input[type=number]").first.fill(str(value))
         page.keyboard.press("Tab")
-    refused(page, check)
-    page.locator("#txt2img_prompt textarea").fill("a cat")
-    merge_tab(page)
-    page.locator("#lora_merge_root").get_by_role("button", name="Preview").click()
-    page.wait_for_selector(".lm-strip figure img, .lm-strip .lm-bad", timeout=120_000)
+    with slow_progress(page, 3):
+        refused(page, check)
+        page.locator("#txt2img_prompt textarea").fill("a cat")
+        merge_tab(page)
+        page.locator("#lora_merge_root").get_by_role("button", name="Preview").click()
+        page.wait_for_selector(".lm-strip figure img, .lm-strip .lm-bad", timeout=120_000)
     count = page.locator(".lm-strip figure img").count()
     check("Preview shows stack and merge", count == 2, page.locator(".lm-strip").inner_text())
     page.locator("#lora_merge_root .lm-side").get_by_role("button", name="Compare in txt2img").first.click()

@@ -141,7 +141,7 @@ def _waits(server, tab, check):
     answer = {}
     thread = threading.Thread(target=lambda: answer.update(got=server.picture("a cat", steps=16)))
     thread.start()
-    server.until("sampling_step", 2)
+    server.until("sampling_step", 2, thread)
     tab.page.get_by_label("Name of the merge").fill("never")
     tab.planned()
     tab.page.locator(".lm-side .lm-big").click()

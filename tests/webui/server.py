@@ -8,7 +8,6 @@ import json
 import math
 import os
 import socket
-import subprocess
 import time
 import urllib.error
 import urllib.request
@@ -18,6 +17,7 @@ import numpy as np
 import torch
 from safetensors.torch import save_file
 
+from tests.webui import guard
 from tests.webui.trees import Tree
 
 ROOT = Path(__file__).parents[2]
@@ -113,10 +113,12 @@ class Webui:
         environ.pop("PYTHONPATH", None)
         started = time.monotonic()
         with self.log.open("wb") as log:
-            self.process = subprocess.Popen(
-                command, cwd=folder, stdout=log, stderr=log, env=environ, start_new_session=True
-            )
-        self._wait()
+            self.process = guard.start(command, cwd=folder, stdout=log, stderr=log, env=environ)
+        try:
+            self._wait()
+        except BaseException:
+            self.stop()
+            raise
         self.seconds = time.monotonic() - started
 
     def _wait(self):
@@ -131,12 +133,7 @@ class Webui:
         raise SystemExit("the WebUI did not start within five minutes")
 
     def stop(self):
-        self.process.terminate()
-        try:
-            self.process.wait(30)
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait(30)
+        guard.stop(self.process)
 
     def call(self, path, body=None, headers=None, timeout=400):
         data = None if body is None else json.dumps(body).encode()
@@ -157,9 +154,12 @@ class Webui:
         names = [*(item["name"] for item in latent), "Lanczos", *sorted(known - {"None"})]
         return next(name for name in names if name in known or name.startswith("Latent"))
 
-    def until(self, name, least):
-        """Wait until a running generation is so far: `job_no` pictures, or `sampling_step` of one."""
-        for _ in range(600):
+    def until(self, name, least, thread):
+        """Wait until the generation that a thread asks for is so far, or over.
+
+        So far are `job_no` pictures, or `sampling_step` of one; a busy machine takes minutes for a few.
+        """
+        while thread.is_alive():
             time.sleep(0.1)
             _, progress = self.call("/sdapi/v1/progress?skip_current_image=true")
             if progress.get("state", {}).get(name, 0) >= least:

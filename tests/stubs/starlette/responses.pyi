@@ -1,4 +1,4 @@
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping, MutableMapping
 from os import PathLike
 from typing import Any
 
@@ -13,9 +13,16 @@ class Response:
         headers: Mapping[str, str] | None = None,
         media_type: str | None = None,
     ) -> None: ...
+    async def __call__(
+        self,
+        scope: MutableMapping[str, Any],
+        receive: Callable[[], Awaitable[Any]],
+        send: Callable[[Any], Awaitable[None]],
+    ) -> None: ...
 
 class HTMLResponse(Response): ...
 class JSONResponse(Response): ...
+class PlainTextResponse(Response): ...
 
 class FileResponse(Response):
     def __init__(

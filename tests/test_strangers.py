@@ -1,0 +1,194 @@
+"""Who is let in: the tab's token, the standalone app's door, and what REST demands of who acts."""
+
+from __future__ import annotations
+
+import json
+import os
+
+import pytest
+
+from lib_merge.ui.desk import Desk
+from lib_merge.ui.operations import open_desk
+from tests.factories import write_lora
+from tests.test_tab_server import Host
+
+fastapi = pytest.importorskip("fastapi", reason="every WebUI has it")
+pytest.importorskip("gradio")
+from fastapi.testclient import TestClient  # noqa: E402
+from starlette.websockets import WebSocketDisconnect  # noqa: E402
+
+from lib_merge.ui.app import PlainHost, build_app  # noqa: E402
+from lib_merge.ui.strangers import TOKEN, add_token  # noqa: E402
+
+HOME = "http://127.0.0.1:7870"
+SOCKET = "ws://127.0.0.1:7870/queue/join"
+# gradio 4 asks FastAPI for what is old there
+pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
+SAVE = {"id": 2, "op": "preset_save", "name": "stranger", "weights": {"IN04": 0.5}}
+
+
+@pytest.fixture
+def desk(tmp_path) -> Desk:
+    return open_desk(Host(tmp_path))
+
+
+# -------------------------------------------------------------------------------------------- the token
+
+
+@pytest.mark.parametrize("token", [None, "", "guessed", 0, [], {}, True, "é", "\ud800", "a" * 100_000])
+def test_a_request_without_our_token_does_nothing(desk, token):
+    for request in (SAVE, {**SAVE, "token": token}):
+        reply = json.loads(desk.handle(json.dumps(request)))
+        assert (reply["ok"], reply["stale"], reply["id"]) == (False, True, 2)
+        assert "reload the page" in reply["error"]
+    assert not (desk.host.data_folder() / "presets.json").exists()
+    assert json.loads(desk.handle(json.dumps({**SAVE, "token": desk.token})))["ok"]
+
+
+def test_every_start_has_a_token_of_its_own_which_no_log_shows(tmp_path):
+    one, other = open_desk(Host(tmp_path / "a")), open_desk(Host(tmp_path / "b"))
+    assert one.token != other.token
+    assert len(one.token) >= 40
+    assert one.token not in repr(one)
+
+
+@pytest.mark.parametrize(
+    ("headers", "status"),
+    [
+        ({}, 200),
+        ({"sec-fetch-site": "same-origin"}, 200),
+        ({"origin": "https://merge.example"}, 200),
+        ({"origin": "http://elsewhere.example"}, 403),
+        ({"origin": "null"}, 403),
+        ({"origin": "https://merge.example.evil"}, 403),
+        ({"origin": "http://elsewhere.example", "x-forwarded-host": "elsewhere.example"}, 403),
+        ({"sec-fetch-site": "cross-site"}, 403),
+        ({"sec-fetch-site": "same-site"}, 403),
+        ({"sec-fetch-site": "none"}, 403),
+    ],
+)
+def test_only_a_page_of_the_servers_own_origin_is_given_the_token(headers, status):
+    from starlette.middleware.cors import CORSMiddleware
+
+    app = fastapi.FastAPI()
+    app.add_middleware(CORSMiddleware, allow_origins=["*"], allow_methods=["*"], allow_headers=["*"])
+    add_token(app, "secret")
+    reply = TestClient(app, base_url="https://merge.example").get(TOKEN, headers=headers)
+    assert reply.status_code == status
+    assert ("secret" in reply.text) == (status == 200)
+    assert "no-store" in reply.headers.get("cache-control", "") or status != 200
+
+
+def test_a_page_that_asks_for_a_login_gives_the_token_to_who_has_it():
+    from lib_merge.webui.rest import check_page_login
+
+    app = fastapi.FastAPI()
+    app.auth, app.tokens = {"me": "secret"}, {"cookie": "me"}
+    add_token(app, "t", check_page_login)
+    client = TestClient(app)
+    assert client.get(TOKEN).status_code == 401
+    client.cookies.set("access-token", "cookie")
+    assert client.get(TOKEN).json() == {"token": "t"}
+
+
+# -------------------------------------------------------------------------------------------- our own server
+
+
+@pytest.fixture
+def client(tmp_path):
+    folder = tmp_path / "loras"
+    (folder / "a b#?%").mkdir(parents=True)
+    write_lora(folder / "a b#?%" / "ink.safetensors")
+    (folder / "a b#?%" / "ink.png").write_bytes(b"\x89PNG\r\n\x1a\npicture")
+    (folder / "alone.png").write_bytes(b"\x89PNG\r\n\x1a\nalone")
+    (tmp_path / "outside.png").write_bytes(b"\x89PNG\r\n\x1a\noutside")
+    with TestClient(build_app(PlainHost(folder, tmp_path / "data")), base_url=HOME) as found:
+        yield found
+
+
+@pytest.mark.parametrize("host", ["127.0.0.1:7870", "localhost:7870", "LOCALHOST:7870", "[::1]:7870"])
+def test_loopback_names_with_the_port_are_let_in(client, host):
+    for headers in ({"host": host}, {"host": host, "origin": f"http://{host}"}):
+        assert client.get("/config", headers=headers).status_code == 200
+
+
+STRANGE = [
+    {"host": "rebound.example:7870"},
+    {"host": "127.0.0.1"},
+    {"host": "127.0.0.1:1"},
+    {"host": "127.0.0.1:7870@rebound.example"},
+    {"host": "127.0.0.1.rebound.example:7870"},
+    {"host": ""},
+    {"origin": "http://elsewhere.example"},
+    {"origin": "https://127.0.0.1:7870"},
+    {"origin": "http://localhost:7870"},
+    {"origin": "http://127.0.0.1:8000"},
+    {"origin": "null"},
+    {"origin": ""},
+    {"sec-fetch-site": "cross-site"},
+    {"sec-fetch-site": "same-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "iframe"},
+]
+
+
+@pytest.mark.parametrize("headers", STRANGE, ids=str)
+def test_nobody_else_is_let_in_by_any_way(client, headers):
+    for path in ("/", "/config", "/info", TOKEN, "/lora-merge/file/style.css", "/queue/status", "/theme.css"):
+        reply = client.get(path, headers=headers)
+        assert reply.status_code == 403, path
+        assert "access-control-allow-origin" not in reply.headers
+    body = {"fn_index": 0, "data": [json.dumps(SAVE)], "session_hash": "x"}
+    for path in ("/run/predict", "/api/predict/", "/queue/join", "/reset", "/upload", "/login"):
+        assert client.post(path, json=body, headers=headers).status_code == 403
+        assert client.post(path, content=json.dumps(body), headers=headers).status_code == 403
+    assert client.options("/run/predict", headers=headers).status_code == 403
+    with pytest.raises(WebSocketDisconnect), client.websocket_connect(SOCKET, headers=headers):
+        pytest.fail("it was accepted")
+
+
+def test_a_link_opens_the_page_which_no_other_may_frame(client):
+    said = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "navigate", "sec-fetch-dest": "document"}
+    page = client.get("/", headers=said)
+    assert page.status_code == 200
+    assert page.headers["content-security-policy"] == "frame-ancestors 'self'"
+    assert client.post("/", headers=said).status_code == 403
+
+
+def test_a_request_of_gradio_itself_needs_the_token_too(client):
+    def saved(request):
+        body = {"fn_index": 0, "data": [json.dumps(request)], "session_hash": "x"}
+        return json.loads(client.post("/run/predict", json=body).json()["data"][0])
+
+    assert not saved(SAVE)["ok"]
+    assert saved({**SAVE, "token": client.get(TOKEN).json()["token"]})["ok"]
+
+
+def test_pictures_are_served_by_the_key_of_their_lora(client, tmp_path):
+    host = PlainHost(tmp_path / "loras", tmp_path / "data")
+    address = host.preview_url(tmp_path / "loras" / "a b#?%" / "ink.safetensors")
+    assert client.get(f"/{address}").content.endswith(b"picture")
+    outside = tmp_path / "outside.png"
+    for path in ("alone.png", "0/alone.png", "0/alone", "0//alone.png", f"/{outside}", f"0/{outside}", f"{outside}",
+                 "0/../outside.png", "0/%2e%2e/outside.png", "..%2foutside.png", "0/a b%23%3F%25/ink.png", "1/x", ""):  # fmt: skip
+        assert client.get(f"/lora-merge/preview/{path}").status_code == 404, path
+
+
+def test_no_other_file_of_this_machine_is_served(client, tmp_path):
+    here = tmp_path / "outside.png"
+    for path in (f"/file={here}", f"/file/{here}", "/file=install.py", "/file/install.py", "/proxy=http://x.hf.space",
+                 "/lora-merge/file/install.py", "/lora-merge/file/../README.md", f"/lora-merge/file/{here}"):  # fmt: skip
+        assert client.get(path).status_code == 404, path
+    assert client.post("/upload", files={"files": b"x"}).status_code == 404
+
+
+@pytest.mark.skipif(os.name == "nt", reason="names are Unicode there")
+def test_a_picture_under_a_name_that_is_no_text_is_served(client, tmp_path):
+    folder = tmp_path / "loras"
+    odd = folder / os.fsdecode(b"caf\xe9.safetensors")
+    source = next((tmp_path / "loras").rglob("*.safetensors"))
+    try:
+        odd.write_bytes(source.read_bytes())
+    except OSError:
+        pytest.skip("this disk takes only names in UTF-8")
+    odd.with_suffix(".png").write_bytes(b"\x89PNG\r\n\x1a\nodd")
+    host = PlainHost(folder, tmp_path / "data")
+    assert client.get(f"/{host.preview_url(odd)}").content.endswith(b"odd")
