@@ -36,7 +36,10 @@ CAMPAIGNS = {
     "hours": ("hours", "Hours"),
     "numbers": ("numbers", "Numbers"),
     "atheris": ("coverage", "Atheris"),
+    "faulty": ("faulty", "Faulty"),
 }
+# of these a run is asked for by name: one needs an environment that no test needs, one is there to be caught
+ASKED_FOR = ("atheris", "faulty")
 
 
 def campaign_class(name: str) -> type[Campaign]:

@@ -9,7 +9,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
-from tests.campaigns import CAMPAIGNS, campaign_class
+from tests.campaigns import ASKED_FOR, CAMPAIGNS, campaign_class
 from tests.campaigns.harness import NotHere, Overheard, Place, drawn, scratch, tried
 from tests.campaigns.watch import Tally, Watch, details, interruptible, table
 
@@ -20,7 +20,14 @@ def main(given: Sequence[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.campaigns", description=__doc__)
     parser.add_argument("--minutes", type=float, default=10.0, help="for all campaigns together")
     parser.add_argument(
-        "--only", action="append", choices=list(CAMPAIGNS), help="this one; may be given again"
+        "--only",
+        action="append",
+        choices=list(CAMPAIGNS),
+        metavar="NAME",
+        help="this one; may be given again",
+    )
+    parser.add_argument(
+        "--inputs", type=int, default=0, help="of each, and no more; as many as it aims at by default"
     )
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--resume", type=Path, help="keeps counts and next inputs, and goes on with them")
@@ -32,10 +39,10 @@ def main(given: Sequence[str] | None = None) -> int:
         numbers = range(vars(asked)["from"], asked.to)
         campaign_class(asked.worker).work(asked.seed, iter(numbers), Place(asked.place), asked.place)
         return 0
-    names = asked.only or [name for name in CAMPAIGNS if name != "atheris"]
+    names = asked.only or [name for name in CAMPAIGNS if name not in ASKED_FOR]
     if asked.at is not None:
         return _at(names[0], asked.seed, asked.at)
-    return _run(names, asked.seed, asked.minutes * 60, asked.resume)
+    return _run(names, asked.seed, asked.minutes * 60, asked.resume, asked.inputs)
 
 
 def _at(name: str, seed: int, number: int) -> int:
@@ -51,7 +58,7 @@ def _at(name: str, seed: int, number: int) -> int:
     return int(found is not None)
 
 
-def _run(names: Sequence[str], seed: int, seconds: float, resume: Path | None) -> int:
+def _run(names: Sequence[str], seed: int, seconds: float, resume: Path | None, inputs: int) -> int:
     tallies: dict[str, Tally] = {}
     if resume is not None and resume.exists():
         kept = json.loads(resume.read_text(encoding="utf-8"))
@@ -74,7 +81,7 @@ def _run(names: Sequence[str], seed: int, seconds: float, resume: Path | None) -
         tally.not_run = ""
         left = until - time.monotonic()
         share = shares[name] / sum(shares[other] for other in names[index:])
-        current.append(Watch(campaign_class(name), seed, tally, save))
+        current.append(Watch(campaign_class(name), seed, tally, save, inputs))
         try:
             current[-1].run(left * share)
         except NotHere as error:

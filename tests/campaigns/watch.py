@@ -110,9 +110,13 @@ def _made(world: str) -> Path:
 class Watch:
     """Runs one campaign for a time."""
 
-    def __init__(self, kind: type[Campaign], seed: int, tally: Tally, save: Callable[[], None]):
+    def __init__(
+        self, kind: type[Campaign], seed: int, tally: Tally, save: Callable[[], None], inputs: int = 0
+    ):
+        """Take up a campaign where its tally ends; `inputs` more at most, 0 = as many as it aims at."""
         self.kind, self.seed, self.tally, self.save = kind, seed, tally, save
         self.stopped = False
+        self._most = tally.next + inputs if inputs else 0
 
     def run(self, seconds: float) -> None:
         """Try inputs for so long, or until there are as many as the campaign aims at."""
@@ -124,7 +128,10 @@ class Watch:
         self.save()
 
     def _enough(self) -> bool:
-        return bool(self.tally.aim) and self.tally.next >= self.tally.aim
+        return self.tally.next >= self._last()
+
+    def _last(self) -> int:
+        return self._most or self.tally.aim or 1 << 60
 
     def _one_worker(self, until: float) -> bool:
         """Run one process until it ends; False where another would not come further."""
@@ -134,7 +141,7 @@ class Watch:
             more = self.kind.environment(Path(folder))
             with errors.open("wb") as err:
                 process = self._start(Path(folder) / "place", err, more)
-            begun = self.tally.next
+            begun, before = self.tally.next, self.tally.inputs
             ended = self._attend(process, place, until)
             number = place.get()[0]
             self.tally.next = max(self.tally.next, number + 1)
@@ -143,6 +150,9 @@ class Watch:
             if number < begun:  # not even the first input
                 text = errors.read_text(encoding="utf-8", errors="replace").strip().splitlines()
                 raise NotHere(text[-1] if text else f"the worker ended with {process.returncode}")
+            untold = number - begun - (self.tally.inputs - before) + (not ended)
+            if untold > 0:
+                self.tally.outcomes["ended well, no more is known"] += untold
             if ended:
                 self._count_lost(number, ended, errors, Path(folder) / "place")
         return True
@@ -151,7 +161,6 @@ class Watch:
         return self.stopped or time.monotonic() >= until or self._enough()
 
     def _start(self, place: Path, err: Any, more: dict[str, str]) -> subprocess.Popen[bytes]:
-        last = self.tally.aim or 1 << 60
         return subprocess.Popen(
             [
                 *(interpreter(self.kind.world), "-m", "tests.campaigns", "--worker", self.kind.name),
@@ -161,7 +170,7 @@ class Watch:
                     "--from",
                     str(self.tally.next),
                     "--to",
-                    str(last),
+                    str(self._last()),
                     "--place",
                     str(place),
                 ),
@@ -189,7 +198,7 @@ class Watch:
                     self.tally.next = max(self.tally.next, place.get()[0])
                     self.save()
                     saved = time.monotonic()
-                if time.monotonic() > until or self.stopped:
+                if time.monotonic() > until or self.stopped or place.get()[0] + 1 >= self._last():
                     place.stop()
                 why = why or self._too_much(process, place, began)
                 if why:
