@@ -86,6 +86,7 @@ def _run(names: Sequence[str], seed: int, seconds: float, resume: Path | None, i
             current[-1].run(left * share)
         except NotHere as error:
             tally.not_run = "" if tally.inputs else str(error)
+            print(f"{name}: {error}", file=sys.stderr)
         print(f"{details({name: tally})}", file=sys.stderr, flush=True)
         if current[-1].stopped:
             break

@@ -230,27 +230,29 @@ def piece(kind: type[Campaign], folder: Path, numbers, seed: int = 1) -> tuple[C
 class Place:
     """The number of the input at hand, when it was begun, and whether to stop, in memory that two processes share."""
 
-    FORM = struct.Struct("<qdd?")
+    # number, processor time, clock, and 1 where none is to begin any more: each written at once, and so never read by half
+    FIELDS = 4
 
     def __init__(self, path: Path):
         if not path.exists():
-            path.write_bytes(self.FORM.pack(-1, 0.0, 0.0, False))
+            path.write_bytes(struct.pack("<4d", -1.0, 0.0, 0.0, 0.0))
         with path.open("r+b") as file:
-            self._map = mmap.mmap(file.fileno(), self.FORM.size)
+            self._map = mmap.mmap(file.fileno(), 8 * self.FIELDS)
+        self._fields = memoryview(self._map).cast("d")
 
     def set(self, number: int) -> bool:
         """Note that an input begins; False where none is to be begun any more."""
-        go_on = not self._map[-1]
-        self.FORM.pack_into(self._map, 0, number, time.process_time(), time.monotonic(), not go_on)
-        return go_on
+        self._fields[1], self._fields[2] = time.process_time(), time.monotonic()
+        self._fields[0] = float(number)
+        return not self._fields[3]
 
     def get(self) -> tuple[int, float, float]:
         """Return (number, the worker's processor time, the clock) when it began."""
-        return self.FORM.unpack_from(self._map)[:3]
+        return int(self._fields[0]), self._fields[1], self._fields[2]
 
     def stop(self) -> None:
         """Let no other input begin."""
-        self._map[-1] = 1
+        self._fields[3] = 1.0
 
 
 class Teller:

@@ -145,7 +145,7 @@ class Headers(Campaign):
 
 def _theirs(raw: bytes) -> dict[str, torch.Tensor] | None:
     try:
-        return load(raw)
+        return dict(sorted(load(raw).items()))  # theirs come in any order
     except (SafetensorError, KeyError, RuntimeError, ValueError, OverflowError, TypeError):
         return None
 

@@ -152,7 +152,7 @@ def _saved() -> list[bytes]:
         {"state_dict": tensors, "epoch": 3, "optimizer": {"lr": 1e-4, "names": ["a", (1, 2.5, None, True)]}},
         OrderedDict((key, torch.nn.Parameter(value, requires_grad=False)) for key, value in tensors.items()),
         [value for value in tensors.values() if value.ndim == 2],
-        {key: value.to(torch.bfloat16).T for key, value in some[0].items()},
+        {key: value.to(torch.bfloat16).mT if value.ndim > 1 else value for key, value in some[0].items()},
         dict(some[4].items()),
         {
             "a": torch.arange(12).reshape(3, 4)[1:],
