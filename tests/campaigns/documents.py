@@ -87,7 +87,7 @@ def changed(value: Any, rng: random.Random, others: list[Any]) -> Any:
         at = rng.choice(places)
         if not at:
             if rng.random() < 0.1:
-                value = rng.choice(VALUES)
+                value = copy.deepcopy(rng.choice(VALUES))
             continue
         *way, last = at
         holder = value
@@ -95,11 +95,13 @@ def changed(value: Any, rng: random.Random, others: list[Any]) -> Any:
             holder = holder[step]
         kind = rng.randrange(7)
         if kind <= 2:
-            holder[last] = rng.choice(VALUES)
+            holder[last] = copy.deepcopy(rng.choice(VALUES))
         elif kind == 3:
             del holder[last]
         elif kind == 4 and isinstance(holder, dict):
-            holder[rng.choice(KEYS)] = holder.pop(last) if rng.random() < 0.5 else rng.choice(VALUES)
+            holder[rng.choice(KEYS)] = (
+                holder.pop(last) if rng.random() < 0.5 else copy.deepcopy(rng.choice(VALUES))
+            )
         elif kind == 5 and isinstance(holder, list):
             holder.extend([holder[last]] * rng.choice((1, 2, 70)))
         else:
