@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from lib_merge.adapters.loha import LoHa
 from lib_merge.api import load_recipe, run_recipe
 from lib_merge.blocks.imports import import_file
+from lib_merge.cli import main
 from lib_merge.errors import FileFormatError, MergeError, ModuleError, legible
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import as_text, read_facts
@@ -285,6 +287,11 @@ def test_a_recipe_is_a_small_plain_file(tmp_path):
             load_recipe(tmp_path / "pipe.json")
         with pytest.raises(MergeError, match="no plain file"):
             import_file(tmp_path / "pipe.json")
+
+
+def test_nobody_may_read_what_the_command_line_prints(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["methods"]) == 0
 
 
 # -------------------------------------------------------------------------------------------- messages
