@@ -498,7 +498,7 @@ def test_a_huge_side_car_is_neither_read_nor_replaced(tmp_path):
     side = tmp_path / "m.json"
     side.write_bytes(b'{"notes": "x"}' + b" " * store.LIMIT)
     assert metadata.read_side_car(tmp_path / "m.safetensors") == {}
-    with pytest.raises(OutputError, match="larger than 16 MB"):
+    with pytest.raises(OutputError, match="larger than 8 MB"):
         metadata.write_side_car(tmp_path / "m.safetensors", RECIPE, "SD1", [], "notes")
 
 

@@ -26,6 +26,8 @@ def show(text: str) -> None:
     """Write to stdout."""
     # names come from files: what the console cannot show is escaped, never an error
     stream = sys.stdout
+    if stream is None:  # it was closed before the start: nobody reads
+        return
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
