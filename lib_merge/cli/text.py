@@ -275,6 +275,8 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
     kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
     yield f"  {recipe.bytes / 1e6:.1f} MB: {kept} ({parse_policy(recipe.policy).words})"
+    for pruned in recipe.pruning:
+        yield f"  {pruned.said}"
     crosstalk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
     yield (
         f"  {whole.cancel:.2f} × as strong as unrelated LoRAs would be together (below 1 they cancel); the "
