@@ -130,8 +130,8 @@ def _has(leaf: Leaf, target: Target) -> bool:
 
 
 def _sample(node: Node) -> list[Target]:
-    """Return a few modules, evenly spaced among the smaller quarter of them, merged in an instant."""
+    """Return a few modules, evenly spaced among the smaller half of them, merged in an instant."""
     heard = [target for target in node.targets.values() if target.columns and any(node.weights(target))]
     sizes = sorted(target.out * target.columns for target in heard)
-    small = [target for target in heard if target.out * target.columns <= sizes[len(sizes) // 4]]
+    small = [target for target in heard if target.out * target.columns <= sizes[len(sizes) // 2]]
     return small[:: max(1, -(-len(small) // SAMPLE))]
