@@ -33,7 +33,7 @@ def complete(folder: Path, requirements: str) -> Path:
         folder: where it lies.
         requirements: a file of `.ci/requirements`.
     """
-    python, digest = _python(folder), _digest(requirements)
+    python, digest = _python(folder), _digest(folder, requirements)
     if not _current(folder, digest):
         _begin(folder, "torch is large, this takes some minutes", with_pip=True)
         # torch first and alone: a package that asks for "any torch" must find the pinned one in place
@@ -53,7 +53,8 @@ def thin(folder: Path, requirements: str, bare: str = "") -> Path:
     """
     with _base:
         shared = complete(folder.with_name("base"), "base.txt")
-    python, digest = _python(folder), _digest("base.txt", requirements, *([bare] if bare else []))
+    python = _python(folder)
+    digest = _digest(folder, "base.txt", requirements, *([bare] if bare else []))
     if not _current(folder, digest):
         _begin(folder, "some minutes", with_pip=False)  # it sees the pip of the base
         (_packages(python) / "base.pth").write_text(f"{_packages(shared)}\n", encoding="utf-8")
@@ -70,7 +71,10 @@ def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
         raise Failure(message)
     linked = next((path for path in (folder, *folder.parents) if path != ROOT and path.is_symlink()), None)
     if linked is not None and linked.is_relative_to(ROOT):
-        message = f"{linked.name} is a link, and what it points to is not ours to replace; remove it."
+        message = (
+            f"{linked.name} is a link to {linked.resolve()}, which was not made by this Python from the "
+            f"requirements here, and is not ours to replace: remove the link, or renew it where it lies."
+        )
         raise Failure(message)
     print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
     shutil.rmtree(folder, ignore_errors=True)
@@ -85,10 +89,14 @@ def _stamp(folder: Path) -> Path:
     return folder / "requirements.stamp"
 
 
-def _digest(*requirements: str) -> str:
-    """Return what an environment was made from: the text of its files, this Python, and where it lies."""
+def _digest(folder: Path, *requirements: str) -> str:
+    """Return what an environment is made from: the text of its files, this Python, and where it lies.
+
+    Through a link that may be another checkout, whose environments serve this one where all else is alike.
+    """
+    place = folder.resolve().parents[len(folder.relative_to(ROOT).parts) - 1]
     text = "".join((REQUIREMENTS / name).read_text(encoding="utf-8") for name in requirements)
-    return hashlib.sha256(f"{text}{sys.version}{ROOT}".encode()).hexdigest()
+    return hashlib.sha256(f"{text}{sys.version}{place}".encode()).hexdigest()
 
 
 def _current(folder: Path, digest: str) -> bool:

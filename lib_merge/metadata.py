@@ -8,10 +8,12 @@ carried over.
 from __future__ import annotations
 
 import codecs
+import contextlib
 import functools
 import json
+import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,7 +21,7 @@ from typing import Any
 from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.families import family_of
 from lib_merge.files import store
-from lib_merge.files.moving import back_up
+from lib_merge.files.moving import back_up, move_back
 from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
@@ -185,32 +187,124 @@ def read_side_car(lora: Path) -> dict[str, Any]:
     return data if isinstance(data, dict) else {}
 
 
-def edit_side_car(lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]]) -> str:
-    """Change the WebUI's user metadata of a LoRA, alone among all writers.
+class NewCard:
+    """The side-car of a merge whose file is about to get its name; see `new_card`.
 
-    What no merge has written, cannot be understood whole, or is a link is kept as `NAME.json.bak` first.
+    path   where it is going to lie
+    error  why it cannot be written, or None
+    notes  what is to be told of it, once it was put
+    """
+
+    def __init__(self, lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]], *, anew: bool) -> None:
+        """Prepare nothing yet."""
+        self.path = side_car_path(lora)
+        self.error: OutputError | None = None
+        self.notes: list[str] = []
+        self._title = f"the file of notes beside {lora.name}"
+        self._change, self._anew, self._ours = change, anew, anew
+        self._temporary: store.Temporary | None = None
+        self._aside: Path | None = None
+
+    def prepare(self) -> None:
+        """Write it, and set aside what lies in its place; what cannot be read stays."""
+        linked = self.path.is_symlink()
+        try:
+            data = None if self._anew else store.read(self.path)
+        except FileFormatError as error:
+            self.error = OutputError(str(error))
+            return
+        card = Card.of(data)
+        self._ours = self._anew or (card.ours and not linked)  # what a link leads to is not this folder's
+        new = store.json_bytes(self._change(dict(card.fields)), indent=4)
+        if self._ours and new == data:
+            return
+        if self.error is None:
+            self._write(new)
+        # our own goes where no new one can be written, too: it would describe another merge
+        if (self._ours or self.error is None) and os.path.lexists(self.path):
+            self._make_way(linked=linked)
+
+    def _write(self, data: bytes) -> None:
+        try:
+            self._temporary = store.Temporary(self.path)
+            self._temporary.write(data)
+            self._temporary.sync()
+        except OSError as error:
+            self._give_up(store.write_error(error, self.path, self._title))
+
+    def _make_way(self, *, linked: bool) -> None:
+        try:
+            self._aside = back_up(self.path)
+        except OutputError as error:
+            if not self._ours:
+                self._give_up(error)
+            elif self.error is not None:
+                self.notes.append(f"{self.path.name} describes an earlier merge: {error}")
+            return
+        if not self._ours:
+            why = "was a link" if linked else "was not written by a merge"
+            self.notes.append(f"{self.path.name} {why}; it is kept as {self._aside.name}")
+
+    def _give_up(self, error: OutputError) -> None:
+        self.error = error
+        if self._temporary is not None:
+            self._temporary.discard()
+            self._temporary = None
+
+    def put(self) -> None:
+        """Give it its name: its merge has its own. What is in the way for good is kept and named."""
+        if self._temporary is not None:
+            try:
+                self._temporary.replace(self.path)
+            except OSError as error:
+                self._give_up(store.write_error(error, self.path, self._title))
+        if self.error is not None:
+            self.notes.insert(0, str(self.error))
+        aside, self._aside = self._aside, None
+        if aside is None or not self._ours:
+            return
+        if self._anew or self.error is None:  # it lies in the trash; or what a person wrote is in the new one
+            with contextlib.suppress(OSError):
+                aside.unlink()
+        else:
+            self.notes.append(f"{self.path.name} described an earlier merge; it is kept as {aside.name}")
+
+    def take_back(self) -> None:
+        """Leave everything as it was found, unless it was put."""
+        if self._temporary is not None:
+            self._temporary.discard()
+        if self._aside is not None:
+            move_back([(self.path, self._aside)])
+
+
+@contextlib.contextmanager
+def new_card(
+    lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]], *, anew: bool = False
+) -> Iterator[NewCard]:
+    """Write the side-car of a LoRA that has no name yet, alone among all writers; `put` gives it its name.
+
+    It is written and synced before its LoRA is published, so that no full disk comes between the two. Then
+    follow three renames: what lies in its place goes aside, the LoRA gets its name, the side-car gets its
+    own. Either order of two renames would leave, killed in between, a LoRA beside the side-car of another
+    merge. Of three, a kill leaves one without a side-car, and the earlier one, with whatever a person wrote
+    into it, as `NAME.json.bak`.
 
     Args:
-        lora: the LoRA; its side-car need not exist.
+        lora: the LoRA.
         change: what the side-car says (empty where there is none) -> what it is to say.
-    Returns:
-        a sentence where something was kept, else "".
-    Raises:
-        OutputError: the folder cannot be written, or what lies there cannot be read.
+        anew: what lies there is another LoRA's, and kept elsewhere: nothing of it is carried over.
+    Yields:
+        The card; where it cannot be written it says so when it is put. Without `put` all is as it was.
     """
-    path, title, note = side_car_path(lora), f"the file of notes beside {lora.name}", ""
-    with store.locked(path):
+    card = NewCard(lora, change, anew=anew)
+    with contextlib.ExitStack() as held:
         try:
-            data = store.read(path)
-        except FileFormatError as error:
-            raise OutputError(str(error)) from error
-        card = Card.of(data)
-        if path.is_symlink():  # what it leads to is not this folder's
-            note = f"{path.name} was a link; it is kept as {back_up(path).name}"
-        elif data is not None and not card.ours:
-            note = f"{path.name} was not written by a merge; it is kept as {back_up(path, data).name}"
-        store.write_json(path, change(dict(card.fields)), indent=4, title=title, follow=False)
-    return note
+            held.enter_context(store.locked(card.path))
+        except OutputError as error:
+            card.error = error
+        held.callback(card.take_back)
+        card.prepare()
+        yield card
 
 
 @dataclass(frozen=True, slots=True)
@@ -264,30 +358,26 @@ def card_at(path: Path) -> Card:
         return Card({})
 
 
-def write_side_car(
-    lora: Path,
+def card_change(
     recipe: Recipe,
     family: str,
     words: Sequence[str],
     notes: str,
     *,
     finish: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-) -> str:
-    """Write the WebUI's side-car .json beside the merge: activation text, weight 1, notes in words.
+) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return how a merge changes the WebUI's side-car: activation text, weight 1, notes in words.
 
     Fields a user has filled in an existing side-car are kept; only empty ones are filled.
 
     Args:
-        lora: the merge.
         recipe: stamped.
         family: the base family.
         words: trigger words.
         notes: what is told of the merge.
         finish: what all of it is to say -> what is written.
     Returns:
-        a sentence where a file lay there that no merge has written, else "".
-    Raises:
-        OutputError: the folder cannot be written.
+        what the side-car says -> what it is to say.
     """
     negatives = []
     for source in recipe.sources:
@@ -316,4 +406,4 @@ def write_side_car(
             return {**ours, **own, WRITTEN_KEY: ours}
         return {**finish({**ours, **own}), WRITTEN_KEY: finish(dict(ours))}
 
-    return edit_side_car(lora, change)
+    return change

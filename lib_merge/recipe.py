@@ -8,7 +8,7 @@ number.
 from __future__ import annotations
 
 import json
-import math
+import reprlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -181,6 +181,7 @@ class Recipe:
         if self.trainable and self.names == "diffusers":
             message = "diffusers' names have no alpha: leave --trainable out, or choose kohya's names."
             raise RecipeError(message)
+        check_word("the family", self.family)
         check_number("prune", self.prune, 0.0, 1.0)
         check_number("prune_below", self.prune_below, 0.0)
         if self.conv_rank is not None and not 1 <= self.conv_rank <= 1 << 16:
@@ -379,6 +380,8 @@ def check_roles(method: Method, roles: Sequence[str | None]) -> None:
     """Raise `RecipeError` unless every role of the method is given to one source; other methods ignore
     roles.
     """
+    for role in roles:
+        check_word("a role", role)
     given = [role for role in roles if role]
     if method.roles and sorted(given) != sorted(method.roles):
         message = f"{method.name} needs the roles {' and '.join(method.roles)}, one source each."
@@ -402,8 +405,16 @@ def check_source(source: Source) -> None:
         check_number(f"an element rule of {source.label}", rule.ratio)
 
 
+def check_word(what: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` is a text or None; `what` names it."""
+    if value is not None and not isinstance(value, str):
+        message = f"{what} is {reprlib.repr(value)}; it takes a word."
+        raise RecipeError(message)
+
+
 def check_number(what: str, value: float, least: float = -1e4, most: float = 1e4) -> None:
     """Raise `RecipeError` unless `value` is a number from `least` to `most`; `what` names it."""
-    if not (isinstance(value, (int, float)) and math.isfinite(value) and least <= value <= most):
-        message = f"{what} is {value!r}; it takes a number from {least:g} to {most:g}."
+    # comparing is exact for whole numbers of any size, and false for what is not a number
+    if not (isinstance(value, (int, float)) and least <= value <= most):
+        message = f"{what} is {reprlib.repr(value)}; it takes a number from {least:g} to {most:g}."
         raise RecipeError(message)

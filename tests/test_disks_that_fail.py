@@ -90,7 +90,9 @@ CHILD = """
                 change(archive, work) if work != "make" else archive.history.add(name="new")
                 code = 0
             except MergeError as error:
-                code = 3 if str(error).endswith(".") and "\\n" not in str(error) else 4
+                said = str(error)
+                true = "no space is left" in said or int(mode) != 2  # 2: the disk is still full
+                code = 3 if said.endswith(".") and "\\n" not in said and true else 4
             except BaseException:
                 code = 5
             reached = shim.armed() < 0 or int(mode) == 2 and shim.armed() == 0
@@ -129,14 +131,21 @@ def child(tmp_path_factory):
         child.stdin.close()
 
 
-@pytest.fixture
-def before(tmp_path):
-    """A data folder with a history."""
-    archive = Archive(tmp_path / "before")
+@pytest.fixture(scope="module")
+def made(tmp_path_factory):
+    """A data folder with a history, written once."""
+    folder = tmp_path_factory.mktemp("made")
+    archive = Archive(folder)
     for number in range(12):
         entry = archive.history.add(name=f"m{number}", notes="before" * 200)
         archive.reports.keep(entry.id, {"before": number}, "<p>")
-    return tmp_path / "before"
+    return folder
+
+
+@pytest.fixture
+def before(made, tmp_path):
+    """A copy of it."""
+    return shutil.copytree(made, tmp_path / "before")
 
 
 def _entries(folder):
@@ -197,7 +206,9 @@ def test_a_kill_at_any_call_leaves_the_old_or_the_new_history(child, before, tmp
 def test_a_full_disk_at_any_write_is_one_sentence_and_leaves_the_old_history(
     child, before, tmp_path, work, mode
 ):
-    """After a full disk the list showed what was not on the disk. Mode 1: once; 2: from then on."""
+    """After a full disk the list showed what was not on the disk, and SQLite's "readonly" and "disk I/O error" were
+    told instead. Mode 1: once; 2: from then on.
+    """
     old, _ = _entries(before)
     codes = []
 
@@ -250,6 +261,20 @@ def test_a_kill_at_any_call_of_making_the_file_leaves_one_that_can_be_used(child
 
 
 # -------------------------------------------------------------------------------------------- without a shim
+
+
+@pytest.mark.parametrize(
+    "text", ["attempt to write a readonly database", "disk I/O error", "unable to open database file"]
+)
+@pytest.mark.parametrize("how", ["disk", "quota", "room"])
+def test_a_full_disk_that_sqlite_calls_something_else_is_named(tmp_path, monkeypatch, text, how):
+    real = shutil.disk_usage(tmp_path)
+    if how == "disk":
+        monkeypatch.setattr(shutil, "disk_usage", lambda _: real._replace(free=100))
+    elif how == "quota":  # the disk has room, and not for this user
+        monkeypatch.setattr(store.os, "fsync", _full)
+    sentence = str(databases._sentence(sqlite3.OperationalError(text), tmp_path / NAME))
+    assert ("no space is left for lora-merge.sqlite3" in sentence) == (how != "room")
 
 
 @pytest.mark.parametrize("moment", ["_fill", "set_aside", "move", "replace"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import sys
 import threading
 
 import pytest
@@ -13,6 +14,7 @@ from safetensors.torch import save_file
 from lib_merge.adapters.loha import LoHa
 from lib_merge.api import load_recipe, run_recipe
 from lib_merge.blocks.imports import import_file
+from lib_merge.cli import main
 from lib_merge.errors import FileFormatError, MergeError, ModuleError, legible
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import as_text, read_facts
@@ -81,6 +83,42 @@ def test_a_layer_may_be_somewhat_wider_than_the_familys(tmp_path):
         else:
             with pytest.raises(ModuleError, match=r"make 1,280 × 800, and the layer has 320 × 320"):
                 inspect_file(path, "SD1")
+
+
+@pytest.mark.parametrize("stem", [KNOWN, UNKNOWN])
+def test_a_rank_that_no_matrix_has_is_refused_before_its_grams_are_taken(stem, tmp_path):
+    tensors = {f"{stem}.lora_up.weight": _half(4, 100_000), f"{stem}.lora_down.weight": _half(100_000, 4)}
+    path = _save(tmp_path / "a.safetensors", tensors)
+    with pytest.raises(ModuleError, match="it has rank 100,000, and 4 × 4 has at most 4"):
+        inspect_file(path)
+    tensors = {f"{stem}.lora_up.weight": _half(4, 128), f"{stem}.lora_down.weight": _half(128, 4)}
+    assert inspect_file(_save(path, tensors))["norm"] > 0  # as trainers write it for a narrow layer
+
+
+PARTS = {
+    "lokr": {"lokr_w1_a": 2, "lokr_w1_b": 2, "lokr_w2_a": 2, "lokr_w2_b": 2, "lokr_t2": 4},
+    "lokr whole": {"lokr_w1": 2, "lokr_w2": 2},
+    "hada": {"hada_w1_a": 2, "hada_w1_b": 2, "hada_w2_a": 2, "hada_w2_b": 2, "hada_t1": 4, "hada_t2": 4},
+    "lora": {"lora_up.weight": 2, "lora_down.weight": 2, "lora_mid.weight": 4, "alpha": 0},
+    "full": {"diff": 2, "diff_b": 1},
+}
+
+
+@pytest.mark.parametrize("kind", PARTS)
+def test_any_number_of_axes_anywhere_is_taken_or_refused_in_words(kind, tmp_path):
+    """Each tensor with each number of axes, the others right, and with a core or without."""
+    for left in (set(), {"lokr_t2", "hada_t1", "hada_t2", "lora_mid.weight"}):
+        usual = {role: (2,) * axes for role, axes in PARTS[kind].items() if role not in left}
+        for role in usual:
+            for axes in range(9):
+                shapes = {**usual, role: (2,) * axes}
+                path = _save(
+                    tmp_path / "a.safetensors", {f"{UNKNOWN}.{r}": _half(*s) for r, s in shapes.items()}
+                )
+                problem = read_facts(path)["problem"]
+                assert "understood" not in problem, shapes
+                if not problem:
+                    assert inspect_file(path)["norm"] > 0, shapes
 
 
 @pytest.mark.parametrize("core", [False, True])
@@ -285,6 +323,11 @@ def test_a_recipe_is_a_small_plain_file(tmp_path):
             load_recipe(tmp_path / "pipe.json")
         with pytest.raises(MergeError, match="no plain file"):
             import_file(tmp_path / "pipe.json")
+
+
+def test_nobody_may_read_what_the_command_line_prints(monkeypatch):
+    monkeypatch.setattr(sys, "stdout", None)
+    assert main(["methods"]) == 0
 
 
 # -------------------------------------------------------------------------------------------- messages

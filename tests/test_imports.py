@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -85,6 +86,16 @@ def test_imports_point_one_way():
         own = _room(module)
         wrong += [f"{module} imports {t}" for t in sorted(targets) if not _allowed(own, _room(t))]
     assert not wrong, "\n".join(wrong)
+
+
+def test_the_map_of_contributing_has_every_folder_in_its_place():
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    drawn = re.search(r"^errors ←.*?(?=```)", text, re.MULTILINE | re.DOTALL)
+    parts = [[room for room in re.findall(r"\w+", part) if room in PLACE] for part in drawn[0].split("←")]
+    folders = {path.parent.name for path in PACKAGE.glob("*/__init__.py")}
+    assert folders <= {room for part in parts for room in part}
+    places = [PLACE[room] for part in parts for room in part]
+    assert places == sorted(places)
 
 
 def test_no_circles():

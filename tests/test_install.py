@@ -132,6 +132,28 @@ def test_a_folder_runs_where_its_files_do_and_a_slip_is_said(suites):
         suites.chosen(["tests/test_budgt.py"], None)
 
 
+def test_a_linked_environment_serves_a_checkout_that_is_alike(suites, tmp_path, monkeypatch):
+    import environments
+
+    here, there = tmp_path / "here", tmp_path / "there"
+    (there / ".venvs" / "engine").mkdir(parents=True)
+    here.mkdir()
+    try:
+        (here / ".venvs").symlink_to(there / ".venvs", target_is_directory=True)
+    except OSError:
+        pytest.skip("links are not allowed here")
+    digests = set()
+    for root in (there, here):
+        monkeypatch.setattr(environments, "ROOT", root)
+        monkeypatch.setattr(environments, "REQUIREMENTS", ROOT / ".ci" / "requirements")
+        digests.add(environments._digest(root / ".venvs" / "engine", "base.txt"))
+    assert len(digests) == 1
+    assert environments._digest(here / ".venv", "base.txt") not in digests  # it lies in this checkout itself
+    with pytest.raises(suites.Failure, match=r"\.venvs is a link to .*there"):
+        environments._begin(here / ".venvs" / "engine", "", with_pip=False)
+    assert (there / ".venvs" / "engine").is_dir()
+
+
 def test_the_whole_suite_leaves_no_file_out(suites):
     works = [work for work in suites.whole(browser=True) if work.module == "pytest"]
     named = [argument for work in works for argument in work.arguments]
@@ -168,3 +190,18 @@ def test_contributing_names_no_file_that_is_not_there():
     rooms += [path for path in (ROOT / "lib_merge", *(ROOT / "lib_merge").iterdir()) if path.is_dir()]
     missing = sorted(name for name in names if not any((room / name).exists() for room in rooms))
     assert [name for name in missing if not name.startswith("../shared")] == []
+
+
+def test_what_contributing_names_where_things_are_added_is_in_the_code():
+    text = (ROOT / ".github" / "CONTRIBUTING.md").read_text(encoding="utf-8")
+    adding = text[text.index("## Adding things") : text.index("## Words")]
+    names = set(re.findall(r"`@?([A-Za-z_]\w+)(?:\([^`]*)?`", adding))
+    assert len(names) > 30
+    files = [path for room in ("lib_merge", "tests") for path in (ROOT / room).rglob("*.py")]
+    words = {word for path in files for word in re.findall(r"\w+", path.read_text(encoding="utf-8"))}
+    assert sorted(names - words) == []
+    lists = re.findall(r"`([A-Z_]{4,})` (?:in|of)\s+`([\w/]+\.py)`", adding)
+    assert len(lists) >= 5
+    for name, file in lists:
+        [path] = [room / file for room in (ROOT, ROOT / "lib_merge") if (room / file).exists()]
+        assert re.search(rf"^{name}\b.* = ", path.read_text(encoding="utf-8"), re.MULTILINE), (name, file)

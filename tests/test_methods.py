@@ -79,7 +79,8 @@ def _merge(name, paths, weights, knobs, out, blocks=None, **options):
 
 
 def test_no_method_is_without_a_reference():
-    assert set(CASES) | RANDOM | WHOLE == set(METHODS)
+    held = set(CASES) | RANDOM | WHOLE
+    assert held == set(METHODS), f"in CASES, RANDOM or WHOLE is no line for {sorted(set(METHODS) - held)}"
     assert {method.space for method in METHODS.values()} == set(Space)
 
 
@@ -280,7 +281,9 @@ def test_identity_scaling_and_emptiness(name, tmp_path):
             }
             if name == "norm_preserving":
                 expected = {n: np.sign(ratio) * v for n, v in before.items()}
-            assert relative(dense_of(out), expected) <= 1e-5
+            assert relative(dense_of(out), expected) <= 1e-5, (
+                f"one source alone is not ratio × itself at {knobs or 'the defaults'}: say in NEUTRAL where"
+            )
     count = max(2, method.sources[0])
     if name == "model_stock":
         with pytest.raises(OutputError, match="every module of the result is zero"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import time
+from pathlib import Path
 
 import pytest
 import torch
@@ -28,6 +29,9 @@ LISTS = {
     "kohya_sd15_r128": "SD1", "kohya_sdxl_r32": "SDXL", "krea2_lora_kohya": "Krea2", "qwen_image_lora_kohya": "Qwen-Image",
 }  # fmt: skip
 
+# lists that are committed: {"family": name, "blocks": {module: block}, "keys": {key: [dtype, [shape]]}}
+OWN = sorted((Path(__file__).parent / "reference" / "keys").glob("*.json"))
+
 
 def _read(keys, name):
     table = json.loads((keys / f"{name}.json").read_text())
@@ -43,16 +47,30 @@ def _placed(keys, name, family):
     return {placement.name: placement for placement in placed}
 
 
-@pytest.mark.parametrize("name", LISTS)
-def test_a_real_key_list_is_understood_whole_and_its_family_told(name, keys):
-    tensors = _read(keys, name)
+def _understood(tensors, name, family):
+    """Hold that every key is read and that the family is told; return the names of the modules."""
     parsed = parse_keys(tensors, {}, None, name)
     assert parsed.unknown == ()
-    assert guess_family(parsed, tensors).candidates == (LISTS[name],)
-    placed = [family_of(LISTS[name]).place(raw.component, raw.path) for raw in parsed.modules]
+    assert guess_family(parsed, tensors).candidates == (family,)
+    placed = [family_of(family).place(raw.component, raw.path) for raw in parsed.modules]
     assert len({p.name for p in placed}) == len(placed)
     claimed = sum(len(raw.roles) for raw in parsed.modules)
     assert claimed == len([key for key in tensors if not key.startswith("metadata_key")])
+    return {p.name for p in placed}
+
+
+@pytest.mark.parametrize("name", LISTS)
+def test_a_real_key_list_is_understood_whole_and_its_family_told(name, keys):
+    _understood(_read(keys, name), name, LISTS[name])
+
+
+@pytest.mark.parametrize("path", OWN, ids=lambda path: path.stem)
+def test_a_key_list_of_ours_tells_its_family_and_its_blocks(path):
+    own = json.loads(path.read_text(encoding="utf-8"))
+    tensors = {key: TensorInfo(dtype, tuple(shape), 0, 0) for key, (dtype, shape) in own["keys"].items()}
+    names = _understood(tensors, path.name, own["family"])
+    assert set(own["blocks"]) <= names, f"modules of {path.name}: {sorted(names)}"
+    assert {name: block_of(name, own["family"]) for name in own["blocks"]} == own["blocks"]
 
 
 def test_a_file_that_shapes_cannot_tell_is_left_open(keys):

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import contextlib
 import errno
 import io
 import json
@@ -26,7 +25,8 @@ from lib_merge.files import moving, store
 from lib_merge.files.hashes import file_hash
 from lib_merge.files.reader import open_tensors
 from lib_merge.files.trash import Trash
-from tests.factories import write_lora
+from lib_merge.recipe import loads
+from tests.factories import NAMES, write_lora
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 
 ROOT = Path(__file__).parents[1]
@@ -41,6 +41,16 @@ def pair(tmp_path):
 
 
 @pytest.fixture
+def few(tmp_path):
+    """Two LoRAs of two modules: merged in no time."""
+    (tmp_path / "sources").mkdir()
+    return [
+        write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name), names=NAMES[:2], conv=False)
+        for name in "ab"
+    ]
+
+
+@pytest.fixture
 def out(tmp_path):
     (tmp_path / "out").mkdir()
     return tmp_path / "out" / "m.safetensors"
@@ -51,87 +61,108 @@ def _files(folder):
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
 
 
-def _python(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    )  # fmt: skip
+# One process that has everything imported and forks for each task: {"code", "each": arguments of each child}.
+# The children of a task begin together; answered are their exit codes.
+_FORKS = """
+    import json, os, sys, traceback
+    from lib_merge import Job, merge, metadata
+    from lib_merge.files import store
+    from lib_merge.files.store import Temporary
+    from tests.factories import NAMES, write_lora
+    a, b = (write_lora(f"{sys.argv[1]}/{name}.safetensors", names=NAMES[:2], conv=False) for name in "ab")
+    merge([a, b], save_to=f"{sys.argv[1]}/warm.safetensors", job=Job(side_car=False))
+    print("ready", flush=True)
+    for line in sys.stdin:
+        task = json.loads(line)
+        reading, writing = os.pipe()
+        children = []
+        for arguments in task["each"]:
+            child = os.fork()
+            if child == 0:
+                try:
+                    os.read(reading, 1)
+                    exec(task["code"], {**globals(), "arguments": arguments})
+                except BaseException:
+                    traceback.print_exc()
+                    os._exit(1)
+                os._exit(0)
+            children.append(child)
+        os.write(writing, bytes(len(children)))
+        ends = [os.waitpid(child, 0)[1] for child in children]
+        os.close(reading)
+        os.close(writing)
+        print(json.dumps([os.waitstatus_to_exitcode(end) for end in ends]), flush=True)
+"""
+
+
+@pytest.fixture(scope="module")
+def forked(tmp_path_factory):
+    """Run a piece of code in children of one process; give their exit codes."""
+    if not hasattr(os, "fork"):
+        pytest.skip("needs processes that fork")
+    with subprocess.Popen(
+        [sys.executable, "-c", textwrap.dedent(_FORKS), str(tmp_path_factory.mktemp("warm"))],
+        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
+    ) as parent:  # fmt: skip
+
+        def run(code, each):
+            each = [[str(one) if isinstance(one, Path) else one for one in arguments] for arguments in each]
+            parent.stdin.write(json.dumps({"code": textwrap.dedent(code), "each": each}) + "\n")
+            parent.stdin.flush()
+            return json.loads(parent.stdout.readline())
+
+        assert parent.stdout.readline() == "ready\n"
+        yield run
+        parent.stdin.close()
 
 
 def _said(lora):
-    """What a file and the notes beside it say they are made of."""
+    """What a file and the notes beside it say they are made of; None where they do not say."""
     with open_tensors(lora) as file:
-        recipe = json.loads(file.metadata["merge_recipe"])
-    described = json.loads(lora.with_suffix(".json").read_text(encoding="utf-8"))["description"]
-    return f"a@{recipe['sources'][0]['ratio']:g} ", described
+        text = metadata.recipe_of(file.metadata)
+    card = metadata.card_at(lora.with_suffix(".json"))
+    return (
+        None if text is None else metadata.describe_recipe(loads(text)),
+        card.fields["description"] if card.ours else None,
+    )
 
 
 # -------------------------------------------------------------------------------------------- many at once
 
 
+# 12 rounds find in a suite what more rounds found; tests.campaigns does hundreds
 @pytest.mark.slow
-def test_of_four_merges_into_one_file_the_last_has_file_and_notes(pair, out):
+def test_of_four_merges_into_one_file_the_last_has_file_and_notes(few, out, forked):
     """5 of 30 side-cars described another merge."""
     code = """
-        import sys
-        from pathlib import Path
-        from lib_merge import Job, merge
-        from lib_merge.files import store
         store.LEFT_BEHIND = -60.0  # the locks alone must do
-        number, a, b, folder = int(sys.argv[1]), *sys.argv[2:5]
-        for turn in sys.stdin:
-            merge([a, b], ratios=[number + 1, 0.5], save_to=f"{folder}/m.safetensors", job=Job(overwrite=True))
-            print("done", flush=True)
+        number, a, b, out = arguments
+        merge([a, b], ratios=[number, 0.5], save_to=out, job=Job(overwrite=True))
     """
-    with contextlib.ExitStack() as stack:
-        command = [sys.executable, "-c", textwrap.dedent(code)]
-        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
-        workers = [
-            stack.enter_context(
-                subprocess.Popen(
-                    [*command, str(number), *map(str, pair), str(out.parent)],
-                    cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment,
-                )
-            )
-            for number in range(4)
-        ]  # fmt: skip
-        _race(workers, out)
-    assert [worker.returncode for worker in workers] == [0] * 4
-    verify(out, [pair[0].parent])
-
-
-def _race(workers, out):
     seen = set()
-    for turn in range(30):
-        for worker in workers:
-            worker.stdin.write(f"{turn}\n")
-            worker.stdin.flush()
-        for worker in workers:
-            assert worker.stdout.readline() == "done\n"
+    for turn in range(12):
+        assert forked(code, [(turn * 4 + number, *few, out) for number in range(1, 5)]) == [0] * 4
         made, described = _said(out)
-        assert f"merged: {made}" in described
-        seen.add(made)
+        assert made == described
         assert sorted(path.name for path in out.parent.iterdir()) == ["m.json", "m.safetensors"]
+        with open_tensors(out) as file:
+            seen.add(loads(metadata.recipe_of(file.metadata)).sources[0].ratio % 4)
     assert len(seen) > 1, "the same one was last every time: nothing was tried"
+    verify(out, [few[0].parent])
 
 
 @pytest.mark.slow
-def test_of_eight_merges_at_once_all_side_cars_are_there(pair, out):
+def test_of_eight_merges_at_once_all_side_cars_are_there(few, out, forked):
     """7 of 320 side-cars were lost to the sweeps of others."""
     code = """
-        import sys
-        from lib_merge import merge
-        from lib_merge.files import store
         store.LEFT_BEHIND = -60.0
-        name, a, b, folder = sys.argv[1:5]
-        for number in range(5):
+        name, a, b, folder = arguments
+        for number in range(4):
             report = merge([a, b], save_to=f"{folder}/{name}-{number}.safetensors")
             assert report.warnings == [], report.warnings
     """
-    workers = [_python(code, name, *pair, out.parent) for name in "abcdefgh"]
-    for worker in workers:
-        assert worker.communicate(timeout=500)[1] == ""
-    names = {f"{name}-{number}" for name in "abcdefgh" for number in range(5)}
+    assert forked(code, [(name, *few, out.parent) for name in "abcdefgh"]) == [0] * 8
+    names = {f"{name}-{number}" for name in "abcdefgh" for number in range(4)}
     found = {path.name for path in out.parent.iterdir()}
     assert found == {f"{name}{ending}" for name in names for ending in (".json", ".safetensors")}
     for name in names:
@@ -156,8 +187,8 @@ def test_of_threads_that_may_not_overwrite_one_wins_and_its_notes_stay(pair, out
     assert len(done) == 1
     assert all("exists already" in sentence for sentence in refused)
     made, described = _said(out)
-    assert f"a@{done[0]} " == made
-    assert made in described
+    assert f"a@{done[0]} " in made
+    assert made == described
 
 
 # -------------------------------------------------------------------------------------------- what is replaced
@@ -212,8 +243,33 @@ def test_without_a_trash_of_its_own_the_old_file_lies_beside_it(pair, out):
     write_lora(out, seed=9)
     before = out.read_bytes()
     merge(pair, save_to=out, job=AGAIN)
-    kept = [data for name, data in _files(out.parent / ".lora-merge" / "trash").items() if name.endswith(".safetensors")]  # fmt: skip
+    kept = [data for name, data in _files(out.parent / ".lora-merge" / "trash").items() if name.endswith(".safetensors.kept")]  # fmt: skip
     assert kept == [before]
+
+
+def test_nothing_in_a_trash_is_a_lora_to_a_webui(pair, out, tmp_path):
+    """WebUIs list what lies in hidden folders: the replaced original was there again, under another name."""
+    for name in ("m.safetensors", "n.safetensors"):
+        write_lora(out.with_name(name), seed=9)
+    merge(pair, save_to=out, job=AGAIN)
+    trash = Trash(out.parent / ".lora-merge" / "trash")
+    thrown = trash.take([out.with_name("n.safetensors")])
+    assert len(trash.things()) == 2
+    listed = [path for path in out.parent.rglob("*") if path.suffix in (".safetensors", ".pt", ".ckpt")]
+    assert listed == [out]
+    assert [path.name for path in trash.restore(thrown)] == ["n.safetensors"]
+
+
+def test_what_went_into_the_trash_under_its_whole_name_goes_back(tmp_path):
+    trash = Trash(tmp_path / "trash")
+    thrown = trash.take([write_lora(tmp_path / "m.safetensors")])
+    [kept] = thrown.files
+    note = trash.folder / f"{thrown.id}.trash.json"
+    (trash.folder / kept).rename(trash.folder / kept.removesuffix(".kept"))
+    note.write_text(note.read_text().replace(".kept", ""))
+    [before] = trash.things()
+    assert trash.restore(before) == [tmp_path / "m.safetensors"]
+    assert not list(trash.folder.iterdir())
 
 
 @POSIX
@@ -250,7 +306,7 @@ def test_a_disk_without_hard_links_keeps_a_copy(pair, out, tmp_path, monkeypatch
 
     monkeypatch.setattr(os, "link", none)
     merge(pair, save_to=out, job=Job(overwrite=True, trash=tmp_path / "trash"))
-    [kept] = (tmp_path / "trash").glob("*.safetensors")
+    [kept] = (tmp_path / "trash").glob("*.safetensors.kept")
     assert kept.read_bytes() == before
     assert kept.stat().st_mtime == 1000
 
@@ -363,13 +419,14 @@ def test_a_page_takes_no_place_but_a_pages(pair, tmp_path, capsys):
 # -------------------------------------------------------------------------------------------- bad moments
 
 
-def _written(monkeypatch, at, act):
-    """Let `act` happen instead of the write of that number."""
+def _written(monkeypatch, at, act, *, lasting=False):
+    """Let `act` happen instead of the write of that number, or of each from it on."""
     real, count = io.FileIO.write, iter(range(10_000))
 
     class File(io.FileIO):
         def write(self, data):
-            if next(count) == at:
+            number = next(count)
+            if number == at or (lasting and number > at):
                 act(self, data)
             return real(self, data)
 
@@ -384,22 +441,62 @@ def _written(monkeypatch, at, act):
     return count
 
 
-@pytest.mark.parametrize("case", ["new", "own", "foreign", "no links"])
-def test_a_full_disk_at_any_write_loses_nothing(pair, out, tmp_path, monkeypatch, case):
-    def prepare():
-        if case == "own":
-            merge(pair, save_to=out)
-            out.with_suffix(".preview.png").write_bytes(b"picture")
-        elif case != "new":
-            write_lora(out, seed=9)
-            out.with_suffix(".json").write_text('{"notes": "old"}')
+def _lay(case, pair, out):
+    """Put what is going to be replaced; return what of it must never be lost."""
+    if case in ("own", "left"):
+        merge(pair, save_to=out)
+        card = json.loads(out.with_suffix(".json").read_text())
+        out.with_suffix(".json").write_text(json.dumps({**card, "negative text": "a person's"}))
+        out.with_suffix(".preview.png").write_bytes(b"picture")
+        if case == "left":  # of a merge that was deleted without it
+            out.unlink()
+        return {b"picture"}
+    if case == "renamed":  # its card says that it is of another merge than the next one
+        merge(pair, save_to=out.with_name("x.safetensors"))
+        for ending in (".safetensors", ".json"):
+            out.with_name(f"x{ending}").rename(out.with_suffix(ending))
+    elif case == "foreign":
+        write_lora(out, seed=9, names=NAMES[:2], conv=False)
+        out.with_suffix(".json").write_text('{"notes": "old"}')
+        out.with_suffix(".png").write_bytes(b"picture")
+    return set(_files(out.parent).values())
 
-    trash, at, published = tmp_path / "trash", 0, 0
-    while True:
-        for path in [*out.parent.iterdir(), *(trash.iterdir() if trash.is_dir() else ())]:
+
+def _anew(folders, before):
+    """Empty the folders and put into the first what lay there."""
+    for folder in folders:
+        for path in folder.iterdir() if folder.is_dir() else ():
             path.unlink()
-        prepare()
-        before = _files(out.parent)
+    for name, data in before.items():
+        (folders[0] / name).write_bytes(data)
+
+
+def _agree(out, case):
+    """Hold a file and its card to be of one merge, or the card to say nothing; what a person wrote is there."""
+    if case in ("own", "left"):
+        cards = [path.read_text() for path in out.parent.glob("m.json*")]
+        assert any("a person's" in card for card in cards)
+    if not out.exists():
+        assert not metadata.card_at(out.with_suffix(".json")).ours or case == "left"
+        return
+    made, described = _said(out)
+    assert described in (None, made)
+    if case == "foreign" and made is not None:
+        card = out.with_suffix(".json")
+        assert not card.exists() or "old" not in card.read_text()
+
+
+CASES = ("new", "own", "left", "renamed", "foreign")
+
+
+@pytest.mark.parametrize("lasting", [False, True], ids=["once", "from then on"])
+@pytest.mark.parametrize("case", [*CASES, "no links"])
+def test_a_full_disk_at_any_write_loses_nothing(few, out, tmp_path, monkeypatch, case, lasting):
+    """The notes of the earlier merge stayed beside the new one."""
+    safe = _lay("foreign" if case == "no links" else case, few, out)
+    before, trash, at, published = _files(out.parent), tmp_path / "trash", 0, 0
+    while True:
+        _anew([out.parent, trash], before)
         with monkeypatch.context() as patch:
             if case == "no links":
                 patch.setattr(os, "link", _no_links)
@@ -408,26 +505,49 @@ def test_a_full_disk_at_any_write_loses_nothing(pair, out, tmp_path, monkeypatch
                 os.write(file.fileno(), bytes(data)[: len(data) // 2])
                 raise OSError(errno.ENOSPC, "No space left on device")
 
-            count = _written(patch, at, full)
+            count = _written(patch, at, full, lasting=lasting)
             try:
-                report = merge(pair, ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=trash))
+                report = merge(few, ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=trash))
             except OutputError as error:
                 assert "no space is left" in str(error)
                 assert _files(out.parent) == before
                 assert not trash.is_dir() or not list(trash.iterdir())
             else:
                 published += 1
-                now = {*_files(out.parent).values(), *(_files(trash) if trash.is_dir() else {}).values()}
-                lost = set(before.values()) - now
-                assert not lost or case == "own"
-                verify(out, [pair[0].parent])
+                kept = _files(trash) if trash.is_dir() else {}
+                assert safe <= {*_files(out.parent).values(), *kept.values()}
+                verify(out, [few[0].parent])
+                _agree(out, case)
                 if next(count) <= at:  # every write was tried
                     break
-                assert any("no space is left" in note for note in report.warnings), at
+                _says_that_it_has_no_notes(report, out, case)
             assert not list(out.parent.glob(".*"))
         at += 1
     assert at > 5
     assert published > 1  # the notes alone may be missing
+    assert _said(out)[1] is not None
+    assert not list(out.parent.glob("*.bak"))
+
+
+def _says_that_it_has_no_notes(report, out, case):
+    assert not out.with_suffix(".json").exists()
+    assert any("no space is left" in note for note in report.warnings)
+    kept = "m.json described an earlier merge; it is kept as m.json.bak"
+    assert (kept in report.warnings) == (case in ("own", "left"))
+
+
+def test_a_full_disk_that_says_so_only_at_the_end_stops_the_merge(few, out, monkeypatch):
+    """Quotas and folders of a network do: a file with a hole was taken for a merge."""
+    merge(few, save_to=out)
+    before = _files(out.parent)
+
+    def full(_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OutputError, match=r"no space is left for m\.safetensors"):
+        merge(few, ratios=[1, 2], save_to=out, job=AGAIN)
+    assert _files(out.parent) == before
 
 
 def _no_links(*_, **__):
@@ -435,11 +555,9 @@ def _no_links(*_, **__):
 
 
 _KILLED = """
-    import io, os, signal, sys
+    import signal
     from pathlib import Path
-    from lib_merge import Job, merge
-    a, b, out, trash = sys.argv[1:5]
-    merge([a, b], save_to=str(Path(out).parent.parent / "warm.safetensors"), job=Job(overwrite=True, side_car=False))
+    at, a, b, out, trash = arguments
     count = 0
     def hooked(real):
         def step(*given, **options):
@@ -449,66 +567,44 @@ _KILLED = """
             count += 1
             return real(*given, **options)
         return step
-    def go(number):
-        global at
-        at = number
-        for name in ("fsync", "link", "replace", "unlink", "mkdir"):
-            setattr(os, name, hooked(getattr(os, name)))
-        from lib_merge.files.store import Temporary
-        Temporary.write = hooked(Temporary.write)
-        merge([a, b], ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=Path(trash)))
-        os._exit(0)
-    print("ready", flush=True)
-    for line in sys.stdin:
-        pid = os.fork()
-        if pid == 0:
-            go(int(line))
-        _, status = os.waitpid(pid, 0)
-        print("killed" if os.WIFSIGNALED(status) else "done", flush=True)
+    for name in ("fsync", "link", "rename", "replace", "unlink", "mkdir"):
+        setattr(os, name, hooked(getattr(os, name)))
+    Temporary.write = hooked(Temporary.write)
+    merge([a, b], ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=Path(trash)))
 """
 
 
 @pytest.mark.slow
 @POSIX
-@pytest.mark.parametrize("case", ["new", "own", "foreign"])
-def test_a_kill_at_any_step_loses_nothing(pair, out, tmp_path, case):
-    trash, at = tmp_path / "trash", 0
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_KILLED), *map(str, (*pair, out, trash))],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as child:  # fmt: skip
-        assert child.stdout.readline() == "ready\n"
-        while True:
-            for path in [*out.parent.iterdir(), *(trash.iterdir() if trash.is_dir() else ())]:
-                path.unlink()
-            if case == "own":
-                merge(pair, save_to=out)
-            elif case == "foreign":
-                write_lora(out, seed=9)
-                out.with_suffix(".json").write_text('{"notes": "old"}')
-                out.with_suffix(".png").write_bytes(b"picture")
-            before = _files(out.parent)
-            child.stdin.write(f"{at}\n")
-            child.stdin.flush()
-            if child.stdout.readline() == "done\n":
-                break
-            _whole(out, before, trash, case)
-            at += 1
-        child.stdin.close()
+@pytest.mark.parametrize("case", CASES)
+def test_a_kill_at_any_step_loses_nothing(few, out, tmp_path, case, forked):
+    """A file lay beside the notes of the merge that it replaced."""
+    safe = _lay(case, few, out)
+    before, trash, at = _files(out.parent), tmp_path / "trash", 0
+    while True:
+        _anew([out.parent, trash], before)
+        [code] = forked(_KILLED, [(at, *few, out, trash)])
+        _whole(out, before, trash, safe)
+        _agree(out, case)
+        if code == 0:
+            break
+        assert code == -9
+        at += 1
     assert at > 10
+    assert _said(out)[1] is not None
     for left in out.parent.glob(".*"):
         os.utime(left, (0, 0))
-    merge(pair, save_to=out, job=AGAIN)
+    merge(few, save_to=out, job=AGAIN)
     assert not list(out.parent.glob(".*"))
 
 
-def _whole(out, before, trash, case):
+def _whole(out, before, trash, safe):
     """Hold what a killed merge left against what was there."""
     kept = _files(trash) if trash.is_dir() else {}
     now = _files(out.parent)
-    if case != "own":
-        assert set(before.values()) <= {*now.values(), *kept.values()}
-    if case != "new" or out.name in now:
+    assert safe <= {*now.values(), *kept.values()}
+    assert out.name in now or out.name not in before
+    if out.name in now:
         with open_tensors(out) as file:
             for key in file.tensors:
                 file.read(key)

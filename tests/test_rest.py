@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+from lib_merge.ui.desk import OPERATIONS
 from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
 from tests.schema import fits
@@ -149,7 +150,9 @@ def test_openapi_names_parameters_and_nothing_deletes(serve):
     promised = {
         "methods", "loras", "inspect", "presets", "recipes", "history", "plan", "merge", "verify", "jobs/{job}", "jobs/{job}/cancel",
     }  # fmt: skip
-    assert {f"{V1}/{name}" for name in promised} <= set(ours)
+    declared = {f"{V1}{one.rest.partition(' ')[2]}" for one in OPERATIONS.values() if one.rest}
+    assert {f"{V1}/{name}" for name in promised} <= declared
+    assert declared == set(ours)
     assert not any("delete" in item for item in ours.values())
     assert [p["name"] for p in ours[f"{V1}/inspect"]["get"]["parameters"]] == ["key", "name"]
     assert [p["name"] for p in ours[f"{V1}/jobs/{{job}}"]["get"]["parameters"]] == ["job"]

@@ -7,6 +7,7 @@ import contextlib
 import json
 import random
 import struct
+import sys
 import threading
 import time
 import zlib
@@ -476,6 +477,21 @@ def test_names_count_up_and_stay_possible(tmp_path):
         with pytest.raises(OutputError):
             sub_folder(tmp_path, bad)
     assert sub_folder(tmp_path, "a\\b") == tmp_path / "a" / "b"
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="making links asks for rights there")
+def test_no_link_leads_what_is_saved_out_of_the_lora_folder(tmp_path):
+    inside, outside = tmp_path / "loras", tmp_path / "elsewhere"
+    (inside / "real").mkdir(parents=True)
+    outside.mkdir()
+    (inside / "out").symlink_to(outside)
+    (inside / "in").symlink_to(inside / "real")
+    (tmp_path / "linked").symlink_to(inside)
+    for name in ("out", "out/deeper", "in/../out"):
+        with pytest.raises(OutputError):
+            sub_folder(inside, name)
+    assert sub_folder(inside, "in/new") == inside / "in" / "new"
+    assert sub_folder(tmp_path / "linked", "real") == tmp_path / "linked" / "real"
 
 
 @given(st.lists(st.text(max_size=60), min_size=1, max_size=8), st.text(max_size=40))

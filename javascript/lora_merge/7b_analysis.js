@@ -180,6 +180,7 @@
                 if (whole.growth !== null) lines.push([whole.growth > 1.5 ? "warn" : "info", `strongest direction × ${fixed(whole.growth, 2)} in the worst module (above 1.5 pictures tend to over-bake)`]);
                 if (!report.recipe.direct) lines.push(["info", `estimated from ${report.recipe.seen[0]} of ${report.recipe.seen[1]} modules`]);
             }
+            for (const pruned of (report.recipe && report.recipe.pruning) || []) lines.push(["info", `pruning at ${figure(pruned.threshold)} ${pruned.field === "prune" ? "of the largest" : "absolute"}${pruned.chosen ? " (set)" : ""} saves ${(pruned.saved / 1e6).toFixed(2)} MB, error ${(100 * pruned.error).toFixed(2)}%`]);
             for (const source of report.sources) {
                 for (const mark of source.marks || []) lines.push(["info", `${source.label}: ${mark.said}`]);
                 if (source.broken.length) lines.push(["bad", `${source.label}: ${source.broken.length} tensors hold NaN or infinity`]);

@@ -150,6 +150,8 @@ WIDENED = 4
 # of small factors (Kronecker and elementwise products), what the layers of other models have and memory
 # holds.
 MOST_UNKNOWN, MOST_GROWN = WIDENED * 340_000_000, 1 << 27
+# Ranks beyond the smaller side say nothing more, and their Grams grow with the square.
+MOST_RANK = 4096
 
 
 def bounded(layout: Layout) -> Layout:
@@ -177,7 +179,12 @@ def check_size(layout: Layout, known: tuple[int, ...]) -> None:
     """
     if layout.kind == "full" or not layout.columns:
         return
-    size = layout.out * layout.columns
+    size, short = layout.out * layout.columns, min(layout.out, layout.columns)
+    if layout.rank > max(MOST_RANK, short):
+        message = (
+            f"it has rank {layout.rank:,}, and {layout.out:,} × {layout.columns:,} has at most {short:,}"
+        )
+        raise LayoutError(message)
     if known:
         if size > WIDENED * math.prod(known):
             raise _too_large(layout, f"the layer has {' × '.join(f'{side:,}' for side in known)}")

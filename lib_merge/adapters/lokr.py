@@ -61,7 +61,7 @@ class LoKr(MergeableKind):
         out1, in1, rank1, kernel1 = _half(shapes, "1")
         out2, in2, rank2, kernel2 = _half(shapes, "2")
         if any(size > 1 for size in kernel1):
-            message = f"lokr_w1 {list(shapes['lokr_w1'])} carries a kernel"
+            message = f"lokr_w1 carries a kernel {list(kernel1)}"
             raise LayoutError(message)
         out, columns, rank = out1 * out2, in1 * in2, rank1 * rank2
         return bounded(Layout("LoKr", out, columns, kernel2, rank if rank < min(out, columns) else 0))

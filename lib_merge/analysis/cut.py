@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
 from lib_merge.analysis.measure import CPU, Bench, Measured, grams_of
-from lib_merge.analysis.model import CurvePoint
+from lib_merge.analysis.model import CurvePoint, Pruned
 from lib_merge.engine.pruning import RankPlan, plan_ranks
 from lib_merge.engine.threads import exact_numerics, in_order
 from lib_merge.engine.tree import Node
@@ -18,6 +19,8 @@ from lib_merge.ranks.policy import PolicyKind, SizeEstimate
 
 # Points of a curve at most.
 POINTS = 64
+# The threshold of the practice, told where none is set.
+USUAL = 0.01
 
 
 def spectra_of(
@@ -108,6 +111,44 @@ def ranks_under(
         rank = int(most) if whole else min(policy.choose(singular, int(most)), int(most))
         ranks.append(0 if name in plan.dropped else rank)
     return np.array(ranks, dtype=int)
+
+
+def prunings(
+    node: Node, names: Sequence[str], spectra: Sequence[np.ndarray], size: SizeEstimate
+) -> tuple[Pruned, ...]:
+    """Return what a threshold relative to the largest would do alone, and what an absolute one.
+
+    Each at the threshold that the recipe sets, or at `USUAL`; as `plan_ranks` decides it in the merge.
+
+    Args:
+        node: the recipe in its tree.
+        names: the modules.
+        spectra: singular values per module.
+        size: what was foreseen of the file; modules that cancel are not pruned.
+    """
+    gone = set(size.cancelled) - {name for name, saved in size.modules.items() if saved.filler}
+    known = {name: values for name, values in zip(names, spectra) if len(values) and name not in gone}
+    if not known or node.policy.kind is PolicyKind.BUDGET:  # there the budget decides
+        return ()
+    found = []
+    for field, relative in (("prune", True), ("prune_below", False)):
+        given: float = getattr(node.recipe, field)
+        threshold = given or USUAL
+        recipe = replace(
+            node.recipe, prune=threshold if relative else 0.0, prune_below=0.0 if relative else threshold
+        )
+        told = plan_ranks(replace(node, recipe=recipe), known, size.fixed).summary()
+        found.append(
+            Pruned(
+                field=field,
+                threshold=threshold,
+                chosen=given > 0,
+                modules=int(told["modules"]),
+                saved=int(told["bytes_saved"]),
+                error=told["relative_error"],
+            )
+        )
+    return tuple(found)
 
 
 def lost(spectra: Sequence[np.ndarray], ranks: np.ndarray) -> float:

@@ -226,6 +226,35 @@ class CurvePoint:
 
 
 @dataclass(frozen=True, slots=True)
+class Pruned:
+    """What one kind of pruning alone would do to the merge.
+
+    field      of the recipe: `prune`, a share of the largest, or `prune_below`, a number
+    threshold  the one that is set, or a usual one
+    chosen     it is set
+    modules    left out
+    saved      bytes
+    error      ‖what is pruned‖ ÷ ‖ΔW‖
+    """
+
+    field: str
+    threshold: float
+    chosen: bool
+    modules: int
+    saved: int
+    error: float
+
+    @property
+    def said(self) -> str:
+        """The same in a sentence's part."""
+        kind = "of the largest" if self.field == "prune" else "absolute"
+        return (
+            f"pruning at {self.threshold:g} {kind}{' (set)' if self.chosen else ''} saves "
+            f"{self.saved / 1e6:.2f} MB, error {self.error:.2%}"
+        )
+
+
+@dataclass(frozen=True, slots=True)
 class RecipeReport:
     """What the recipe will make.
 
@@ -241,6 +270,7 @@ class RecipeReport:
     heard      block -> per source, ‖wᵢΔWᵢ‖
     seen       (modules looked at, modules of the merge); equal when nothing is estimated
     direct     True when every figure comes from Gram matrices of all modules
+    pruning    what either kind of pruning would save and cost; empty where not every module was looked at
     """
 
     method: str
@@ -259,6 +289,7 @@ class RecipeReport:
     heard: Mapping[str, tuple[float, ...]]
     seen: tuple[int, int]
     direct: bool
+    pruning: tuple[Pruned, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

@@ -5,13 +5,15 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
+import numpy as np
 import torch
 
 from lib_merge.analysis.model import Advice
 from lib_merge.engine.evaluate import Evaluator
-from lib_merge.engine.tree import Node, Target, Tree
-from lib_merge.linalg import norm, tolerances
-from lib_merge.methods import Reads
+from lib_merge.engine.figures import delta_of, products
+from lib_merge.engine.tree import Leaf, Node, Target, Tree
+from lib_merge.linalg import Delta, norm, tolerances
+from lib_merge.methods import Reads, Space
 from lib_merge.methods.registry import NORMALIZE
 
 # Modules that are merged to see how strong the whole will be: enough for a factor of two.
@@ -69,21 +71,66 @@ def strength(node: Node) -> float:
     """Return ‖τ‖ / Σ‖wᵢΔWᵢ‖ over a few modules of a node; NaN where all of them must be known for it."""
     if node.method.reads is Reads.RECIPE:
         return math.nan
-    evaluator = Evaluator(torch.device("cpu"))
-    result, sources = 0.0, [0.0] * len(node.children)
+    evaluator = _Sampler(torch.device("cpu"))
+    result, sources = 0.0, np.zeros(len(node.children))
     with torch.no_grad():
         for target in _sample(node):
-            asked = evaluator.asked(node, target)
-            result += norm(asked) ** 2
-            weighted = zip(evaluator.children(node, target), node.weights(target))
-            for index, (delta, weight) in enumerate(weighted):
-                sources[index] += (weight * norm(delta)) ** 2 if weight else 0.0
-    together = sum(map(math.sqrt, sources))
+            size, own = _from_gram(node, target) or _carried_out(node, target, evaluator)
+            result += size
+            sources += own
+    together = float(np.sqrt(sources).sum())
     return math.sqrt(result) / together if together > 0 else math.nan
 
 
+class _Sampler(Evaluator):
+    """Evaluates the few modules that are looked at again and again: their files' ΔW are kept."""
+
+    __slots__ = ()
+
+    def children(self, node: Node, target: Target) -> list[Delta]:
+        """Return every child's ΔW; see `Evaluator.children`."""
+        return [
+            delta_of(child, target.name)
+            if isinstance(child, Leaf) and _has(child, target)
+            else self._child(child, target)
+            for child in node.children
+        ]
+
+    def identities(self, node: Node) -> list[str]:
+        """Return names that need no reading: any draw is as likely as the merge's own."""
+        return [f"{child.label}#{place}" for place, child in enumerate(node.children)]
+
+
+def _carried_out(node: Node, target: Target, evaluator: Evaluator) -> tuple[float, np.ndarray]:
+    """Return ‖τ‖² and per source ‖wᵢΔWᵢ‖² of one module, as the merge makes it."""
+    deltas = zip(evaluator.children(node, target), node.weights(target))
+    own = [(weight * norm(delta)) ** 2 if weight else 0.0 for delta, weight in deltas]
+    return norm(evaluator.asked(node, target)) ** 2, np.array(own)
+
+
+def _from_gram(node: Node, target: Target) -> tuple[float, np.ndarray] | None:
+    """Return the same of a scalar method over files, from what no ratio changes; None of others."""
+    if node.method.space is not Space.SCALAR:
+        return None
+    leaves = [child for child in node.children if isinstance(child, Leaf) and _has(child, target)]
+    if any(isinstance(child, Node) for child in node.children):
+        return None
+    places = [place for place, child in enumerate(node.children) if any(child is one for one in leaves)]
+    gram = np.zeros((len(node.children), len(node.children)))
+    gram[np.ix_(places, places)] = products(leaves, target.name)
+    weights = np.array(node.weights(target))
+    weighted = gram * weights * weights[:, None]
+    factors = np.array(node.coefficients(weights.tolist(), lambda: weighted))
+    return max(float(factors @ gram @ factors), 0.0), weighted.diagonal().clip(0)
+
+
+def _has(leaf: Leaf, target: Target) -> bool:
+    part = leaf.parts.get(target.name)
+    return part is not None and part.columns > 0
+
+
 def _sample(node: Node) -> list[Target]:
-    """Return a few modules, evenly spaced among the smaller half of them, which are merged in an instant."""
+    """Return a few modules, evenly spaced among the smaller half of them, merged in an instant."""
     heard = [target for target in node.targets.values() if target.columns and any(node.weights(target))]
     sizes = sorted(target.out * target.columns for target in heard)
     small = [target for target in heard if target.out * target.columns <= sizes[len(sizes) // 2]]

@@ -15,7 +15,7 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 
 from lib_merge import recipe_edits
-from lib_merge.analysis.cut import curve, lost, ranks_under, spectra_of
+from lib_merge.analysis.cut import curve, lost, prunings, ranks_under, spectra_of
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.model import CurvePoint, MethodRow, Outcome, RecipeReport
 from lib_merge.engine.survey import foresee
@@ -389,6 +389,7 @@ def _report(prospect: Prospect, outcomes: Outcomes, *, exact: bool) -> RecipeRep
         heard=norms,
         seen=(len(outcomes), len(bench.modules)),
         direct=exact,
+        pruning=prunings(prospect.tree.root, prospect.names, prospect.spectra, prospect.size),
     )
 
 

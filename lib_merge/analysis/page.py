@@ -381,6 +381,7 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
         f"<h2>What will come out</h2><p>{text(recipe.title)}, ratios adding up to {recipe.total:g}{seen}. "
         f"{recipe.bytes / 1e6:.1f} MB: {kept} "
         f"({text(parse_policy(recipe.policy).words)}).</p>"
+        f"{''.join(f'<p>{text(pruned.said)}</p>' for pruned in recipe.pruning)}"
         f"<p>Norm {number(whole.norm)}, {number(whole.cancel)} × that of unrelated sources (below 1 "
         "they cancel, above 1 they "
         f"add up); the strongest direction grows to at most {number(whole.growth)} × (above 1.5 "

@@ -26,6 +26,8 @@ def show(text: str) -> None:
     """Write to stdout."""
     # names come from files: what the console cannot show is escaped, never an error
     stream = sys.stdout
+    if stream is None:  # it was closed before the start: nobody reads
+        return
     encoding = stream.encoding or "utf-8"
     stream.write(text.encode(encoding, "backslashreplace").decode(encoding) + "\n")
     stream.flush()
@@ -273,6 +275,8 @@ def _merge(report: AnalysisReport) -> Iterator[str]:
     yield f"{recipe.title}{seen}: norm {whole.norm:.4g}, shares {each}"
     kept = f"{part_words(1 - recipe.error**2)} of the merge is kept" if recipe.error else "nothing is cut"
     yield f"  {recipe.bytes / 1e6:.1f} MB: {kept} ({parse_policy(recipe.policy).words})"
+    for pruned in recipe.pruning:
+        yield f"  {pruned.said}"
     crosstalk = ", ".join(f"{value:.0%}" for value in whole.crosstalk)
     yield (
         f"  {whole.cancel:.2f} × as strong as unrelated LoRAs would be together (below 1 they cancel); the "

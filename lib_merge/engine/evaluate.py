@@ -125,7 +125,7 @@ class Evaluator:
                 if isinstance(total, Dense):
                     self._note(node, target, weights, deltas)
                 return total
-            seed = MaskSeed(node.recipe.seed, target.name, node.identities)
+            seed = MaskSeed(node.recipe.seed, target.name, self.identities(node))
             if node.method.space is Space.CORE:
                 weighted = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
                 return _merge_core(node, target, weighted, seed.uniform, self.memo)
@@ -152,6 +152,10 @@ class Evaluator:
     def cancels(self, node: Node, target: Target, asked: Delta | Spanned) -> bool:
         """Tell whether what `asked` returned of a module is rounding beside its summands."""
         return cancels(node, target, asked, functools.partial(self.together, node, target))
+
+    def identities(self, node: Node) -> list[str]:
+        """Return what the random masks of a node are keyed by, per child."""
+        return node.identities
 
     def children(self, node: Node, target: Target) -> list[Delta]:
         """Return every child's ΔW at `target`, without its weight."""

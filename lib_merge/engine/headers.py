@@ -37,6 +37,11 @@ class ClosedFile(TensorFile):
         self._file: TensorFile | None = None
         self._lock = threading.Lock()
 
+    @property
+    def origin(self) -> TensorFile:
+        """The facts; see `TensorFile.origin`."""
+        return self._facts
+
     def again(self) -> TensorFile:
         """Return the same facts, closed."""
         return ClosedFile(self._facts, self._stamp)

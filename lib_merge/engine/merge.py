@@ -125,13 +125,23 @@ def _steady(tree: Tree) -> Iterator[None]:
 
 @contextlib.contextmanager
 def _beside(work: Callable[[], None]) -> Iterator[None]:
-    """Do `work` in a thread of its own meanwhile."""
-    thread = threading.Thread(target=work, name="lora-merge-sync")
+    """Do `work` in a thread of its own meanwhile; what it cannot do is raised at the end."""
+    failed: list[MergeError] = []
+
+    def run() -> None:
+        try:
+            work()
+        except MergeError as error:
+            failed.append(error)
+
+    thread = threading.Thread(target=run, name="lora-merge-sync")
     thread.start()
     try:
         yield
     finally:
         thread.join()
+    if failed:
+        raise failed[0]
 
 
 def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job: Job) -> None:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from lib_merge import metadata
 from lib_merge.engine.report import MergeReport
@@ -53,20 +54,33 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
     trash = Trash(job.trash or target.parent / ".lora-merge" / "trash")
     with store.locked(target, PATIENCE):
         there = os.path.lexists(target)
-        kept = _keep_replaced(target, trash, job) if there and job.overwrite else None
-        try:
-            final = writer.publish(overwrite=job.overwrite)
-        except BaseException:
-            if kept is not None:
-                trash.drop(kept)
-            raise
-        notes = []
-        if kept is not None:
-            notes += _settle(kept, trash, final == target)
-        if job.side_car:
-            notes += _leftovers(final, job) if not there or final != target else []
-            notes += _side_car(final, tree, report, job)
+        if there and not job.overwrite:
+            return Published(writer.publish(overwrite=False), [])  # which says so
+        left = not there and metadata.card_at(metadata.side_car_path(target)).ours
+        kept = _keep_replaced(target, trash, job) if there else None
+        with _card(target, tree, report, job, anew=kept is not None) as card:
+            final = _named(writer, trash, kept, job)
+            if card is not None and final == target:
+                card.put()
+        notes = (
+            [] if kept is None else _settle(kept, trash, None if card is None else card.path, final == target)
+        )
+        if final != target:
+            notes += _late_notes(final, tree, report, job)
+        elif job.side_car:
+            notes += _leftovers(final, job) if not there and not left else []
+            notes += _spared(final) if card is None else card.notes
     return Published(final, notes)
+
+
+def _named(writer: StreamWriter, trash: Trash, kept: Thrown | None, job: Job) -> Path:
+    """Give the file its name; where it gets none, nothing was replaced."""
+    try:
+        return writer.publish(overwrite=job.overwrite)
+    except BaseException:
+        if kept is not None:
+            trash.drop(kept)
+        raise
 
 
 def _keep_replaced(target: Path, trash: Trash, job: Job) -> Thrown | None:
@@ -76,15 +90,18 @@ def _keep_replaced(target: Path, trash: Trash, job: Job) -> Thrown | None:
     return trash.keep([target, *(path for path in beside(target) if not job.spares(path))])
 
 
-def _settle(kept: Thrown, trash: Trash, replaced: bool) -> list[str]:
-    """Take away what lay beside a replaced file; forget the copies where it was not replaced."""
+def _settle(kept: Thrown, trash: Trash, card: Path | None, replaced: bool) -> list[str]:
+    """Take away what lay beside a replaced file, its card excepted where a new one has its place by now;
+    forget the copies where the file was not replaced.
+    """
     if not replaced:
         trash.drop(kept)
         return []
     first, *others = kept.files.values()
     for name in others:
-        with contextlib.suppress(OSError):
-            (Path(kept.folder) / name).unlink()
+        if card is None or name != card.name:
+            with contextlib.suppress(OSError):
+                (Path(kept.folder) / name).unlink()
     what = f"{first} and {len(others)} files beside it were" if others else f"{first} was"
     return [f"the old {what} kept in {trash.folder}"]
 
@@ -108,8 +125,6 @@ def _leftovers(final: Path, job: Job) -> list[str]:
     merge's.
     """
     side_car = metadata.side_car_path(final)
-    if metadata.card_at(side_car).ours:  # of a merge that was deleted without them
-        return []
     notes = []
     for path in beside(final):
         if path != side_car and not job.spares(path):
@@ -121,17 +136,41 @@ def _leftovers(final: Path, job: Job) -> list[str]:
     return notes
 
 
-def _side_car(final: Path, tree: Tree, report: MergeReport, job: Job) -> list[str]:
-    """Write the notes beside the file: words, weight, what was merged."""
+# -------------------------------------------------------------------------------------------- its notes
+
+
+def _card(
+    target: Path, tree: Tree, report: MergeReport, job: Job, *, anew: bool
+) -> contextlib.AbstractContextManager[metadata.NewCard | None]:
+    """Write the notes before the file has its name; None where none are wanted."""
+    if not job.side_car or job.spares(metadata.side_car_path(target)):
+        return contextlib.nullcontext()
+    return metadata.new_card(target, _change(tree, report, job), anew=anew)
+
+
+def _change(tree: Tree, report: MergeReport, job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return how the merge changes the notes beside it: words, weight, what was merged."""
     node = tree.root
-    path = metadata.side_car_path(final)
-    if job.spares(path):
-        return [f"{path.name} is the recipe, so no notes were written beside {final.name}"]
     words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
     recipe = node.stamped()
     notes = "\n".join([metadata.describe_recipe(recipe), *report.words()])
-    try:
-        note = metadata.write_side_car(final, recipe, node.family, words, notes, finish=job.card)
-    except OutputError as error:  # the merge itself is safe; a note beside it is not worth failing
-        note = str(error)
-    return [note] if note else []
+    return metadata.card_change(recipe, node.family, words, notes, finish=job.card)
+
+
+def _late_notes(final: Path, tree: Tree, report: MergeReport, job: Job) -> list[str]:
+    """Write the notes of a file that got the next free name, since its own was held by another program."""
+    if not job.side_car:
+        return []
+    side_car = metadata.side_car_path(final)
+    notes = [] if metadata.card_at(side_car).ours else _leftovers(final, job)
+    if job.spares(side_car):
+        return notes + _spared(final)
+    with metadata.new_card(final, _change(tree, report, job)) as card:
+        card.put()
+    return notes + card.notes
+
+
+def _spared(final: Path) -> list[str]:
+    return [
+        f"{metadata.side_car_path(final).name} is the recipe, so no notes were written beside {final.name}"
+    ]

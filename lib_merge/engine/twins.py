@@ -8,11 +8,15 @@ compared, and only modules of which some are parallel are added up.
 
 from __future__ import annotations
 
+import functools
+import math
 from collections.abc import Iterator, Sequence
 
+import numpy as np
 import torch
 
 from lib_merge.engine.evaluate import Evaluator
+from lib_merge.engine.figures import alike, products, share
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.families import encoder_of
 from lib_merge.linalg import norm
@@ -39,12 +43,10 @@ class Gone(dict[int, frozenset[str]]):
         return other
 
 
-# First numbers of a tensor that are compared.
-_FEW = 16
-# What they may differ by, of the largest: it only decides what is looked at more closely.
-_NEAR = 1e-3
 # Of what leaves more than this of its sources, a copy rounds as little as of any.
 _MOST = 0.7
+# Of what leaves less than this, Gram matrices hold too few digits.
+_LEAST = 1e-3
 
 
 def cancelled_modules(root: Node) -> Gone:
@@ -61,11 +63,7 @@ def cancelled_modules(root: Node) -> Gone:
     with torch.no_grad():
         for node in _inner_first(root):
             if adds_up(node):
-                left = {
-                    name: _left(node, target, evaluator)
-                    for name, target in node.targets.items()
-                    if _is_alike(node, target)
-                }
+                left = {target.name: _left(node, target, evaluator, gone) for target in _alike_targets(node)}
                 gone[id(node)] = frozenset(name for name, share in left.items() if share == 0)
                 gone.alike[id(node)] = {name for name, share in left.items() if 0 < share < _MOST}
     return gone
@@ -86,18 +84,71 @@ def _inner_first(node: Node) -> Iterator[Node]:
     yield node
 
 
-def _is_alike(node: Node, target: Target) -> bool:
-    leaves = [leaf for leaf in _heard(node, target) if leaf.parts[target.name].columns]
-    return len(leaves) > 1 and _alike(leaves, target.name)
+def _alike_targets(node: Node) -> list[Target]:
+    """Return the modules that two files which weigh something there have alike."""
+    leaves = node.leaves()
+    pairs = {
+        (a, b): alike(leaves[a], leaves[b]) for a in range(len(leaves)) for b in range(a + 1, len(leaves))
+    }
+    place = {id(leaf): index for index, leaf in enumerate(leaves)}
+    found = []
+    for name in sorted(frozenset[str]().union(*pairs.values())):
+        target = node.targets.get(name)
+        if target is not None and target.columns:
+            heard = [place[id(leaf)] for leaf in _heard(node, target) if leaf.parts[name].columns]
+            if any(name in pairs[a, b] for a in heard for b in heard if a < b):
+                found.append(target)
+    return found
 
 
-def _left(node: Node, target: Target, evaluator: Evaluator) -> float:
-    """Return ‖ΔW‖ / √Σ‖wᵢΔWᵢ‖² of a module; 0 where it cancels."""
+def _left(node: Node, target: Target, evaluator: Evaluator, gone: Gone) -> float:
+    """Return ‖ΔW‖ / √Σ‖wᵢΔWᵢ‖² of a module; 0 where it cancels.
+
+    Told by Gram matrices, which no ratio changes; where next to nothing is left, by the factors themselves.
+    """
+    leaves = [leaf for leaf in node.leaves() if _has(leaf, target.name)]
+    weights = np.array(node.weights(target))
+    factors = node.fixed_coefficients(weights.tolist())
+    assert factors is not None  # of a sum
+    children = np.array([_of_leaves(child, target, leaves, gone) for child in node.children])
+    asked = np.array(factors) @ children
+    once = list({leaf.file.file.origin: leaf for leaf in leaves}.values())
+    if len(once) == 1:  # one file several times: whatever is in it
+        size, parts = abs(float(asked.sum())), weights * children.sum(1)
+        together = float(np.linalg.norm(parts))
+    else:
+        gram = products(leaves, target.name)
+        size = math.sqrt(max(float(asked @ gram @ asked), 0.0))
+        each = np.einsum("ci,ij,cj->c", children, gram, children)
+        together = math.sqrt(max(float(np.square(weights) @ each), 0.0))
+    if size > _LEAST * together:
+        return size / together if together > 0 else 1.0
+    at = [*weights.tolist(), *factors, *children.ravel().tolist()]
+    return share(leaves, target.name, at, functools.partial(_measured, node, target, evaluator))
+
+
+def _measured(node: Node, target: Target, evaluator: Evaluator) -> float:
     asked = evaluator.asked(node, target)
     if evaluator.cancels(node, target, asked):
         return 0.0
     together = evaluator.together(node, target)
     return norm(asked) / together if together > 0 else 1.0
+
+
+def _has(leaf: Leaf, name: str) -> bool:
+    return name in leaf.parts and bool(leaf.parts[name].columns)
+
+
+def _of_leaves(child: Child, target: Target, leaves: Sequence[Leaf], gone: Gone) -> np.ndarray:
+    """Return Float64[leaf], c of ΔW = Σ cᵢΔWᵢ, what a child is of the files."""
+    if isinstance(child, Leaf):
+        return np.array([float(child is leaf) for leaf in leaves])
+    own, nothing = child.targets.get(target.name), np.zeros(len(leaves))
+    if own is None or own.name in gone.get(id(child), ()):
+        return nothing
+    factors = child.fixed_coefficients(child.weights(own)) or []
+    parts = (_of_leaves(inner, own, leaves, gone) for inner in child.children)
+    return sum((factor * part for factor, part in zip(factors, parts)), nothing)
 
 
 def _heard(node: Child, target: Target) -> Iterator[Leaf]:
@@ -110,30 +161,3 @@ def _heard(node: Child, target: Target) -> Iterator[Leaf]:
     for child in node.children:
         if child.weight(target.name, target.block, encoder):
             yield from _heard(child, target)
-
-
-def _alike(leaves: Sequence[Leaf], name: str) -> bool:
-    """Tell whether a factor of one file begins as a multiple of another's does."""
-    roles: dict[str, list[tuple[float, ...]]] = {}
-    for leaf in leaves:
-        file = leaf.file.file
-        for role, key in leaf.parts[name].module.roles.items():
-            if len(file.tensors[key].shape) > 1:
-                begun = roles.setdefault(role.rpartition(" ")[2], [])
-                numbers = file.beginning(key, _FEW)
-                if any(_parallel(numbers, other) for other in begun):
-                    return True
-                begun.append(numbers)
-    return False
-
-
-def _parallel(one: tuple[float, ...], other: tuple[float, ...]) -> bool:
-    """Tell whether one is nearly a multiple of the other, as far as both go; one number tells nothing."""
-    few = min(len(one), len(other))
-    if few < 2:
-        return False
-    first = max(range(few), key=lambda place: abs(one[place]))
-    if not one[first] or not other[first]:
-        return False
-    scale, allowed = other[first] / one[first], _NEAR * abs(other[first])
-    return all(abs(other[place] - scale * one[place]) <= allowed for place in range(few))

@@ -7,6 +7,7 @@ file under a reader, and pages of a map would count as memory.
 from __future__ import annotations
 
 import abc
+import functools
 import math
 import os
 import stat
@@ -47,6 +48,16 @@ class TensorFile(abc.ABC):
     size: int
     tensors: Mapping[str, TensorInfo]
     metadata: Mapping[str, str]
+
+    @property
+    def origin(self) -> TensorFile:
+        """The file as it was opened first; the same object for all that was opened again from it."""
+        return self
+
+    @functools.cached_property
+    def found(self) -> dict[object, Any]:
+        """What others found out about the tensors, by a key of theirs; of the origin, kept as long as it."""
+        return {}
 
     def read(self, key: str) -> Tensor:
         """Return one tensor on the CPU, in the file's dtype."""

@@ -15,8 +15,10 @@ import json
 import os
 import re
 import secrets
+import shutil
 import stat
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -44,6 +46,9 @@ _LOCK_PAUSE = 0.03
 _TAKEN = frozenset(
     {errno.EACCES, errno.EAGAIN, errno.EWOULDBLOCK, errno.EDEADLK, getattr(errno, "EDEADLOCK", -1)}
 )
+_NO_ROOM = frozenset({errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)})
+# bytes: some pages of a database and its journal
+_LITTLE = 32 << 10
 # Windows without long paths allows 260 characters, our temporary name included.
 _LONG = 200
 
@@ -172,11 +177,15 @@ def write_json(
     follow: bool = True,
 ) -> None:
     """Write a value as JSON, as `write` does."""
+    write(path, json_bytes(value, indent=indent), title=title, follow=follow)
+
+
+def json_bytes(value: Any, *, indent: int | None = 1) -> bytes:  # noqa: ANN401
+    """Return a value as JSON in UTF-8."""
     try:
-        data = json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8")
+        return json.dumps(value, ensure_ascii=False, indent=indent).encode("utf-8")
     except UnicodeEncodeError:  # half a character, as names of files may have them: JSON can escape it
-        data = json.dumps(value, indent=indent).encode("ascii")
-    write(path, data, title=title, follow=follow)
+        return json.dumps(value, indent=indent).encode("ascii")
 
 
 def temporary_name(target: Path) -> Path:
@@ -215,9 +224,16 @@ class Temporary:
         return count
 
     def sync(self) -> None:
-        """Wait until the bytes are on the disk, so that a power cut after the rename cannot lose them."""
-        with contextlib.suppress(OSError):  # some network folders cannot; the rename is still atomic
+        """Wait until the bytes are on the disk, so that a power cut after the rename cannot lose them.
+
+        Raises:
+            OSError: there is no room for them: quotas and folders of a network may say so only now.
+        """
+        try:
             os.fsync(self.file.fileno())
+        except OSError as error:  # some network folders cannot; the rename is still atomic
+            if error.errno in _NO_ROOM:
+                raise
 
     def replace(self, target: Path) -> None:
         """Give it its name, in place of a file that has it."""
@@ -413,6 +429,20 @@ def _give_back(file: io.FileIO, path: Path) -> None:
 # -------------------------------------------------------------------------------------------- what goes wrong
 
 
+def is_full(folder: Path) -> bool:
+    """Tell whether a folder has no room for a few more kilobytes: its disk is full, or a quota is reached."""
+    try:
+        with contextlib.suppress(OSError):  # some network folders do not say
+            if shutil.disk_usage(folder).free < _LITTLE:
+                return True
+        with tempfile.TemporaryFile(dir=folder, buffering=0) as file:
+            file.write(bytes(_LITTLE))
+            os.fsync(file.fileno())
+    except OSError as error:
+        return error.errno in _NO_ROOM
+    return False
+
+
 def patiently(action: Callable[[], T]) -> T:
     """Try again for a second while another program has the file open."""
     for pause in PAUSES:
@@ -442,7 +472,7 @@ def write_error(error: Exception, path: Path, title: str = "") -> OutputError:
     title = title or path.name
     folder = path.parent.name or path.parent
     number = getattr(error, "errno", None)
-    if number in (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC)):
+    if number in _NO_ROOM:
         return OutputError(f"no space is left for {title}: free some room or choose another disk.")
     length = len(os.fsencode(path.absolute()))
     if number == errno.ENAMETOOLONG:

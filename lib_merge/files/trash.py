@@ -3,6 +3,8 @@
 Beside the files lies a note for each that went together, `ID.trash.json`:
 {"version": 1, "time": …, "why": …, "folder": …, "files": {name in the trash: name in the folder}}.
 It is written first: after a crash in between, what it names is in the trash or still in its place.
+A name in the trash is the id, the own name and `.kept`: WebUIs list whatever ends as a LoRA does, in hidden
+folders, too, and a trash may lie in a folder of LoRAs.
 """
 
 from __future__ import annotations
@@ -23,7 +25,7 @@ from lib_merge.files.moving import keep, move_all
 from lib_merge.files.names import MAX_NAME
 
 VERSION = 1
-_NOTE = ".trash.json"
+_NOTE, _KEPT = ".trash.json", ".kept"
 _ID = re.compile(r"[0-9a-f-]{4,60}")
 DELETED, REPLACED = "deleted", "replaced"
 
@@ -176,12 +178,13 @@ class Trash:
 
 
 def _kept(identity: str, files: Sequence[Path]) -> list[str]:
-    """Return the names in the trash: the id, and as much of the end of the own name as fits."""
+    """Return the names in the trash: the id, as much of the end of the own name as fits, and `.kept`."""
     names: list[str] = []
+    room = MAX_NAME - len(identity) - len(_KEPT) - 4
     for path in files:
-        raw = path.name.encode("utf-8", "surrogateescape")[-(MAX_NAME - len(identity) - 4) :]
-        name = f"{identity}-{raw.decode('utf-8', 'ignore')}"
-        names.append(name if name not in names else f"{identity}-{len(names)}-{path.suffix}")
+        raw = path.name.encode("utf-8", "surrogateescape")[-room:]
+        name = f"{identity}-{raw.decode('utf-8', 'ignore')}{_KEPT}"
+        names.append(name if name not in names else f"{identity}-{len(names)}-{path.suffix}{_KEPT}")
     return names
 
 

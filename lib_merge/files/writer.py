@@ -158,8 +158,15 @@ class StreamWriter:
             raise write_error(error, self.target) from error
 
     def sync(self) -> None:
-        """Wait until the bytes are on the disk, so that a power cut after `publish` cannot lose them."""
-        self._temporary.sync()
+        """Wait until the bytes are on the disk, so that a power cut after `publish` cannot lose them.
+
+        Raises:
+            OutputError: there is no room for them.
+        """
+        try:
+            self._temporary.sync()
+        except OSError as error:
+            raise write_error(error, self.target) from error
 
     def publish(self, *, overwrite: bool) -> Path:
         """Give the file its name.

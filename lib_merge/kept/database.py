@@ -351,7 +351,9 @@ def _has_locks(folder: Path) -> bool:
 
 def _sentence(error: sqlite3.Error, path: Path) -> OutputError:
     text = str(error)
-    if "full" in text:
+    # SQLite calls a full disk so only at some writes; at others a file is read-only or cannot be opened
+    hidden = any(part in text for part in ("disk I/O", "readonly", "unable to open"))
+    if "full" in text or (hidden and path.parent.is_dir() and store.is_full(path.parent)):
         return store.write_error(OSError(errno.ENOSPC, text), path)
     if "unable to open" in text and not path.parent.is_dir():
         return store.write_error(OSError(errno.ENOENT, text), path)

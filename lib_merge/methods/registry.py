@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import inspect
 import math
+import reprlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, field, replace
 from enum import Enum
@@ -138,12 +139,13 @@ class Knob:
             raise RecipeError(message)
         try:
             number = float(value)  # type: ignore[arg-type]
-        except (TypeError, ValueError):
+        except (TypeError, ValueError, OverflowError):
             number = math.nan
         whole = self.kind is KnobKind.WHOLE
         if not self.minimum <= number <= self.maximum or (whole and number != int(number)):
             kind = "a whole number" if whole else "a number"
-            message = f"{where} is {value!r}; it takes {kind} from {self.minimum:g} to {self.maximum:g}."
+            given = reprlib.repr(value)
+            message = f"{where} is {given}; it takes {kind} from {self.minimum:g} to {self.maximum:g}."
             raise RecipeError(message)
         return int(number) if whole else number
 

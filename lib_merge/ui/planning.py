@@ -450,7 +450,7 @@ def sub_folder(root: Path, name: str) -> Path:
     """Return a folder below the LoRA folder.
 
     Raises:
-        OutputError: it would lie outside.
+        OutputError: it would lie outside, also by way of a link.
     """
     parts = PurePosixPath(str(name or "").replace("\\", "/")).parts
     if any(part == ".." or part.endswith(":") for part in parts) or (parts and parts[0] == "/"):
@@ -458,4 +458,8 @@ def sub_folder(root: Path, name: str) -> Path:
         raise OutputError(message)
     for part in parts:
         check_name(part, "the folder")
-    return root.joinpath(*parts)
+    folder = root.joinpath(*parts)
+    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
+        message = f"the folder {name!r} is a link that leads out of the LoRA folder: choose one inside."
+        raise OutputError(message)
+    return folder

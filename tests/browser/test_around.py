@@ -104,7 +104,7 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     tab.page.get_by_label("Delete step-other").click()
     tab.page.wait_for_function("() => !document.querySelector('.lm-table tbody tr')")
     assert not list(app.folder.rglob("step-other*"))
-    assert list((app.data / "trash").glob("*step-other.safetensors"))
+    assert list((app.data / "trash").glob("*step-other.safetensors.kept"))
     tab.page.locator(".lm-trash summary").click()
     tab.page.get_by_label("Put step-other.safetensors back").click()
     tab.page.wait_for_selector('.lm-table tbody tr:has-text("step-other")', timeout=60000)

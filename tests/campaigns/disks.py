@@ -313,9 +313,7 @@ class Bench:
         if broken or warnings:
             raise Problem("lost", f"the history: {warnings or broken}")
         gone = self.entries - set(entries)
-        thrown = any(
-            path.startswith("data/trash") and path.endswith((".json", ".safetensors")) for path in after
-        )
+        thrown = any(path.startswith("data/trash") and path.endswith((".json", ".kept")) for path in after)
         if gone and not (name == "remove" and thrown):
             raise Problem("lost", f"{len(gone)} entries of the history")
         if PresetStore(self.base / "data" / "presets.json").get("first", "SD1") is None:
