@@ -19,6 +19,8 @@ FIRST, EVERY = 300, 50
 # what memory may grow by over the whole run, and for each merge
 GROWTH, EACH = 48 << 20, 4 << 10
 METHODS = ("weighted_sum", "ties", "slerp", "core_ties", "dare", "karcher", "tsv", "average")
+# other adapters of the same modules in the same sizes
+KINDS = ("loha", "lokr", "full")
 NAMES = tuple(f"out{number}" for number in range(12))
 
 
@@ -33,7 +35,7 @@ class Hours(Campaign):
         if not Path("/proc/self/fd").exists():
             raise NotHere("it reads /proc")
         furnish(folder)
-        for name in ("loha", "lokr", "tucker", "full"):
+        for name in KINDS:
             (folder / "loras" / f"{name}.safetensors").write_bytes(save_tensors(generated()[name]))
         self._desk = desk_at(folder)
         self._count = 0
@@ -41,7 +43,7 @@ class Hours(Campaign):
 
     def make(self, number: int, rng: random.Random) -> Inputs:
         method = rng.choice(METHODS)
-        more = [f"0/{name}.safetensors" for name in ("loha", "lokr", "tucker", "full")]
+        more = [f"0/{name}.safetensors" for name in KINDS]
         asked = state(
             rng.choice(NAMES), (round(rng.uniform(-1, 1), 2), round(rng.uniform(0.1, 1), 2)), method=method
         )
