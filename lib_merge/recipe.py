@@ -391,6 +391,7 @@ def check_roles(method: Method, roles: Sequence[str | None]) -> None:
 def check_source(source: Source) -> None:
     """Raise `RecipeError` for a ratio or rule of the source that is no finite number in range."""
     check_number(f"the ratio of {source.label}", source.ratio)
+    _check_blocks(f"the block weights of {source.label}", source.blocks)
     ratios = source.te_ratio if isinstance(source.te_ratio, tuple) else (source.te_ratio,)
     if not 1 <= len(ratios) <= 3:
         message = (
@@ -403,6 +404,13 @@ def check_source(source: Source) -> None:
             check_number(f"the text-encoder ratio of {source.label}", ratio)
     for rule in source.elements:
         check_number(f"an element rule of {source.label}", rule.ratio)
+
+
+def _check_blocks(what: str, value: object) -> None:
+    """Raise `RecipeError` unless `value` may be block weights."""
+    if value is not None and not isinstance(value, (str, Mapping, Sequence)):
+        message = f"{what} are {reprlib.repr(value)}; they are a list, a text or blocks by name."
+        raise RecipeError(message)
 
 
 def check_word(what: str, value: object) -> None:

@@ -268,7 +268,7 @@
             const folder = result.key.split("/").slice(1, -1).join("/");
             this.last = result.output;
             this.result.hidden = false;
-            this.result.replaceChildren(
+            const parts = [
                 el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
                 el("p", { class: "lm-dim" }, "in the LoRA folder", ...(folder ? [", in ", el("bdi", {}, folder)] : [])),
                 el("p", { class: "lm-proof", title: "The proof: the file, read back, against what was decided; what is left is the rounding of its numbers" }, el("b", {}, result.proof),
@@ -286,7 +286,9 @@
                     button("Merge it further", () => this.app.addSource(result.key)),
                     result.noise && result.entry ? button(`The same for the ${result.noise === "high" ? "low" : "high"}-noise files`, () => this.partners(result), { title: "Merge the partner files of Wan 2.2 by this recipe, under the partner's name" }) : null,
                     button("Verify", () => this.app.verify(result.key))),
-            );
+            ];
+            /* the page's own function would write "null" for what is not there */
+            this.result.replaceChildren(...parts.filter((part) => part !== null));
             this.app.afterSave(result);
         }
 

@@ -191,7 +191,9 @@ class Tab:
     def merge(self):
         self.planned()
         self.saves(lambda: self.page.locator(".lm-side .lm-big").click())
-        return self.page.locator(".lm-result").inner_text()
+        text = self.page.locator(".lm-result").inner_text()
+        assert not {"null", "undefined", "NaN"} & set(text.split()), text
+        return text
 
     def saves(self, work):
         """Do something that saves a LoRA and wait for the new result: the card of a merge before is no answer."""
