@@ -31,6 +31,8 @@ SHARED = ROOT.parent / "shared"
 ARTEFACTS = ROOT / "test-artefacts" / "campaigns"
 # what one input may take
 MOST_CPU, MOST_MEMORY = 10.0, 1 << 30
+# where a worker's folders lie, as the watch takes them away when it has ended the worker
+SCRATCH = "CAMPAIGN_SCRATCH"
 KINDS = ("traceback", "hang", "memory", "partial", "lost", "other")
 Inputs = Mapping[str, bytes]
 
@@ -110,7 +112,7 @@ class Finding:
 @contextlib.contextmanager
 def scratch() -> Iterator[Path]:
     """Give a folder that is gone afterwards; in memory where the system has such a place."""
-    memory = Path("/dev/shm")
+    memory = Path(os.environ.get(SCRATCH, "/dev/shm"))
     place = memory if memory.is_dir() and os.access(memory, os.W_OK) else None
     with tempfile.TemporaryDirectory(prefix="campaign-", dir=place) as folder:
         yield Path(folder)

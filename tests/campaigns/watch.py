@@ -22,6 +22,7 @@ from tests.campaigns.harness import (
     MOST_CPU,
     MOST_MEMORY,
     ROOT,
+    SCRATCH,
     Campaign,
     Finding,
     NotHere,
@@ -135,10 +136,10 @@ class Watch:
 
     def _one_worker(self, until: float) -> bool:
         """Run one process until it ends; False where another would not come further."""
-        with tempfile.TemporaryDirectory(prefix="campaign-watch-") as folder:
+        with tempfile.TemporaryDirectory(prefix="campaign-watch-") as folder, scratch() as memory:
             place = Place(Path(folder) / "place")
             errors = Path(folder) / "errors"
-            more = self.kind.environment(Path(folder))
+            more = {**self.kind.environment(Path(folder)), SCRATCH: str(memory)}
             with errors.open("wb") as err:
                 process = self._start(Path(folder) / "place", err, more)
             begun, before = self.tally.next, self.tally.inputs
