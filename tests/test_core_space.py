@@ -11,13 +11,13 @@ import torch
 import lib_merge.engine.evaluate as evaluate
 import lib_merge.engine.merge as engine_merge
 from lib_merge import Job, Source, merge
-from lib_merge.errors import NumericsError, VerifyError
+from lib_merge.errors import FileFormatError, NumericsError
 from lib_merge.linalg import Dense, LowRank, Term, difference_norm, zero
 from lib_merge.linalg.core import Bases, column_products, core_space
 from lib_merge.linalg.svd import bracket, order_statistic, polar, product_svd, solve, svd
 from lib_merge.linalg.truncate import compress
 from lib_merge.ranks.policy import RankPolicy
-from tests.factories import dense_of, relative, write_lora
+from tests.factories import write_lora
 
 
 def _delta(seed, rank=5, out=40, columns=30, scale=0.7, spectrum=None):
@@ -187,34 +187,26 @@ def test_what_is_kept_for_the_proof_changes_nothing(method, tmp_path, monkeypatc
     assert reports[0].relative_error == pytest.approx(reports[1].relative_error, rel=1e-6)
 
 
-@pytest.mark.parametrize("times", [1, 2])
 @pytest.mark.parametrize("method", ["tsv", "knots_ties", "column_balanced", "ties"])
-def test_the_proof_reads_the_sources_again(method, times, tmp_path, monkeypatch):
-    """A source that changes between merging and proving: merged anew if it then stays, refused if it does not."""
+def test_a_source_that_is_written_to_before_the_proof_stops_the_merge(method, tmp_path, monkeypatch):
+    """The proof reads the sources again, and what was hashed is what was read: neither file would be right."""
     paths = [write_lora(tmp_path / f"{n}.safetensors", seed=n) for n in range(2)]
     sources = [Source(path=path, name=path.name, ratio=0.6) for path in paths]
     options = {"method": method, "rank": 8 if method == "ties" else None}
-    prove, changes = engine_merge.prove, iter(range(times))
+    prove = engine_merge.prove
 
     def meddle(*given):
-        number = next(changes, None)
-        if number is not None:
-            content = bytearray(paths[0].read_bytes())
-            start = len(content) // 2
-            content[start : start + 400] = bytes([0, 60 + 4 * number]) * 200
-            with paths[0].open("r+b") as file:
-                file.write(content)
+        content = bytearray(paths[0].read_bytes())
+        start = len(content) // 2
+        content[start : start + 400] = bytes([0, 60]) * 200
+        with paths[0].open("r+b") as file:
+            file.write(content)
         return prove(*given)
 
     monkeypatch.setattr(engine_merge, "prove", meddle)
     out, job = tmp_path / "m.safetensors", Job(side_car=False, overwrite=True)
-    if times == 2:
-        with pytest.raises(VerifyError):
-            merge(sources, save_to=out, job=job, **options)
-        assert not out.exists()
-        return
-    assert merge(sources, save_to=out, job=job, **options).tensor_hash
+    with pytest.raises(FileFormatError, match="was changed while it was read"):
+        merge(sources, save_to=out, job=job, **options)
+    assert not out.exists()
     monkeypatch.setattr(engine_merge, "prove", prove)
-    again = tmp_path / "again.safetensors"
-    merge(sources, save_to=again, job=job, **options)
-    assert relative(dense_of(out), dense_of(again)) <= 1e-3
+    assert merge(sources, save_to=out, job=job, **options).tensor_hash

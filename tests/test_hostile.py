@@ -75,13 +75,13 @@ def test_what_no_layer_has_is_refused_from_the_header(kind, stem, tmp_path):
 def test_a_layer_may_be_somewhat_wider_than_the_familys(tmp_path):
     usual = {f"{KNOWN}.lora_up.weight": _half(320, 2), f"{KNOWN}.lora_down.weight": _half(2, 320)}
     other = KNOWN.replace("to_q", "to_k")
-    for side, fits in ((512, True), (1280, False)):
+    for side, fits in ((512, True), (1280, True), (32_000, False)):
         wide = {f"{other}.lora_up.weight": _half(side, 2), f"{other}.lora_down.weight": _half(2, 800)}
         path = _save(tmp_path / "a.safetensors", usual | wide)
         if fits:
             inspect_file(path, "SD1")
         else:
-            with pytest.raises(ModuleError, match=r"make 1,280 × 800, and the layer has 320 × 320"):
+            with pytest.raises(ModuleError, match=r"make 32,000 × 800, and the layer has 320 × 320"):
                 inspect_file(path, "SD1")
 
 

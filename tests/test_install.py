@@ -113,7 +113,7 @@ def suites():
         (["tests/test_budget.py::test_x", "-x"], "engine", "tests/test_budget.py::test_x"),
         (["tests/test_rest.py", "-k", "login"], "gradio4", "tests/test_rest.py"),
         (["tests/browser/test_grid.py"], "gradio4", "tests/browser/test_grid.py"),
-        (["-k", "hook_installs_nothing"], "engine", "tests/test_analysis_advice.py"),
+        (["-k", "hook_installs_nothing"], "engine", "tests/test_advice_tried.py"),
         (["-k", "_".join(("light", "and", "sound"))], "gradio4", "tests/test_compare.py"),
     ],
 )

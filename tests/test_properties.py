@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from lib_merge import METHODS, Job, Source, merge
-from lib_merge.engine.tree import Leaf
+from lib_merge.engine.tree import Node
 from lib_merge.recipe import Recipe
 from tests.factories import NAMES, dense_of, lora_tensors, relative, write, write_lora
 from tests.reference import merge as reference
@@ -101,7 +101,7 @@ def _gauged(tensors, seed):
 @pytest.mark.parametrize("rank", ["lossless", "4"])
 def test_how_a_lora_is_factored_does_not_matter(name, rank, tmp_path, monkeypatch):
     # masks are keyed by the file's hash, which the gauge changes: here by the source's number, so that they stay equal
-    monkeypatch.setattr(Leaf, "identity", property(lambda leaf: leaf.label[-1]))
+    monkeypatch.setattr(Node, "identities", property(lambda node: [one.label[-1] for one in node.children]))
     count = _count(name)
     roles = list(METHODS[name].roles) or [None] * count
     plain = [lora_tensors(n, rank=3 + n) for n in range(count)]
@@ -148,7 +148,7 @@ def test_the_order_of_sources_matters_only_where_the_method_says_so(name, tmp_pa
 
 @pytest.mark.parametrize("name", list(METHODS))
 def test_a_module_that_a_source_lacks_is_a_zero_delta(name, tmp_path, monkeypatch):
-    monkeypatch.setattr(Leaf, "identity", property(lambda leaf: leaf.label))
+    monkeypatch.setattr(Node, "identities", property(lambda node: [one.label for one in node.children]))
     method = METHODS[name]
     count = _count(name)
     full = lora_tensors(1)

@@ -144,8 +144,9 @@ def alpha_scale(tensors: Mapping[str, Tensor], rank: int) -> float:
 # No layer of a known model has a longer side (the largest are vocabularies), or more weights: Flux.2 fuses
 # 340 million into one.
 MOST_SIDE, MOST_WEIGHTS = 1 << 18, 400_000_000
-# A layer may be so many times larger than the one that the family has there: some models were widened.
-WIDENED = 4
+# A layer may be so many times larger than the one that the family has there: some models were widened. Up to
+# 32 MB in half precision any is computed with: a stranger's size does no harm, and a table may be wrong.
+WIDENED, HARMLESS = 4, 1 << 24
 # Of a layer that no table knows: the largest known, widened, where the file has its sides; where ΔW grows out
 # of small factors (Kronecker and elementwise products), what the layers of other models have and memory
 # holds.
@@ -186,7 +187,7 @@ def check_size(layout: Layout, known: tuple[int, ...]) -> None:
         )
         raise LayoutError(message)
     if known:
-        if size > WIDENED * math.prod(known):
+        if size > max(WIDENED * math.prod(known), HARMLESS):
             raise _too_large(layout, f"the layer has {' × '.join(f'{side:,}' for side in known)}")
     elif size > (MOST_UNKNOWN if layout.own_factors else MOST_GROWN):
         raise _too_large(layout, "no layer of a known model is that large")

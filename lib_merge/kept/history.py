@@ -343,6 +343,10 @@ def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     return lines
 
 
+def _shown(value: object) -> str:
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
 def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
     """Return the blocks whose weight changed, those that changed alike together; a block that is not named
     weighs 1.
@@ -356,14 +360,17 @@ def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
         if pair[0] != pair[1]:
             alike.setdefault(pair, []).append(block)
     return (
-        "; ".join(f"{' '.join(blocks)} {one:g} → {two:g}" for (one, two), blocks in alike.items())
+        "; ".join(f"{' '.join(blocks)} {_shown(one)} → {_shown(two)}" for (one, two), blocks in alike.items())
         or "the same"
     )
 
 
 def _sources(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
     sources: dict[str, Mapping[str, Any]] = {}
-    for source in recipe.get("sources") or []:
+    listed = recipe.get("sources")
+    for source in listed if isinstance(listed, list) else ():
+        if not isinstance(source, Mapping):  # an entry that somebody edited
+            continue
         name = str(source.get("name") or "group").removesuffix(".safetensors")
         while name in sources:
             name += " (again)"
