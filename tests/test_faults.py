@@ -324,7 +324,9 @@ def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(
     for left in folder.glob(".*"):
         os.utime(left, (0, 0))
     merge(sources, save_to=out, job=Job(overwrite=True))
-    assert sorted(path.name for path in folder.iterdir()) == ["m.json", "m.safetensors"]
+    names = sorted(path.name for path in folder.iterdir())
+    # killed between two renames: the notes that lay there are kept beside
+    assert [name for name in names if not name.endswith(".bak")] == ["m.json", "m.safetensors"]
     verify(out, [tmp_path])
 
 

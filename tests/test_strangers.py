@@ -22,8 +22,6 @@ from lib_merge.ui.strangers import TOKEN, add_token  # noqa: E402
 
 HOME = "http://127.0.0.1:7870"
 SOCKET = "ws://127.0.0.1:7870/queue/join"
-# gradio 4 asks FastAPI for what is old there
-pytestmark = pytest.mark.filterwarnings("ignore::DeprecationWarning")
 SAVE = {"id": 2, "op": "preset_save", "name": "stranger", "weights": {"IN04": 0.5}}
 
 
