@@ -536,6 +536,15 @@ def test_what_was_taken_over_and_removed_stays_removed_and_what_01_adds_comes_al
     assert len(Archive(old).history.list()) == 4
 
 
+@pytest.mark.parametrize("depth", [300, 900, 5000])
+def test_an_entry_of_any_depth_is_taken_over_or_broken(old, depth):
+    entry = '{"version": 1, "name": "deep", "recipe": {"a": ' + "[" * depth + "]" * depth + "}}"
+    (old / "history" / "entries" / "000009-0123abcd.json").write_text(entry)
+    [newest, *others] = Archive(old).history.list()
+    assert newest.name == "deep" or newest.status == "broken"
+    assert len(others) == 4
+
+
 def test_headers_and_energies_that_01_kept_are_read_anew_once(old, monkeypatch):
     from lib_merge.library import library
 

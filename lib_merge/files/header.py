@@ -127,7 +127,11 @@ def _parse(raw: bytes, name: str) -> dict[str, Any]:
 
     try:
         entries = json.loads(
-            raw.decode("utf-8"), object_pairs_hook=unique, parse_constant=_no_constant, parse_int=_number
+            raw.decode("utf-8"),
+            object_pairs_hook=unique,
+            parse_constant=_no_constant,
+            parse_int=_number,
+            parse_float=_real,
         )
         if _SURROGATE.search(raw):  # half a character is text in JSON, and nothing could write it back
             json.dumps(entries, ensure_ascii=False).encode("utf-8")
@@ -144,8 +148,20 @@ def _no_constant(word: str) -> None:
 
 
 def _number(digits: str) -> float:
-    """Read a whole number; -0 is none where only naturals are, as safetensors' own reader has it."""
+    """Read a whole number; -0 is none where only naturals are, as safetensors' own reader has it, and one
+    beyond the range of floats is none at all.
+    """
+    if len(digits) > 308:
+        _real(digits)
     return -0.0 if digits == "-0" else int(digits)
+
+
+def _real(digits: str) -> float:
+    value = float(digits)
+    if math.isinf(value):
+        message = "a number is out of range"
+        raise ValueError(message)
+    return value
 
 
 def _metadata(found: object, name: str) -> dict[str, str]:

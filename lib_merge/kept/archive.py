@@ -20,7 +20,7 @@ from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.files import store
 from lib_merge.kept.database import ID, NAME, Database, touch
 from lib_merge.kept.facts import FileFacts, put_facts
-from lib_merge.kept.history import History, dump, parse
+from lib_merge.kept.history import History, broken, dump, parse
 from lib_merge.kept.reports import Comparisons, Reports, packed, put_comparison
 
 log = logging.getLogger("lib_merge")
@@ -117,7 +117,10 @@ def _files(folder: Path, taken: set[str], *endings: str) -> Iterator[tuple[Path,
 
 def _entries(folder: Path, taken: set[str]) -> Iterator[_Step]:
     for path, data in _files(folder, taken, ".json"):
-        text = dump(parse(path.stem, data.decode("utf-8", "replace")))
+        try:
+            text = dump(parse(path.stem, data.decode("utf-8", "replace")))
+        except RecursionError:  # nested so deeply that it can be read and not written
+            text = dump(broken(path.stem))
         yield path.name, _insert("INSERT OR IGNORE INTO entries VALUES (?, ?)", path.stem, text)
 
 

@@ -262,6 +262,11 @@ def parse(identity: str, text: str) -> Entry:
             return Entry(**{**values, "id": identity})
     except (ValueError, TypeError, RecursionError):
         pass
+    return broken(identity)
+
+
+def broken(identity: str) -> Entry:
+    """Return what stands for an entry that cannot be read."""
     return Entry(id=identity, name=identity, status="broken", notes="this entry is broken and cannot be read")
 
 
