@@ -7,9 +7,10 @@ from dataclasses import replace
 
 import pytest
 
-from lib_merge import Recipe, Source
+from lib_merge import METHODS, Recipe, Source
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import RecipeError
+from lib_merge.methods.words import understood
 from lib_merge.recipe import loads, with_paths
 from tests.factories import write_lora
 
@@ -55,3 +56,14 @@ def test_numbers_beyond_any_are_refused(lora):
         replace(recipe, knobs={"trim_fraction": 10**400}).check()
     with pytest.raises(RecipeError, match="the ratio of a"):
         replace(recipe, sources=(Source(path=lora, ratio=10**400),) * 2).check()
+
+
+@pytest.mark.parametrize("value", [10**400, -(10**400)])
+def test_block_weights_and_other_tools_words_beyond_any_number_are_refused(value, lora):
+    plain = Recipe((Source(path=lora), Source(path=lora)), method="ties")
+    for blocks in ({"IN01": value}, [value] * 26):
+        sources = (Source(path=lora, blocks=blocks), Source(path=lora))
+        with pytest.raises(RecipeError, match="is not a number"):
+            open_tree(replace(plain, sources=sources, family="SD1")).close()
+    with pytest.raises(RecipeError, match="density is"):
+        understood(METHODS[plain.method], {"density": value})

@@ -187,7 +187,7 @@ def _is_value(text: str) -> bool:
 def _number(value: object, where: str) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         message = f"{where}: block weight {str(value).strip()!r} is not a number."

@@ -89,7 +89,7 @@ def _dropped(method: Method, word: str, value: object, knobs: Mapping[str, objec
 def _number(word: str, value: object) -> float:
     try:
         number = float(value)  # type: ignore[arg-type]
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, OverflowError):
         number = math.nan
     if not math.isfinite(number):
         message = f"{word} is {value!r}; it takes a number."
