@@ -28,7 +28,7 @@
             this.unit = el("span", { class: "lm-dim" });
             this.mode = space.select(RANKS, "auto", (value) => this.rank(value), { "aria-label": "Rank" });
             this.conv = el("input", { type: "number", min: 1, class: "lm-number", placeholder: "same", "aria-label": "Rank of convolutions", oninput: () => this.field("conv_rank", this.conv) });
-            this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below", oninput: () => this.field("prune", this.prune) });
+            this.prune = el("input", { type: "number", min: 0, max: 1, step: 0.005, class: "lm-number", "aria-label": "Prune below this share", oninput: () => this.field("prune", this.prune) });
             this.below = el("input", { type: "number", min: 0, step: 0.005, class: "lm-number", "aria-label": "Prune below this number", oninput: () => this.field("prune_below", this.below) });
             this.seed = el("input", { type: "number", step: 1, class: "lm-number", "aria-label": "Seed", oninput: () => this.field("seed", this.seed) });
             this.precision = space.select([["fp16", "fp16"], ["bf16", "bf16"], ["float", "float32"]], "fp16", (value) => ((app.state.data.precision = value), app.state.changed("value")), { "aria-label": "Precision" });
