@@ -7,7 +7,7 @@ import threading
 import pytest
 import torch
 
-from lib_merge.engine.threads import in_order
+from lib_merge.engine.threads import gainful, in_order
 from lib_merge.errors import Cancelled
 
 CPU = torch.device("cpu")
@@ -59,3 +59,16 @@ def test_an_error_of_the_work_reaches_the_caller(most):
 
     with pytest.raises(ValueError, match="17"):
         list(in_order(work, range(40), CPU, lambda: False, most))
+
+
+@pytest.mark.parametrize(
+    ("rank", "lines", "expected"),
+    [(8, 1536, 2), (32, 3000, 2), (64, 3000, 2), (128, 3000, 4), (256, 3000, 8), (512, 30000, 8)],
+)
+def test_as_many_workers_as_the_modules_keep_busy(rank, lines, expected):
+    assert gainful([(rank, lines)] * 3) == expected
+
+
+def test_a_file_of_mostly_small_modules_gets_few_workers():
+    assert gainful([(16, 2560)] * 99 + [(256, 3000)]) == 2
+    assert gainful([]) == 2

@@ -25,7 +25,7 @@ from torch import Tensor
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.measure import Bench
 from lib_merge.analysis.outcome import Foreseen, Outcomes, Weighing, growth
-from lib_merge.engine.evaluate import Evaluator, MaskSeed, blame, core_result
+from lib_merge.engine.evaluate import Evaluator, MaskSeed, blame, core_result, workers_for
 from lib_merge.engine.survey import measure_whole
 from lib_merge.engine.threads import Job, exact_numerics, in_order, pick_device
 from lib_merge.engine.tree import Leaf, Node, Target
@@ -213,7 +213,8 @@ class Forecaster:
 
         with exact_numerics(self._device):
             measure_whole(node, evaluator, self._job)
-            seen = list(in_order(look, list(modules), self._device, self._job.cancelled))
+            most = workers_for([node.targets[bench.modules[place].task.name] for place in modules], node)
+            seen = list(in_order(look, list(modules), self._device, self._job.cancelled, most))
         return _foreseen(bench, weighing, list(modules), seen)
 
     def _shared(

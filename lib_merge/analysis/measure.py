@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from lib_merge.adapters import LoraFile, ModulePart
-from lib_merge.engine.threads import in_order
+from lib_merge.engine.threads import gainful, in_order
 from lib_merge.engine.tree import Leaf, Node, Target
 from lib_merge.families import blocks_present, encoder_of
 from lib_merge.linalg import LowRank
@@ -494,6 +494,7 @@ def run(listed: Sequence[Task], cancelled: Callable[[], bool]) -> Iterator[Measu
         Cancelled: `cancelled()` became true.
     """
     room = KEPT
-    for measured in in_order(measure, listed, CPU, cancelled):
+    most = gainful([(sum(p[1].rank for p in task.parts if p), task.out + task.columns) for task in listed])
+    for measured in in_order(measure, listed, CPU, cancelled, most):
         room -= 2 * measured.grams[0].nbytes
         yield measured if room >= 0 else measured.without_grams()

@@ -21,7 +21,7 @@ from torch import Tensor
 
 from lib_merge.engine.cancelling import cancels, none_left
 from lib_merge.engine.pruning import RankPlan
-from lib_merge.engine.threads import MAX_WORKERS, Clock, Job, Result, in_order
+from lib_merge.engine.threads import DENSE_WORKERS, Clock, Job, Result, gainful, in_order
 from lib_merge.engine.tiles import DenseModule, combine_tiles
 from lib_merge.engine.tree import Child, Leaf, Node, Target
 from lib_merge.errors import NumericsError
@@ -361,7 +361,7 @@ def over_modules(
     job: Job,
     *,
     stage: str = "",
-    most: int = MAX_WORKERS,
+    copying: bool = False,
 ) -> Iterator[Result]:
     """Run `work` on modules side by side and yield the results in their order.
 
@@ -372,7 +372,7 @@ def over_modules(
         device: workers are set up for it.
         job: cancel, and progress under the name of `stage`, if it has one.
         stage: what is told of progress.
-        most: at most this many workers; see `in_order`.
+        copying: the work is copying, which a second thread only hinders.
     Raises:
         NumericsError: names the source whose numbers are broken.
         Cancelled: the job was.
@@ -384,10 +384,25 @@ def over_modules(
         except NumericsError as error:
             raise blame(node, item) from error
 
+    most = 1 if copying else workers_for(modules, node)
     for done, result in enumerate(in_order(blaming, modules, device, job.cancelled, most), 1):
         yield result
         if stage:
             job.tell(stage, done, len(modules))
+
+
+def workers_for(modules: Sequence[Target], node: Node) -> int:
+    """Return how many workers gain on modules of a node's result."""
+    if _whole_matrices(node):
+        return DENSE_WORKERS
+    return gainful(
+        [(min(module.stacked, module.out, module.columns), module.out + module.columns) for module in modules]
+    )
+
+
+def _whole_matrices(node: Node) -> bool:
+    inner = (child for child in node.children if isinstance(child, Node))
+    return node.method.space is Space.DENSE or any(map(_whole_matrices, inner))
 
 
 def blame(node: Node, target: Target) -> NumericsError:

@@ -38,7 +38,7 @@ from lib_merge.engine.publish import Published, publish
 from lib_merge.engine.report import MergeReport, ModuleReport, levels_of, peak_rss_mb, remarks
 from lib_merge.engine.room import written
 from lib_merge.engine.survey import Plan, survey
-from lib_merge.engine.threads import MAX_WORKERS, Job, check_target, exact_numerics, pick_device
+from lib_merge.engine.threads import Job, check_target, exact_numerics, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree
 from lib_merge.errors import Cancelled, MergeError, OutputError, VerifyError
 from lib_merge.families import family_of
@@ -156,7 +156,7 @@ def _write(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, jo
         evaluator.device,
         job,
         stage="merge",
-        most=1 if copying else MAX_WORKERS,
+        copying=copying,
     )
     saved = bool(report.copied)
     for name, encoded in finished:

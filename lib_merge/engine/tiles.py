@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -17,6 +18,8 @@ from lib_merge.methods.elementwise import spread
 
 # Entries per band: large enough for BLAS, small enough that a few float32 bands stay in cache-sized memory.
 BAND = 1 << 17
+# Entries that an accelerator takes at a time: there a launch costs as much as a million entries do.
+STRETCH = 1 << 22
 # Every so many rows and columns make a sample; primes that divide neither the size of a head nor a kernel.
 STRIDES = (13, 11, 7, 5, 1)
 SAMPLE = 1 << 14
@@ -42,6 +45,8 @@ class DenseModule:
         self.out, self.columns = deltas[0].out, deltas[0].columns
         self.height = max(1, BAND // max(self.columns, 1))
         self.device = device
+        wide = STRETCH // (self.height * max(self.columns, 1))
+        self.bands_at_once = 1 if device.type == "cpu" else max(1, wide)
         self._deltas = [scaled(delta, weight) for delta, weight in zip(deltas, weights)]
         self._factors = [d.factors(device) if isinstance(d, LowRank) else None for d in self._deltas]
         self._cache = {} if known is None else known
@@ -59,10 +64,24 @@ class DenseModule:
                 message = "a delta holds NaN or infinity"
                 raise NumericsError(message)
 
-    def bands(self) -> Iterator[tuple[int, slice]]:
-        """Yield (number, rows) of every band."""
-        for number, start in enumerate(range(0, self.out, self.height)):
-            yield number, slice(start, min(start + self.height, self.out))
+    def stretches(self) -> Iterator[tuple[range, slice]]:
+        """Yield (numbers of the bands, rows) of what is worked on at a time: a band, or many of them on an
+        accelerator. Masks belong to bands, so the numbers drawn are the same everywhere.
+        """
+        bands = -(-self.out // self.height)
+        for first in range(0, bands, self.bands_at_once):
+            last = min(first + self.bands_at_once, bands)
+            yield range(first, last), slice(first * self.height, min(last * self.height, self.out))
+
+    def uniform(self, generator: Callable[[int], torch.Generator], bands: range) -> Tensor:
+        """Return Float[rows in], uniform in [0, 1), drawn on the CPU band by band."""
+        drawn = [
+            torch.rand(
+                (min(self.height, self.out - band * self.height), self.columns), generator=generator(band)
+            )
+            for band in bands
+        ]
+        return (drawn[0] if len(drawn) == 1 else torch.cat(drawn)).to(self.device)
 
     def source(self, index: int, rows: slice, out: Tensor) -> Tensor:
         """Write Float[rows in] of one weighted source into `out`, and return it."""
@@ -96,7 +115,7 @@ class DenseModule:
 
     def magnitudes(self, index: int) -> Iterator[Tensor]:
         """Yield the magnitudes of one source, band by band, each valid until the next."""
-        for _, rows in self.bands():
+        for _, rows in self.stretches():
             yield self.source(index, rows, self._scratch("magnitudes", 1, rows)[0]).abs_()
 
     def threshold(self, index: int, fraction: float) -> float:
@@ -133,14 +152,14 @@ class DenseModule:
         count = math.ceil(share * entries - tolerances.COUNT_SLACK)
 
         def variances() -> Iterator[Tensor]:
-            for _, rows in self.bands():
+            for _, rows in self.stretches():
                 yield spread(self.tile(rows, "selection"))
 
         samples = torch.stack([self.sample(index) for index in range(len(self.weights))])
         near = bracket(spread(samples), (entries - count + 1) / entries)
         bound = order_statistic(variances, entries - count + 1, near)
         energy = torch.zeros(len(self.weights), dtype=torch.float64)
-        for _, rows in self.bands():
+        for _, rows in self.stretches():
             tile = self.tile(rows, "selection")
             chosen = tile * (spread(tile) >= bound)
             energy += chosen.square_().sum(2).to("cpu", torch.float64).sum(1)  # not every device has float64
@@ -171,13 +190,12 @@ def combine_tiles(
     def threshold(source: int, fraction: float) -> float:
         return bounds[source] if bounds is not None else module.threshold(source, fraction)
 
-    for band, rows in module.bands():
-        tile = module.tile(
-            rows, "tile"
-        )  # methods ask for thresholds, and so for other tiles, while this one is in use
+    for bands, rows in module.stretches():
+        # methods ask for thresholds, and so for other tiles, while this one is in use
+        tile = module.tile(rows, "tile")
 
-        def uniform(source: int, band: int = band, shape: torch.Size = tile.shape[1:]) -> Tensor:
-            return torch.rand(shape, generator=generator(source, band)).to(module.device)
+        def uniform(source: int, bands: range = bands) -> Tensor:
+            return module.uniform(partial(generator, source), bands)
 
         given = DenseInput(
             weights=module.weights,

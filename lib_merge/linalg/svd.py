@@ -359,22 +359,29 @@ def bracket(sample: Tensor, share: float) -> tuple[float, float]:
 
 
 def _between(pieces: Iterable[Tensor], count: int, low: float, high: float) -> float | None:
-    """Return the `count`-th smallest number if it lies in low…high; numpy compares ten times as fast as
-    torch.
-    """
+    """Return the `count`-th smallest number if it lies in low…high."""
     below = total = 0
     inside = []
     for piece in pieces:
-        flat = piece.flatten().to("cpu").numpy()
-        less = flat < low
-        below += np.count_nonzero(less)
-        inside.append(flat.compress((flat <= high) ^ less))
-        total += len(inside[-1])
+        less, between = _split(piece.flatten(), low, high)
+        below += less
+        inside.append(between)
+        total += len(between)
         if total > MOST:  # a module of mostly one number, such as 0
             return None
     if not below < count <= below + total:
         return None
     return float(np.partition(np.concatenate(inside), count - below - 1)[count - below - 1])
+
+
+def _split(flat: Tensor, low: float, high: float) -> tuple[int, np.ndarray]:
+    """Return how many numbers lie below `low`, and those in low…high; from an accelerator only these come."""
+    if flat.device.type != "cpu":
+        less = flat < low
+        return int(less.sum()), flat[(flat <= high) ^ less].to("cpu").numpy()
+    numbers = flat.numpy()  # compares ten times as fast as torch
+    below = numbers < low
+    return int(np.count_nonzero(below)), numbers.compress((numbers <= high) ^ below)
 
 
 def locate(histogram: Tensor, count: int) -> tuple[int, int]:
