@@ -58,9 +58,8 @@ export class App {
     }
 
     /**
-     * What panels are given. They are made one after another and reach each other when something
-     * happens, so each name
-     * is looked up then.
+     * What panels are given. They are made one after another and reach each other when something happens, so
+     * each name is looked up then.
      * @returns {import("./core/needs.js").Needs}
      */
     needs() {

@@ -94,9 +94,9 @@ export class Maps {
             const tell = (line, column) => {
                 const out = recipe.blocks[columns[column]];
                 return (
-                    `${columns[column]}, ${rows[line].name}: ${share(values[line][column], 1)} ` +
-                    `of the merge; ${share(out.retention[line])} ` +
-                    `of what was asked is in; the others add ${share(out.crosstalk[line])} on its inputs`
+                    `${columns[column]}, ${rows[line].name}: ${share(values[line][column], 1)} of ` +
+                    `the merge; ${share(out.retention[line])} of what was asked is in; the others ` +
+                    `add ${share(out.crosstalk[line])} on its inputs`
                 );
             };
             return {
@@ -130,8 +130,8 @@ export class Maps {
                     ? ` at weight ${figure(recipe.weights[columns[column]][line], 3)}`
                     : "";
             const alone = own
-                ? `; alone ${figure(own.norm)}, ${share(own.share, 1)} of its energy, ` +
-                  `effective rank ${figure(own.effective_rank)}, ${own.modules} modules`
+                ? `; alone ${figure(own.norm)}, ${share(own.share, 1)} of its energy, effective rank ` +
+                  `${figure(own.effective_rank)}, ${own.modules} modules`
                 : "";
             const norm = figure(values[line][column]);
             return `${columns[column]}, ${rows[line].name}: norm ${norm}${weight}${alone}`;
@@ -162,13 +162,12 @@ export class Maps {
             if (kind === "cosine")
                 return (
                     `${columns[column]}, ${rows[line].name}: cosine ${fixed(part.cosine, 3)}; ` +
-                    `overlap ${times(part.overlap_out, part.chance_out)} ` +
-                    `× chance in what they write, ${times(part.overlap_in, part.chance_in)} ` +
-                    "× in what they read"
+                    `overlap ${times(part.overlap_out, part.chance_out)} × chance in what they ` +
+                    `write, ${times(part.overlap_in, part.chance_in)} × in what they read`
                 );
             return (
-                `${columns[column]}, ${rows[line].name}: signs differ in ${share(part.conflict, 1)} ± ` +
-                `${share(part.error, 1)}, the cosine alone brings ${share(part.expected, 1)}`
+                `${columns[column]}, ${rows[line].name}: signs differ in ${share(part.conflict, 1)} ` +
+                `± ${share(part.error, 1)}, the cosine alone brings ${share(part.expected, 1)}`
             );
         };
         const said =

@@ -55,10 +55,10 @@ export class Grid {
             el(
                 "p",
                 { class: "lm-dim lm-help", id: "lora_merge_grid_help" },
-                "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · " +
-                    "digits or double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is " +
-                    "how much of the LoRA sits there. Blocks are layers, not places in the picture: " +
-                    "no single file can keep two characters apart in one picture.",
+                "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · digits or " +
+                    "double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is how much of " +
+                    "the LoRA sits there. Blocks are layers, not places in the picture: no single file " +
+                    "can keep two characters apart in one picture.",
             ),
             this.table,
             this.lists.box,
@@ -107,8 +107,8 @@ export class Grid {
             return;
         }
         const wide = blocks.length > 30;
-        this.table.style.gridTemplateColumns =
-            `auto repeat(${blocks.length}, ` + `minmax(${wide ? 19 : 21}px, 1fr))`;
+        const column = `minmax(${wide ? 19 : 21}px, 1fr)`;
+        this.table.style.gridTemplateColumns = `auto repeat(${blocks.length}, ${column})`;
         this.table.classList.toggle("lm-wide", wide);
         const head = el(
             "div",

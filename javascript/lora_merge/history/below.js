@@ -1,10 +1,10 @@
 /* Below: what was merged, the presets, and tools for one file. */
 
-import { button, el, select } from "../core/dom.js";
+import { button, el } from "../core/dom.js";
 import { numberText, proven, timeText } from "../core/format.js";
-import { letterOf } from "../core/letters.js";
 import { later } from "../core/timing.js";
 import { CompareRecipes } from "./compare.js";
+import { Presets } from "./presets.js";
 import { drawRecipes } from "./recipes.js";
 import { Tools } from "./tools.js";
 import { Trash } from "./trash.js";
@@ -22,14 +22,12 @@ import { verdictCell } from "./verdicts.js";
  *     | "state"
  *     | "verify">
  *   & import("./compare.js").CompareNeeds
+ *   & import("./presets.js").PresetsNeeds
  *   & import("./recipes.js").RecipesNeeds
  *   & import("./tools.js").ToolsNeeds
  *   & import("./trash.js").TrashNeeds
  *   & import("./verdicts.js").VerdictNeeds} BelowNeeds
  */
-
-/* of a report on an imported file */
-const MOST_LINES = 300;
 
 /* entries of the history that are drawn at a time */
 const PAGE = 100;
@@ -41,6 +39,7 @@ export class Below {
     constructor(needs) {
         this.needs = needs;
         this.count = PAGE;
+        this.presets = new Presets(needs, () => this.name === "Presets");
         this.tabs = ["History", "Recipes", "Presets", "Tools"];
         this.list = el("div", { class: "lm-line lm-tabs", role: "tablist" });
         this.panel = el("div", { class: "lm-panel", role: "tabpanel" });
@@ -317,205 +316,19 @@ export class Below {
         if (more) name.select();
     }
 
-    /* ------------------------------------------------------------ presets */
+    /* ------------------------------------------------------------ the other panels */
 
     drawRecipes() {
         return drawRecipes(this.needs, this.panel, () => this.name === "Recipes");
     }
 
     drawPresets() {
-        const family = this.needs.library.family() || this.needs.catalog.usual_family;
-        const rows = this.needs.grid.rows();
-        const name = el("input", {
-            type: "text",
-            placeholder: "Name",
-            maxlength: 80,
-            "aria-label": "Name of the preset",
-            onkeydown: (event) => event.key === "Enter" && save(),
-        });
-        const which = select(
-            rows.map((row) => [
-                String(row.id),
-                `row ${letterOf(this.needs.state.data.sources.indexOf(row))}`,
-            ]),
-            rows[0] ? String(rows[0].id) : "",
-            () => {},
-            { "aria-label": "Row to save" },
-        );
-        const save = async () => {
-            const row = rows.find((found) => String(found.id) === which.value);
-            if (!row)
-                return void this.needs.say(
-                    "Pick a LoRA first: a preset is saved from a row's block weights.",
-                );
-            if (!name.value.trim()) return void name.focus();
-            if (
-                own.some((item) => item.name.toLowerCase() === name.value.trim().toLowerCase()) &&
-                !window.confirm(`Replace the preset ${name.value.trim()}?`)
-            )
-                return;
-            const weights = Object.fromEntries(
-                this.needs.grid.columns.map((block) => [block, this.needs.grid.weight(row, block)]),
-            );
-            if (
-                await this.presets("preset_save", {
-                    name: name.value,
-                    family,
-                    weights,
-                    elements: row.elements,
-                })
-            )
-                this.needs.say(`Saved the preset ${name.value}.`);
-        };
-        const own = Object.values(this.needs.catalog.presets[family] || []).filter((item) => item.own);
-        const file = el("input", {
-            type: "file",
-            accept: ".txt,.tsv,.json,.yaml",
-            "aria-label": "Preset file of another tool",
-            onchange: () => file.files[0] && this.importFile(file.files[0], family),
-        });
-        this.lines = el("div", { class: "lm-lines" });
-        this.found = el("div", {
-            class: "lm-line",
-            "aria-label": "Preset files of other extensions",
-            role: "group",
-        });
-        this.panel.replaceChildren(
-            el(
-                "div",
-                { class: "lm-line" },
-                el("b", {}, "Save"),
-                which,
-                "as",
-                name,
-                button("Save preset", save, { class: "lm-button lm-primary" }),
-            ),
-            el(
-                "div",
-                { class: "lm-line" },
-                el("b", {}, "Import"),
-                file,
-                button("Look again in other extensions", () => this.findFiles(family)),
-                el(
-                    "span",
-                    { class: "lm-dim" },
-                    "lbwpresets.txt, elempresets.txt, mbwpresets.txt, Inspire presets",
-                ),
-            ),
-            this.found,
-            this.lines,
-            el(
-                "ul",
-                { class: "lm-presets" },
-                ...own.map((item) =>
-                    el(
-                        "li",
-                        { class: "lm-line" },
-                        el("bdi", { class: "lm-grow" }, item.name),
-                        button("Rename", () => this.rename(item.name), { class: "lm-button lm-small" }),
-                        button(
-                            "Delete",
-                            () =>
-                                window.confirm(`Delete the preset ${item.name}?`) &&
-                                this.presets("preset_delete", { name: item.name }),
-                            { class: "lm-button lm-small" },
-                        ),
-                    ),
-                ),
-            ),
-            own.length ? "" : el("p", { class: "lm-dim" }, "Your own presets will be listed here."),
-        );
-        if (this.files) this.drawFiles(family);
-        else this.findFiles(family, true);
+        this.presets.draw(this.panel);
     }
 
     savePreset(row) {
         this.show("Presets");
-        this.panel.querySelector('[aria-label="Row to save"]').value = String(row.id);
-        const name = this.panel.querySelector('[aria-label="Name of the preset"]');
-        name.scrollIntoView({ block: "nearest" });
-        name.focus();
-    }
-
-    async presets(op, fields) {
-        const reply = await this.needs.ask(op, fields);
-        if (!reply) return null;
-        this.needs.catalog.presets = reply.presets;
-        this.needs.grid.render();
-        if (this.name === "Presets") this.drawPresets();
-        return reply;
-    }
-
-    rename(name) {
-        const to = window.prompt("New name", name);
-        if (to && to !== name) this.presets("preset_rename", { name, to });
-    }
-
-    importFile(file, family) {
-        if (file.size > 2e6) return this.needs.say("That file is too large to be a list of presets.");
-        const reader = new FileReader();
-        reader.onload = () => this.imported({ text: reader.result, name: file.name, family });
-        return reader.readAsText(file);
-    }
-
-    /* looked for by themselves when the panel is first opened; only the button says that there are none */
-    async findFiles(family, quiet) {
-        const reply = await this.needs.ask("preset_find", {});
-        if (!reply) return;
-        this.files = reply.found;
-        this.drawFiles(family);
-        if (!quiet && !reply.found.length)
-            this.found.replaceChildren("No preset file was found beside this extension.");
-    }
-
-    drawFiles(family) {
-        this.found.replaceChildren(
-            ...this.files.map((one) =>
-                button(`Import ${one.title}`, () => this.imported({ found: one.id, family }), {
-                    class: "lm-button lm-small",
-                }),
-            ),
-        );
-    }
-
-    async imported(fields) {
-        const reply = await this.presets("preset_import", fields);
-        if (!reply) return;
-        const said = reply.lines.filter((line) => line.outcome !== "skipped");
-        const rest = said.slice(MOST_LINES);
-        const refused = said.filter((line) => line.outcome === "refused").length;
-        this.lines.replaceChildren(
-            el(
-                "p",
-                {},
-                `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ` +
-                    `${refused === 1 ? "1 line was" : `${refused} lines were`} refused.`,
-            ),
-            ...reply.notes.map((note) => el("p", { class: "lm-warn" }, note)),
-            el(
-                "ol",
-                { class: "lm-report" },
-                ...said
-                    .slice(0, MOST_LINES)
-                    .map((line) =>
-                        el(
-                            "li",
-                            { value: line.number, class: line.outcome === "refused" ? "lm-bad" : "lm-good" },
-                            line.says,
-                        ),
-                    ),
-            ),
-            ...(rest.length
-                ? [
-                      el(
-                          "p",
-                          { class: "lm-dim" },
-                          `… and ${rest.length} more lines, ` +
-                              `${rest.filter((line) => line.outcome === "refused").length} of them refused.`,
-                      ),
-                  ]
-                : []),
-        );
+        this.presets.choose(row);
     }
 
     drawTools() {

@@ -149,8 +149,8 @@ export class Tools {
                     {
                         class: "lm-double",
                         title:
-                            "How the modules are called. LoHa, LoKr and Tucker become LoRA; q, k and v " +
-                            "are split or put together where the names want it",
+                            "How the modules are called. LoHa, LoKr and Tucker become LoRA; q, k and " +
+                            "v are split or put together where the names want it",
                     },
                     el("span", {}, "Names"),
                     names,

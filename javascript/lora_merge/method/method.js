@@ -129,8 +129,8 @@ export class Method {
                     "label",
                     {
                         title:
-                            "How the modules are called in the file. By default as " +
-                            "every host of the base model knows them",
+                            "How the modules are called in the file. By default as every host of the " +
+                            "base model knows them",
                     },
                     el("span", {}, "Names"),
                     this.names,

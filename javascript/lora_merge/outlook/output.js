@@ -1,10 +1,11 @@
 /* What will come out, saving it, and the proof. */
 
 import { button, el, find, put } from "../core/dom.js";
-import { leftText, megabytes, percentText, policyWords } from "../core/format.js";
+import { leftText, megabytes, policyWords } from "../core/format.js";
 import { later } from "../core/timing.js";
 import { Details } from "./details.js";
 import { loadsIn } from "./loads.js";
+import { resultParts } from "./result.js";
 import { strengthsLine } from "./strength.js";
 
 /** What it takes.
@@ -22,6 +23,7 @@ import { strengthsLine } from "./strength.js";
  *     | "say"
  *     | "state"
  *     | "verify">
+ *   & import("./result.js").ResultNeeds
  *   & import("./details.js").DetailsNeeds} OutputNeeds
  */
 
@@ -120,8 +122,8 @@ export class Output {
                 needs.catalog.can_generate
                     ? button("Preview", () => this.needs.preview(), {
                           title:
-                              "Stack and merge side by side, with the " +
-                              "settings of txt2img; nothing is saved",
+                              "Stack and merge side by side, with the settings of txt2img; nothing " +
+                              "is saved",
                       })
                     : null,
                 needs.catalog.can_generate
@@ -225,8 +227,8 @@ export class Output {
             this.fact(
                 "good",
                 `${plan.family} · ${count} ${count === 1 ? "LoRA" : "LoRAs"} · ${plan.modules} ` +
-                    `modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} ` +
-                    `· ${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`,
+                    `modules${plan.emptied ? `, ${plan.emptied} more weigh 0 and stay out` : ""} · ` +
+                    `${encoders.length ? `text encoder from ${encoders.join(", ")}` : "no text encoder"}`,
             ),
             this.fact(plan.cut ? "info" : "good", this.cut(plan, rank + most)),
             this.fact(
@@ -387,103 +389,20 @@ export class Output {
     }
 
     saved(result) {
-        const use = this.needs.catalog.can_generate;
-        const folder = result.key.split("/").slice(1, -1).join("/");
-        const { min, max } = result.rank;
-        const ranks = min === max ? max : `${min}–${max}`;
         this.last = result.output;
         this.result.hidden = false;
-        const parts = [
-            el("h3", {}, el("span", { class: "lm-good-text" }, "Saved "), el("bdi", {}, result.output)),
-            el(
-                "p",
-                { class: "lm-dim" },
-                "in the LoRA folder",
-                ...(folder ? [", in ", el("bdi", {}, folder)] : []),
-            ),
-            el(
-                "p",
-                {
-                    class: "lm-proof",
-                    title:
-                        "The proof: the file, read back, against what was decided; " +
-                        "what is left is the rounding of its numbers",
-                },
-                el("b", {}, result.proof),
-                !result.choice && result.worst_module
-                    ? ` (worst module ${percentText(result.worst_module.error, 3)})`
-                    : "",
-            ),
-            result.choice
-                ? el(
-                      "p",
-                      {
-                          class: "lm-choice-made",
-                          title:
-                              "The choice: how much of the merge (of its energy, Σ " +
-                              "S²) the rank that was asked for keeps",
-                      },
-                      el("b", {}, result.choice),
-                  )
-                : null,
-            el(
-                "p",
-                { class: "lm-dim" },
-                `rank ${ranks} ` +
-                    "" +
-                    "" +
-                    `· ${megabytes(result.bytes)} · ${result.seconds.total.toFixed(1)} s`,
-            ),
-            loadsIn(result.loads_in),
-            this.onCheckpoint(result.on_checkpoint),
-            ...result.warnings.map((text) => el("p", { class: "lm-warn" }, text)),
-            el(
-                "div",
-                { class: "lm-line" },
-                use
-                    ? button("Use in txt2img", () => this.use(result), { class: "lm-button lm-primary" })
-                    : null,
-                use ? button("Compare in txt2img", () => this.needs.compare(result.alias)) : null,
-                button("Copy tag", () => this.copy(result), { title: result.prompt }),
-                button("Open recipe", () => this.needs.open({ key: result.key }), {
-                    title: "Put what made this file into the tab",
-                }),
-                button("Merge it further", () => this.needs.addSource(result.key)),
-                result.noise && result.entry
-                    ? button(
-                          `The same for the ${result.noise === "high" ? "low" : "high"}-noise files`,
-                          () => this.partners(result),
-                          {
-                              title:
-                                  "Merge the partner files of Wan 2.2 by this " +
-                                  "recipe, under the partner's name",
-                          },
-                      )
-                    : null,
-                button("Verify", () => this.needs.verify(result.key)),
-            ),
-        ];
-        /* the page's own function would write "null" for what is not there */
-        this.result.replaceChildren(...parts.filter((part) => part !== null));
+        const acts = {
+            use: () => this.use(result),
+            copy: () => this.copy(result),
+            partners: () => this.partners(result),
+        };
+        this.result.replaceChildren(...resultParts(this.needs, result, acts));
         this.needs.afterSave();
     }
 
     async partners(result) {
         const reply = this.job === null ? await this.needs.ask("partners", { entry: result.entry }) : null;
         if (reply) await this.follow(reply, (done) => this.saved(done));
-    }
-
-    /* `found`: what the loaded checkpoint's own table knows of the merge; null where nobody can say */
-    onCheckpoint(found) {
-        if (!found) return null;
-        const whole = found.loaded === found.total;
-        return el(
-            "p",
-            { class: whole ? "lm-good-text" : "lm-warn", title: found.lost.join("\n") },
-            `${found.loaded} of ${found.total} modules load on the checkpoint in use (`,
-            el("bdi", {}, found.name),
-            ")",
-        );
     }
 
     async copy(result) {

@@ -265,8 +265,8 @@ export class Pictures {
     /* the picture at a place of the gallery as a data: address, small enough for a card */
     async pictureAt(tab, index) {
         const pictures = findAll(
-            `#${tab}_gallery .thumbnails img, #${tab}_gallery ` +
-                `.grid-container img, #${tab}_gallery .grid-wrap img`,
+            `#${tab}_gallery .thumbnails img, #${tab}_gallery .grid-container img, #${tab}_gallery ` +
+                ".grid-wrap img",
         );
         const picture = pictures[index] || find(`#${tab}_gallery img`);
         if (!picture) return "";

@@ -123,8 +123,7 @@ export class Picker {
                 this.read.map((item) => [
                     item,
                     `${item.folder}/${item.name} ${item.alias} ${item.family} ` +
-                        `${(item.kinds || []).join(" ")} ` +
-                        `${(item.marks || []).map(markText).join(" ")} ` +
+                        `${(item.kinds || []).join(" ")} ${(item.marks || []).map(markText).join(" ")} ` +
                         `${(item.tags || []).join(" ")}`.toLowerCase(),
                 ]),
             );
