@@ -84,6 +84,8 @@ def node_tools(folder: Path) -> Path:
     text = "".join((wanted / name).read_text(encoding="utf-8") for name in names)
     digest, stamp = hashlib.sha256(text.encode()).hexdigest(), _stamp(folder)
     if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == digest):
+        if folder.exists():
+            _own(folder)
         print(f"Preparing {folder.relative_to(ROOT)} (once; a minute) …", flush=True)
         shutil.rmtree(folder, ignore_errors=True)
         folder.mkdir(parents=True)
@@ -105,6 +107,14 @@ def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
     if sys.version_info < (3, 11):
         message = f"this needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}."
         raise Failure(message)
+    _own(folder)
+    print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=with_pip)
+
+
+def _own(folder: Path) -> None:
+    """Refuse to replace what is another checkout's."""
     linked = next((path for path in (folder, *folder.parents) if path != ROOT and path.is_symlink()), None)
     if linked is not None and linked.is_relative_to(ROOT):
         message = (
@@ -112,9 +122,6 @@ def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
             f"requirements here, and is not ours to replace: remove the link, or renew it where it lies."
         )
         raise Failure(message)
-    print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=with_pip)
 
 
 def _python(folder: Path) -> Path:
