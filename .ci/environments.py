@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[1]
 REQUIREMENTS = ROOT / ".ci" / "requirements"
 TORCH = "torch==2.13.0"
+NODE = "Node.js 20.19 or newer and npm are not installed"
 _base = threading.Lock()
 
 
@@ -65,10 +67,54 @@ def thin(folder: Path, requirements: str, bare: str = "") -> Path:
     return python
 
 
+def node() -> str | None:
+    """Return this machine's Node.js, if it is new enough for our tools and has its package manager."""
+    program = shutil.which("node")
+    if program is None or shutil.which("npm") is None:
+        return None
+    told = subprocess.run([program, "--version"], capture_output=True, text=True, check=False).stdout
+    found = re.match(r"v(\d+)\.(\d+)\.", told)
+    return program if found and (int(found[1]), int(found[2])) >= (20, 19) else None
+
+
+def node_tools(folder: Path) -> Path:
+    """Return a folder with the tools of `.ci/node` installed, as its lock file has them."""
+    wanted = REQUIREMENTS.with_name("node")
+    names = ("package.json", "package-lock.json", "eslint.config.js", ".npmrc")
+    text = "".join((wanted / name).read_text(encoding="utf-8") for name in names)
+    digest, stamp = hashlib.sha256(text.encode()).hexdigest(), _stamp(folder)
+    if not (stamp.is_file() and stamp.read_text(encoding="utf-8") == digest):
+        if folder.exists():
+            _own(folder)
+        print(f"Preparing {folder.relative_to(ROOT)} (once; a minute) …", flush=True)
+        shutil.rmtree(folder, ignore_errors=True)
+        folder.mkdir(parents=True)
+        for name in names:
+            shutil.copyfile(wanted / name, folder / name)
+        npm = shutil.which("npm") or "npm"
+        run = subprocess.run(
+            [npm, "ci", "--ignore-scripts"], cwd=folder, capture_output=True, text=True, check=False
+        )
+        if run.returncode:
+            print(run.stdout + run.stderr, file=sys.stderr)
+            message = "npm could not install the tools of .ci/node: see above; is there a network connection?"
+            raise Failure(message)
+        stamp.write_text(digest, encoding="utf-8")
+    return folder
+
+
 def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
     if sys.version_info < (3, 11):
         message = f"this needs Python 3.11 or newer, and {sys.executable} is {sys.version.split()[0]}."
         raise Failure(message)
+    _own(folder)
+    print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
+    shutil.rmtree(folder, ignore_errors=True)
+    venv.create(folder, with_pip=with_pip)
+
+
+def _own(folder: Path) -> None:
+    """Refuse to replace what is another checkout's."""
     linked = next((path for path in (folder, *folder.parents) if path != ROOT and path.is_symlink()), None)
     if linked is not None and linked.is_relative_to(ROOT):
         message = (
@@ -76,9 +122,6 @@ def _begin(folder: Path, how_long: str, with_pip: bool) -> None:
             f"requirements here, and is not ours to replace: remove the link, or renew it where it lies."
         )
         raise Failure(message)
-    print(f"Preparing {folder.relative_to(ROOT)} (once; {how_long}) …", flush=True)
-    shutil.rmtree(folder, ignore_errors=True)
-    venv.create(folder, with_pip=with_pip)
 
 
 def _python(folder: Path) -> Path:

@@ -22,7 +22,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 
-from environments import ROOT, Failure, thin
+from environments import NODE, ROOT, Failure, node, thin
 
 LANES = 2
 CHROMIUMS = (
@@ -88,6 +88,7 @@ CHECKS = (
     Work("ruff check", ENGINE, ("check", "."), "ruff"),
     Work("ruff format", ENGINE, ("format", "--check", "--quiet", "."), "ruff"),
 )
+JAVASCRIPT = Work("JavaScript", ENGINE, (), "tests.javascript")
 
 
 def whole(browser: bool) -> list[Work]:
@@ -107,6 +108,7 @@ def whole(browser: bool) -> list[Work]:
         Work("WebUI on gradio 4", GRADIO4, (*WEBUI, "-p", "no:warnings")),
         Work("WebUI on gradio 3", GRADIO3, (*WEBUI, "-p", "no:warnings")),
         *CHECKS,
+        *((JAVASCRIPT,) if node() else ()),
     ]
 
 
@@ -223,6 +225,8 @@ def run(arguments: Sequence[str]) -> int:
             dataclasses.replace(work, arguments=(*work.arguments, *rest)) if work.module == "pytest" else work
             for work in works
         ]
+        if not core and node() is None:
+            not_run.append(f"the JavaScript's checks and unit tests: {NODE}")
         if not core and browser is None:
             not_run.append("the tab in a browser: no Chromium, Chrome or Edge is installed")
         if not (ROOT.parent / "shared" / "data").is_dir():

@@ -154,6 +154,27 @@ def test_a_linked_environment_serves_a_checkout_that_is_alike(suites, tmp_path, 
     assert (there / ".venvs" / "engine").is_dir()
 
 
+@pytest.mark.parametrize(
+    ("told", "fine"),
+    [("v20.19.0", True), ("v26.1.0", True), ("v20.18.3", False), ("v18.20.4", False), ("", False)],
+)
+def test_the_javascript_is_checked_where_node_is_new_enough(suites, monkeypatch, told, fine):
+    import environments
+
+    monkeypatch.setattr(environments.shutil, "which", lambda name: f"/usr/bin/{name}")
+    monkeypatch.setattr(
+        environments.subprocess,
+        "run",
+        lambda *_, **__: subprocess.CompletedProcess([], 0, stdout=f"{told}\n"),
+    )
+    assert (environments.node() is not None) == fine
+    assert (suites.JAVASCRIPT in suites.whole(browser=False)) == fine
+    monkeypatch.setattr(
+        environments.shutil, "which", lambda name: "/usr/bin/node" if name == "node" else None
+    )
+    assert environments.node() is None
+
+
 def test_the_whole_suite_leaves_no_file_out(suites):
     works = [work for work in suites.whole(browser=True) if work.module == "pytest"]
     named = [argument for work in works for argument in work.arguments]

@@ -1,8 +1,9 @@
-"""Rules that the page and Python share, and what the page computes by itself; the scripts run in Node, where there is one."""
+"""Rules that the page and Python share, and what the page computes by itself; the modules run in Node, where there is one."""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import subprocess
 from pathlib import Path
@@ -20,36 +21,40 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 SETTINGS = {"template": "{sources}_v{n}", "folder": "merged", "precision": "fp16", "names": ""}
 
 
-def run(code, *scripts, kept=None):
-    """Return what `code` returns, as JSON, after the scripts; `kept` is what the browser has stored."""
+MODULES = ("core/letters.js", "core/format.js", "core/state.js", "outlook/strength.js")
+
+
+def run(code, kept=None):
+    """Return what `code` returns, as JSON, with what the modules export; `kept` is what the browser has stored."""
+    imports = [f"import({json.dumps((SCRIPTS / name).as_uri())})" for name in MODULES]
     page = f"""
         const kept = {json.dumps({"lora-merge-state-1": json.dumps(kept)} if kept else {})};
-        globalThis.window = globalThis;
-        globalThis.document = {{}};
         globalThis.localStorage = {{ getItem: (key) => kept[key] ?? null, setItem: () => {{}} }};
-        {"".join((SCRIPTS / name).read_text(encoding="utf-8") for name in ("1_core.js", *scripts))}
-        const space = loraMerge;
+        const space = Object.assign({{}}, ...(await Promise.all([{", ".join(imports)}])));
         console.log(JSON.stringify((() => {{ {code} }})()));
     """
     done = subprocess.run(
-        [NODE, "-"], input=page, capture_output=True, text=True, encoding="utf-8", check=True
-    )
+        [NODE, "--input-type=module", "-"],
+        input=page, capture_output=True, text=True, encoding="utf-8", check=True,
+    )  # fmt: skip
     return json.loads(done.stdout)
 
 
 def test_letters_are_those_of_python():
-    assert run("return [...Array(800).keys()].map(space.letter);") == [letter(index) for index in range(800)]
+    assert run("return [...Array(800).keys()].map(space.letterOf);") == [
+        letter(index) for index in range(800)
+    ]
 
 
 @pytest.mark.parametrize(
     "names", [[], ["A", "B"], ["B", "1", "A"], ["2", "z", "AB", "faces", "1"], ["ABC", "A", "A"], ["é", "A"]]
 )
 def test_groups_go_by_the_names_of_python(names):
-    assert run(f"return space.groupNames({json.dumps(names)});", "2_state.js") == named(names)
+    assert run(f"return space.groupNames({json.dumps(names)});") == named(names)
 
 
 def test_the_pages_fresh_state_is_the_one_of_python():
-    fresh = run(f"return new space.State({json.dumps(SETTINGS)}).data;", "2_state.js")
+    fresh = run(f"return new space.State({json.dumps(SETTINGS)}).data;")
     assert set(fresh) == set(fields_of(TabState)) - {"preview"}
     assert set(fresh["sources"][0]) == set(fields_of(Row))
     assert set(fresh["output"]) == set(fields_of(Output)) - {"preview", "based_on_name"}
@@ -70,13 +75,13 @@ def test_rank_policies_are_told_in_the_words_of_python():
         "budget:1.25MB",
     ]
     told = [parse_policy(text).words for text in policies]
-    assert run(f"return {json.dumps(policies)}.map(space.policy);", "7_output.js") == told
+    assert run(f"return {json.dumps(policies)}.map(space.policyWords);") == told
 
 
 def test_proof_and_choice_are_two_sentences():
     cut = {"proof": "saved exactly what rank 8 can hold, to 0.030%", "choice": "93.0% of the merge is kept"}
     whole = {"proof": "asked = saved to 0.021%", "choice": ""}
-    told = run(f"return {json.dumps([cut, whole, {}])}.map(space.proven);", "7_output.js")
+    told = run(f"return {json.dumps([cut, whole, {}])}.map(space.proven);")
     assert told == [f"{cut['proof']}; {cut['choice']}", whole["proof"], ""]
 
 
@@ -101,7 +106,7 @@ def test_a_state_of_0_1_opens_with_its_groups_numbered():
         "method": "slerp",
         "output": output,
     }
-    state = run(f"return new space.State({json.dumps(SETTINGS)}).data;", "2_state.js", kept=kept)
+    state = run(f"return new space.State({json.dumps(SETTINGS)}).data;", kept=kept)
     assert [one["group"] for one in state["sources"]] == ["1", "", "2"]
     assert {name: group["method"] for name, group in state["groups"].items()} == {"1": "average", "2": "ties"}
     assert tab_state(state).method == "slerp"
@@ -128,14 +133,42 @@ LOOKED = {
 )
 def test_how_strong_a_source_goes_in_follows_each_text_encoder(te, energy):
     row = json.dumps({"ratio": 0.5, "te": te, "blocks": {}})
-    size = run(f"return space.strength({row}, {json.dumps(LOOKED)}, 1);", "6c_strength.js")
+    size = run(f"return space.strengthOf({row}, {json.dumps(LOOKED)}, 1);")
     assert size == pytest.approx(2.0 * energy**0.5)
 
 
 def test_how_strong_a_source_goes_in_follows_block_weights_and_the_group():
     row = json.dumps({"ratio": 0.5, "te": [None, 1.0], "blocks": {"BASE": 0.5, "IN04": 0.0}})
-    size = run(f"return space.strength({row}, {json.dumps(LOOKED)}, -0.5);", "6c_strength.js")
+    size = run(f"return space.strengthOf({row}, {json.dumps(LOOKED)}, -0.5);")
     assert size == pytest.approx(0.5 * 2.0 * (0.25 * (0.3 * 0.25 + 0.2)) ** 0.5)
     without = {**LOOKED, "encoder_energy": {}}  # as it was measured by an older version
-    size = run(f"return space.strength({row}, {json.dumps(without)}, 1);", "6c_strength.js")
+    size = run(f"return space.strengthOf({row}, {json.dumps(without)}, 1);")
     assert size == pytest.approx(2.0 * (0.25 * 0.5 * 0.25) ** 0.5)
+
+
+def test_no_line_of_the_javascript_is_longer_than_110_characters():
+    files = [*SCRIPTS.parent.rglob("*.js"), *(SCRIPTS.parents[1] / "tests" / "javascript").glob("*.js")]
+    long = [
+        f"{file.name}:{number}"
+        for file in files
+        for number, line in enumerate(file.read_text(encoding="utf-8").splitlines(), 1)
+        if len(line) > 110
+    ]
+    assert len(files) > 40
+    assert long == []
+
+
+def test_every_import_is_of_a_module_that_is_there_and_none_goes_round():
+    imports = {
+        file: [
+            (file.parent / name).resolve()
+            for name in re.findall(r'^import [^;]*?from "([^"]+)";', file.read_text(encoding="utf-8"), re.M)
+        ]
+        for file in SCRIPTS.rglob("*.js")
+    }
+    assert all(to in imports for found in imports.values() for to in found)
+    left = dict(imports)
+    while leaves := [file for file, found in left.items() if not any(to in left for to in found)]:
+        for file in leaves:
+            del left[file]
+    assert not left, sorted(file.name for file in left)

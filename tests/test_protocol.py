@@ -176,8 +176,8 @@ def test_the_types_of_the_javascript_are_up_to_date():
 
 
 def test_the_page_asks_for_nothing_that_there_is_not():
-    scripts = "".join(path.read_text(encoding="utf-8") for path in typescript.TYPES.parent.glob("*.js"))
-    asked = set(re.findall(r"""(?:\.ask|\.presets|\bask)\(\s*"([a-z_]+)\"""", scripts))
+    scripts = "".join(path.read_text(encoding="utf-8") for path in typescript.TYPES.parent.rglob("*.js"))
+    asked = set(re.findall(r"""(?:\.ask|\.request|\.presets|\bask)\(\s*"([a-z_]+)\"""", scripts))
     assert len(asked) > 30
     assert asked <= set(OPERATIONS)
 

@@ -18,6 +18,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from starlette.websockets import WebSocketDisconnect  # noqa: E402
 
 from lib_merge.ui.app import PlainHost, build_app  # noqa: E402
+from lib_merge.ui.modules import add_modules, modules, version  # noqa: E402
 from lib_merge.ui.strangers import TOKEN, add_token  # noqa: E402
 
 HOME = "http://127.0.0.1:7870"
@@ -89,6 +90,71 @@ def test_a_page_that_asks_for_a_login_gives_the_token_to_who_has_it():
     assert client.get(TOKEN).json() == {"token": "t"}
 
 
+# -------------------------------------------------------------------------------------------- the modules
+
+
+@pytest.fixture
+def scripts(tmp_path):
+    """A folder of modules, something beside it, and an application that gives them."""
+    folder = tmp_path / "scripts"
+    (folder / "core").mkdir(parents=True)
+    (folder / "main.js").write_text('import "./core/dom.js";')
+    (folder / "core" / "dom.js").write_text("export const el = 1;")
+    (folder / "types.d.ts").write_text("")
+    (tmp_path / "secret.js").write_text("secret")
+    return folder
+
+
+def _modules(scripts, **more):
+    app = fastapi.FastAPI()
+    add_modules(app, folder=scripts, **more)
+    add_modules(app, folder=scripts.parent, **more)  # a WebUI may start the application twice
+    return TestClient(app)
+
+
+def test_modules_are_given_under_their_version_and_nothing_else_is(scripts):
+    client, now = _modules(scripts), version(scripts)
+    reply = client.get(f"/lora-merge/js/{now}/core/dom.js")
+    assert reply.text == "export const el = 1;"
+    assert reply.headers["content-type"].startswith("text/javascript")
+    assert "immutable" in reply.headers["cache-control"]
+    for name in ("types.d.ts", "core", "core/", "", "../secret.js", "..%2fsecret.js", "%2e%2e/secret.js", "core/../main.js",
+                 "core//dom.js", "/main.js", f"{scripts}/main.js", "main.js%00", "core%5cdom.js", "scripts/main.js"):  # fmt: skip
+        found = client.get(f"/lora-merge/js/{now}/{name}")
+        assert found.status_code == 404 or found.text == 'import "./core/dom.js";', name
+        assert "secret" not in found.text
+    assert client.post(f"/lora-merge/js/{now}/main.js").status_code == 405
+
+
+def test_another_version_is_given_todays_module_which_is_not_kept(scripts):
+    client, before = _modules(scripts), version(scripts)
+    (scripts / "core" / "dom.js").write_text("export const el = 22;")
+    assert version(scripts) != before
+    reply = client.get(f"/lora-merge/js/{before}/core/dom.js")
+    assert (reply.text, reply.headers["cache-control"]) == ("export const el = 22;", "no-store")
+    (scripts / "new.js").write_text("")
+    assert client.get(f"/lora-merge/js/{version(scripts)}/new.js").status_code == 200
+
+
+@pytest.mark.skipif(os.name == "nt", reason="links need a right there")
+def test_a_link_is_no_module(scripts):
+    (scripts / "link.js").symlink_to(scripts.parent / "secret.js")
+    (scripts / "room").symlink_to(scripts.parent)
+    assert list(modules(scripts)) == ["main.js", "core/dom.js"]
+    for name in ("link.js", "room/secret.js"):
+        assert _modules(scripts).get(f"/lora-merge/js/x/{name}").status_code == 404
+
+
+def test_modules_are_for_who_is_logged_in(scripts):
+    from lib_merge.webui.rest import check_page_login
+
+    client = _modules(scripts, check=check_page_login)
+    client.app.auth, client.app.tokens = {"me": "secret"}, {"cookie": "me"}
+    assert client.get("/lora-merge/js/x/main.js").status_code == 401
+    client.cookies.set("access-token", "cookie")
+    assert client.get("/lora-merge/js/x/main.js").status_code == 200
+
+
 # -------------------------------------------------------------------------------------------- our own server
 
 
@@ -130,7 +196,16 @@ STRANGE = [
 
 @pytest.mark.parametrize("headers", STRANGE, ids=str)
 def test_nobody_else_is_let_in_by_any_way(client, headers):
-    for path in ("/", "/config", "/info", TOKEN, "/lora-merge/file/style.css", "/queue/status", "/theme.css"):
+    for path in (
+        "/",
+        "/config",
+        "/info",
+        TOKEN,
+        "/lora-merge/file/style.css",
+        "/lora-merge/js/x/main.js",
+        "/queue/status",
+        "/theme.css",
+    ):
         reply = client.get(path, headers=headers)
         assert reply.status_code == 403, path
         assert "access-control-allow-origin" not in reply.headers

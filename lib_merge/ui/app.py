@@ -20,6 +20,7 @@ from fastapi.responses import FileResponse, HTMLResponse, Response
 
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.library.library import key_of
+from lib_merge.ui.modules import add_modules
 from lib_merge.ui.operations import open_desk
 from lib_merge.ui.pictures import picture_beside
 from lib_merge.ui.strangers import OwnPageOnly, add_token
@@ -100,6 +101,7 @@ def build_app(host: PlainHost) -> FastAPI:
     app = FastAPI(docs_url=None, redoc_url=None, openapi_url=None)
     desk = open_desk(host)
     add_token(app, desk.token)
+    add_modules(app)
 
     @app.get("/lora-merge/file/{name:path}")
     def asset(name: str) -> Response:

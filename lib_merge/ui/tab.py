@@ -9,14 +9,13 @@ from __future__ import annotations
 
 import html
 import json
-from pathlib import Path
 from typing import Any
 
 import gradio as gr
 
 from lib_merge.ui.desk import Desk
+from lib_merge.ui.modules import modules, version
 
-SCRIPTS = Path(__file__).resolve().parents[2] / "javascript" / "lora_merge"
 # gradio 3 knows the keyword as _js, gradio 4 as js
 _JS = "_js" if gr.__version__.startswith("3.") else "js"
 ASK = "(_) => [window.loraMerge ? window.loraMerge.bridge.take() : '{}']"
@@ -57,10 +56,8 @@ def build_with(desk: Desk, theme: gr.themes.Base | None = None) -> gr.Blocks:
 
 
 def scripts() -> str:
-    """Return as JSON the scripts that `javascript/lora_merge.js` is to load, in order: pairs of name and
-    time of change.
-    """
-    return json.dumps([[path.name, path.stat().st_mtime_ns] for path in sorted(SCRIPTS.glob("*.js"))])
+    """Return as JSON what `javascript/lora_merge.js` is to load: the modules and their version."""
+    return json.dumps({"version": version(), "modules": list(modules())})
 
 
 def failed_tab(reason: str) -> gr.Blocks:

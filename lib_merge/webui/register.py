@@ -88,11 +88,13 @@ def _started(extension: Path, app: Any) -> None:  # noqa: ANN401
     from modules import shared
 
     try:
+        from lib_merge.ui.modules import add_modules
         from lib_merge.ui.strangers import add_token
         from lib_merge.webui.rest import add_routes, check_page_login
 
         add_token(app, desk_of(extension).token, check_page_login)
+        add_modules(app, check_page_login)
         if getattr(shared.cmd_opts, "api", False):
             add_routes(app, desk_of(extension))
     except Exception:
-        log.exception("the Merge tab's token, or its REST API, could not be added")
+        log.exception("the Merge tab's token, its modules or its REST API could not be added")

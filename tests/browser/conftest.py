@@ -142,7 +142,7 @@ class Tab:
         self.page.goto(self.app.url)
         self.page.wait_for_selector("#lora_merge_root .lm-columns", timeout=60000)
         self.page.wait_for_function(
-            "() => window.loraMerge.app && window.loraMerge.app.items.length >= 3 && window.loraMerge.app.scan.done >= window.loraMerge.app.scan.total",
+            "() => window.loraMerge.app && window.loraMerge.app.library.items.length >= 3 && window.loraMerge.app.library.scan.done >= window.loraMerge.app.library.scan.total",
             timeout=30000,
         )
 

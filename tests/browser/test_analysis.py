@@ -23,8 +23,10 @@ def louder(app):
 
 def _set_up(tab, *names):
     tab.fresh()
-    tab.page.evaluate("() => window.loraMerge.app.refreshLibrary(true)")
-    tab.page.wait_for_function("() => window.loraMerge.app.items.some((item) => item.name === 'ten-times')")
+    tab.page.evaluate("() => window.loraMerge.app.library.refresh(true)")
+    tab.page.wait_for_function(
+        "() => window.loraMerge.app.library.items.some((item) => item.name === 'ten-times')"
+    )
     for row, name in enumerate(names):
         tab.pick(row, name)
     tab.page.wait_for_function(COMPLETE, timeout=60000)
@@ -128,7 +130,7 @@ def test_a_role_is_one_click(tab):
     _set_up(tab, "sample-ink-style", "sample-mira-character")
     tab.page.locator(".lm-analysis summary").filter(has_text="Starting points").click()
     tab.page.get_by_role("button", name="Start: character for B").click()
-    tab.page.wait_for_function("() => window.loraMerge.app.analysis.app.state.data.sources[1].ratio === 0.5")
+    tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources[1].ratio === 0.5")
     tab.page.get_by_role("button", name="Start: style for A").click()
     tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources[0].ratio === 0.7")
     tab.page.wait_for_function(COMPLETE, timeout=60000)

@@ -331,7 +331,7 @@ def test_a_picker_over_1800_files_draws_what_is_seen(tab, app):
         tab.page.locator(".lm-row").first.locator(".lm-name").click()
         tab.page.get_by_label("Refresh the list").click()
         tab.page.wait_for_function(
-            "() => loraMerge.app.items.length >= 1800 && loraMerge.app.scan.done === loraMerge.app.scan.total",
+            "() => loraMerge.app.library.items.length >= 1800 && loraMerge.app.library.scan.done === loraMerge.app.library.scan.total",
             timeout=60000,
         )
         assert tab.page.locator(".lm-picker [role=option]").count() < 60

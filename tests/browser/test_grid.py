@@ -48,7 +48,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.quiet()
-    tab.page.evaluate("() => (window.loraMerge.app.looked = {})")
+    tab.page.evaluate("() => (window.loraMerge.app.library.looked = {})")
     tab.page.evaluate(
         WATCH,
         [

@@ -40,8 +40,8 @@ def three(tab, extra):
 
 def _listed(tab, name):
     """Wait until a file that was just written is in the list."""
-    tab.page.evaluate("() => loraMerge.app.refreshLibrary(true)")
-    tab.page.wait_for_function(f"() => loraMerge.app.items.some((item) => item.name === '{name}')")
+    tab.page.evaluate("() => loraMerge.app.library.refresh(true)")
+    tab.page.wait_for_function(f"() => loraMerge.app.library.items.some((item) => item.name === '{name}')")
 
 
 def _chosen(tab):

@@ -57,26 +57,46 @@ def _field(tab):
 def test_the_page_waits_for_one_small_script_only(tab, app):
     html = urllib.request.urlopen(app.url).read().decode()
     assert len(re.findall(r"<script[^>]*lora-merge", html)) == 1
-    loaded = tab.page.evaluate(
-        "() => [...document.scripts].map((one) => one.src).filter((src) => /lora_merge/.test(src))"
+    loaded = tab.page.evaluate("() => performance.getEntriesByType('resource').map((one) => one.name)")
+    modules = {source for source in loaded if "/lora_merge/" in source or "/lora-merge/js/" in source}
+    # the version stands in the address of what modules import, too
+    assert all(re.search(r"/lora-merge/js/[0-9a-f]{16}/[a-z/]+\.js$", source) for source in modules)
+    assert len({source.rpartition("/js/")[2].partition("/")[0] for source in modules}) == 1
+    assert len(modules) > 30
+    assert tab.page.evaluate("() => Object.keys(window).filter((name) => /lora|merge/i.test(name))") == [
+        "loraMerge"
+    ]
+
+
+@pytest.mark.both
+def test_only_todays_modules_are_kept_by_the_browser(tab):
+    kept = tab.page.evaluate(
+        "async () => { const [one] = performance.getEntriesByType('resource').map((one) => one.name)"
+        ".filter((name) => name.endsWith('/main.js'));"
+        " const old = one.replace(/js\\/[0-9a-f]+/, 'js/0000000000000000');"
+        " return Promise.all([one, old].map(async (url) => (await fetch(url)).headers.get('cache-control'))); }"
     )
-    names = [source.partition("?")[0].rpartition("/")[2] for source in loaded]
-    assert names[0] == "lora_merge.js"
-    assert names[1:] == sorted(names[1:])
-    assert len(names) > 10
-    assert all(
-        re.search(r"\?\d{12,}$", source) for source in loaded[1:]
-    )  # a changed file has another address
+    assert kept == ["private, max-age=31536000, immutable", "no-store"]
 
 
 @pytest.mark.both
 def test_a_script_that_does_not_come_is_named(tab):
-    tab.page.route("**/lora_merge/4_sources.js*", lambda route: route.abort())
+    tab.page.route("**/sources/sources.js*", lambda route: route.abort())
     tab.page.goto(tab.app.url)
-    tab.page.get_by_text("could not load 4_sources.js").wait_for(timeout=30000)
-    tab.page.unroute("**/lora_merge/4_sources.js*")
+    tab.page.get_by_text("could not load sources/sources.js").wait_for(timeout=30000)
+    tab.page.unroute("**/sources/sources.js*")
     tab.errors.clear()  # the tab without its sources
     tab.open()
+
+
+@pytest.mark.both
+def test_without_a_route_of_ours_the_modules_come_as_files(tab):
+    tab.page.route("**/lora-merge/js/**", lambda route: route.fulfill(status=404))
+    tab.open()
+    loaded = tab.page.evaluate("() => performance.getEntriesByType('resource').map((one) => one.name)")
+    assert sum("/lora_merge/" in source for source in loaded) > 30
+    tab.page.unroute("**/lora-merge/js/**")
+    tab.errors.clear()  # the route that is missing
 
 
 def test_the_comparisons_panel_tells_the_script_what_is_chosen(tab):

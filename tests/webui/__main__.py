@@ -159,7 +159,7 @@ def journey(browser, server, merged) -> None:
     page.wait_for_selector("#txt2img_prompt textarea", timeout=120_000)
     grids.merge_tab(page)
     page.wait_for_function(
-        "() => loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total",
+        "() => loraMerge.app.library.items.length >= 3 && loraMerge.app.library.scan.done >= loraMerge.app.library.scan.total",
         timeout=60_000,
     )
     pick(page, 0, A)

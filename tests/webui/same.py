@@ -60,7 +60,7 @@ class Inside(Tab):
         self.page.wait_for_selector("#txt2img_prompt textarea", timeout=120_000)
         merge_tab(self.page)
         self.page.wait_for_function(
-            "() => loraMerge.app && loraMerge.app.items.length >= 3 && loraMerge.app.scan.done >= loraMerge.app.scan.total",
+            "() => loraMerge.app && loraMerge.app.library.items.length >= 3 && loraMerge.app.library.scan.done >= loraMerge.app.library.scan.total",
             timeout=60_000,
         )
 
@@ -101,7 +101,7 @@ def same(browser, server, check):
         _config(server, check)
     finally:
         names = tab.page.evaluate(
-            "() => Object.values(loraMerge.app.known.presets).flat().filter((one) => one.own).map((one) => one.name)"
+            "() => Object.values(loraMerge.app.catalog.presets).flat().filter((one) => one.own).map((one) => one.name)"
         )
         for name in OURS & set(names):
             tab.page.evaluate("(name) => loraMerge.bridge.ask('preset_delete', { name })", name)

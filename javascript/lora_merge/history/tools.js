@@ -1,0 +1,330 @@
+/* One LoRA at a time: look into it, save it anew at another rank or strength or with block weights, open
+   its recipe. */
+
+import { button, el, select } from "../core/dom.js";
+import { megabytes, percentText } from "../core/format.js";
+import { RANKS, RANK_START } from "../method/ranks.js";
+
+/** What it takes.
+ * @typedef {Pick<import("../core/needs.js").Needs, "addSource"
+ *     | "ask"
+ *     | "catalog"
+ *     | "grid"
+ *     | "merge"
+ *     | "open"
+ *     | "pick"
+ *     | "state"
+ *     | "verify">} ToolsNeeds
+ */
+
+export class Tools {
+    /**
+     * @param {ToolsNeeds} needs what it takes
+     */
+    constructor(needs) {
+        this.needs = needs;
+        this.item = null;
+        this.pick = button("Pick a LoRA …", () => this.choose(), {
+            class: "lm-button lm-name",
+            "aria-haspopup": "dialog",
+            "aria-label": "LoRA for the tools",
+        });
+        this.place = el("div", { class: "lm-anchor" }, this.pick);
+        this.out = el("div", { class: "lm-inspected", "aria-live": "polite" });
+        const picked = (work) => () => (this.item ? work(this.item.key) : this.choose());
+        this.box = el(
+            "div",
+            { class: "lm-panel" },
+            el(
+                "div",
+                { class: "lm-line" },
+                this.place,
+                button(
+                    "Inspect",
+                    picked((key) => this.inspect(key)),
+                    { title: "What is in the file" },
+                ),
+                button(
+                    "Open its recipe",
+                    picked((key) => needs.open({ key })),
+                    { title: "Of a LoRA that was merged here: its sources and settings come into the tab" },
+                ),
+                button(
+                    "Verify",
+                    picked((key) => needs.verify(key)),
+                    { title: "Hold a merged LoRA against its recipe, with freshly read sources" },
+                ),
+                button(
+                    "Merge it",
+                    picked((key) => needs.addSource(key)),
+                    { title: "Put it into a row above" },
+                ),
+            ),
+            this.form(),
+            this.out,
+        );
+    }
+
+    choose() {
+        const choose = (item) => {
+            this.item = item;
+            this.pick.replaceChildren(el("bdi", {}, item.name));
+            this.pick.title = item.folder ? `${item.folder}/${item.name}` : item.name;
+            this.inspect(item.key);
+            this.pick.focus({ preventScroll: true });
+        };
+        this.needs.pick(this.pick, this.place, choose, {
+            current: this.item ? this.item.key : "",
+            family: "",
+        });
+    }
+
+    /* ------------------------------------------------------------ save it anew */
+
+    form() {
+        const modes = RANKS.filter(([mode]) => mode !== "auto").map(([mode, text]) => [
+            mode,
+            mode === "lossless" ? "As it is" : text,
+        ]);
+        const value = el("input", {
+            type: "number",
+            class: "lm-number",
+            hidden: true,
+            "aria-label": "Value of the new rank",
+        });
+        const mode = select(
+            modes,
+            "lossless",
+            () => {
+                value.hidden = mode.value === "lossless";
+                value.value = RANK_START[mode.value] || "";
+                value.step = mode.value === "energy" || mode.value === "error" ? 0.005 : 1;
+                this.rename();
+            },
+            { "aria-label": "New rank" },
+        );
+        value.addEventListener("input", () => this.rename());
+        const strength = el("input", {
+            type: "number",
+            step: 0.05,
+            value: 1,
+            class: "lm-number",
+            "aria-label": "Strength to bake in",
+            oninput: () => this.rename(),
+        });
+        const blocks = el("input", {
+            type: "text",
+            placeholder: "all 1",
+            "aria-label": "Block weights to bake in",
+            title: "A list of 12, 17, 20, 26 or 61 values, a preset's name, or OUT00-OUT05=0.5,M00=1",
+            oninput: () => this.rename(),
+        });
+        const names = select(this.needs.catalog.namings, "", () => this.rename(), {
+            "aria-label": "Names in the new LoRA",
+        });
+        const name = el("input", {
+            type: "text",
+            "aria-label": "Name of the new LoRA",
+            oninput: () => (this.named = name.value !== ""),
+        });
+        this.fields = { mode, value, strength, blocks, names, name };
+        this.rename();
+        return el(
+            "fieldset",
+            { class: "lm-anew" },
+            el("legend", {}, "Resize, bake or convert"),
+            el(
+                "div",
+                { class: "lm-fields lm-wide-fields" },
+                el("label", {}, el("span", {}, "Rank"), el("span", { class: "lm-line" }, mode, value)),
+                el(
+                    "label",
+                    { title: "The new LoRA at 1 is the old one at this strength" },
+                    el("span", {}, "Strength"),
+                    strength,
+                ),
+                el("label", { class: "lm-double" }, el("span", {}, "Block weights"), blocks),
+                el(
+                    "label",
+                    {
+                        class: "lm-double",
+                        title:
+                            "How the modules are called. LoHa, LoKr and Tucker become LoRA; q, k and " +
+                            "v are split or put together where the names want it",
+                    },
+                    el("span", {}, "Names"),
+                    names,
+                ),
+                el("label", { class: "lm-double" }, el("span", {}, "Name"), name),
+            ),
+            el(
+                "div",
+                { class: "lm-line" },
+                button("Save as a new LoRA", () => this.save(), { class: "lm-button lm-primary" }),
+                el("span", { class: "lm-dim" }, "the file itself stays as it is; what is set up above, too"),
+            ),
+        );
+    }
+
+    rename() {
+        if (this.named) return;
+        const { mode, value, strength, blocks, names, name } = this.fields;
+        const parts = ["{sources}"];
+        if (mode.value !== "lossless")
+            parts.push(mode.value === "rank" ? `r${value.value}` : `${mode.value}${value.value}`);
+        if (Number(strength.value) !== 1) parts.push(`x${strength.value}`);
+        if (blocks.value.trim()) parts.push("baked");
+        if (names.value) parts.push(names.value);
+        name.value = `${parts.length > 1 ? parts.join("_") : "{sources}_copy"}_v{n}`;
+    }
+
+    async save() {
+        if (!this.item) return void this.choose();
+        const { mode, value, strength, blocks, names, name } = this.fields;
+        const family = this.item.family || (this.item.candidates || [])[0] || "";
+        let weights = {};
+        if (blocks.value.trim()) {
+            const reply = await this.needs.ask("blocks", { text: blocks.value, family });
+            blocks.classList.toggle("lm-wrong", !reply);
+            if (!reply) return;
+            weights = reply.weights;
+        }
+        const source = this.needs.state.row(1, {
+            key: this.item.key,
+            name: this.item.name,
+            ratio: Number.isFinite(strength.valueAsNumber) ? strength.valueAsNumber : 1,
+            blocks: weights,
+        });
+        const { data } = this.needs.state;
+        await this.needs.merge({
+            ...data,
+            sources: [source],
+            groups: {},
+            method: "weighted_sum",
+            knobs: {},
+            conv_rank: null,
+            prune: 0,
+            prune_below: 0,
+            seed: 0,
+            family: this.item.family ? "" : family,
+            names: names.value,
+            rank: { mode: mode.value, value: value.valueAsNumber },
+            output: {
+                template: name.value,
+                folder: data.output.folder,
+                overwrite: false,
+                triggers: null,
+                notes: "",
+                based_on: "",
+            },
+        });
+    }
+
+    /* ------------------------------------------------------------ look into it */
+
+    async inspect(key) {
+        this.out.replaceChildren(el("p", { class: "lm-dim" }, "Reading …"));
+        const reply = await this.needs.ask("inspect", { key });
+        if (!this.item || this.item.key !== key) return;
+        if (!reply) return void this.out.replaceChildren();
+        const { found } = reply;
+        this.out.replaceChildren(
+            el("h4", {}, el("bdi", {}, found.file)),
+            el("div", { class: "lm-halves" }, this.facts(found), this.bars(found)),
+            ...this.words(found),
+        );
+    }
+
+    facts(found) {
+        const rank =
+            found.rank.min === found.rank.max
+                ? String(found.rank.max)
+                : `${found.rank.min} to ${found.rank.max}`;
+        const left = Object.entries(found.left_out).map(([why, count]) => `${count} × ${why}`);
+        const rows = [
+            ["Base model", found.family || `${found.candidates.join(" or ")} (cannot be told)`, found.reason],
+            ["Recognised as", found.marks.map((mark) => mark.said).join("; ")],
+            [
+                "Kind",
+                Object.entries(found.kinds)
+                    .map(([kind, count]) => `${kind} × ${count}`)
+                    .join(", "),
+            ],
+            ["Rank", rank],
+            ["Alpha", String(found.alpha)],
+            ["Stored as", found.dtype],
+            ["Size", megabytes(found.bytes)],
+            [
+                "Strength",
+                `‖ΔW‖ = ${found.norm.toPrecision(4)}`,
+                "Frobenius norm of all weight changes together: twice the norm acts twice as strong",
+            ],
+            ["Spelling of the keys", found.style],
+            ["Embeddings", found.embeddings.join(", ")],
+            ["Cannot be merged", left.join("; ")],
+            ["Made of", found.made_of],
+            ...found.training,
+        ];
+        rows.push(["Loads in", found.loads_in_words, found.loads_in_why.join("\n")]);
+        return el(
+            "table",
+            { class: "lm-table lm-facts-table" },
+            el(
+                "tbody",
+                {},
+                ...rows
+                    .filter(([, text]) => text)
+                    .map(([title, text, hint]) =>
+                        el(
+                            "tr",
+                            { title: hint },
+                            el("th", { scope: "row" }, title),
+                            el("td", {}, el("bdi", {}, text)),
+                        ),
+                    ),
+            ),
+        );
+    }
+
+    bars(found) {
+        const most = Math.max(...Object.values(found.block_energy), 1e-12);
+        const rows = found.blocks.map((block) => {
+            const share = found.block_energy[block] || 0;
+            return el(
+                "div",
+                { class: "lm-bar", role: "listitem", title: this.needs.grid.hint(block) },
+                el("span", {}, block),
+                el("i", { style: `--lm-share:${(share / most).toFixed(4)}` }),
+                el("span", {}, percentText(share, 1)),
+            );
+        });
+        return el(
+            "div",
+            {},
+            el("div", { class: "lm-dim" }, "Energy by block, of 100 %"),
+            el(
+                "div",
+                {
+                    class: `lm-bars${rows.length > 30 ? " lm-many" : ""}`,
+                    role: "list",
+                    "aria-label": "Energy by block",
+                },
+                ...rows,
+            ),
+        );
+    }
+
+    words(found) {
+        if (!found.tags.length) return [el("p", { class: "lm-dim" }, "No tags are written in it.")];
+        return [
+            el("div", { class: "lm-dim" }, "Most frequent tags"),
+            el(
+                "div",
+                { class: "lm-badges" },
+                ...found.tags.map((tag) =>
+                    el("span", { class: "lm-badge" }, el("bdi", {}, tag.slice(0, 120))),
+                ),
+            ),
+        ];
+    }
+}
