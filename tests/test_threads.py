@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import gc
 import threading
 
 import pytest
 import torch
 
-from lib_merge.engine.threads import in_order
+from lib_merge.engine.threads import in_order, no_full_gc
 from lib_merge.errors import Cancelled
 
 CPU = torch.device("cpu")
@@ -59,3 +60,19 @@ def test_an_error_of_the_work_reaches_the_caller(most):
 
     with pytest.raises(ValueError, match="17"):
         list(in_order(work, range(40), CPU, lambda: False, most))
+
+
+def test_full_collections_wait_for_the_last_of_several_merges_and_are_the_callers_again():
+    """Python looked through all objects of torch twice in a merge, 0.1 s each time."""
+    before = gc.get_threshold()
+    with no_full_gc():
+        during = gc.get_threshold()
+        assert during[:2] == before[:2]
+        assert during[2] > 1000 * before[2]
+        with no_full_gc():
+            assert gc.get_threshold() == during
+        assert gc.get_threshold() == during
+    assert gc.get_threshold() == before
+    with pytest.raises(ValueError, match="x"), no_full_gc():
+        raise ValueError("x")
+    assert gc.get_threshold() == before
