@@ -13,6 +13,7 @@ from lib_merge.engine.cancelling import CANCELLED
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import NumericsError, OutputError
+from lib_merge.files.reader import SafetensorsFile
 from lib_merge.recipe import Recipe, Source
 from tests.factories import NAMES, lora_tensors, write
 from tests.test_kinds import KINDS, _kind_tensors
@@ -173,6 +174,18 @@ def test_what_cancels_is_foreseen_whatever_its_kind(kind, tmp_path):
     foreseen = analyze(recipe, methods=[]).recipe
     assert foreseen.bytes == report.bytes
     assert foreseen.rank == (report.ranks()["min"], report.ranks()["max"])
+
+
+def test_a_sum_of_files_is_merged_without_a_look_at_their_factors_before(one, tmp_path, monkeypatch):
+    """To compare the beginnings of all factors first took a tenth of a lossless merge."""
+
+    def read(file, *_):
+        raise AssertionError(file.path)
+
+    monkeypatch.setattr(SafetensorsFile, "beginning", read)
+    b = write(tmp_path / "b.safetensors", lora_tensors(2, names=NAMES))
+    for rank in ("lossless", "2", "budget:160KB"):
+        merge([one[1], b], save_to=tmp_path / f"{rank[:3]}.safetensors", rank=rank)
 
 
 @pytest.mark.parametrize("count", [3, 8])

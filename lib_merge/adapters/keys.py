@@ -156,14 +156,15 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
     embeddings: dict[str, list[str]] = {}
     unknown: list[str] = []
     inputs: list[str] = []
-    ends = key_ends()
+    kinds = tuple(KINDS)
+    ends = _key_ends(kinds)
     for key in tensors:
         if key.startswith("bundle_emb."):
             embeddings.setdefault(key.split(".")[1], []).append(key)
             continue
         if key in _MARKERS:
             continue
-        parts = _split(key, ends)
+        parts = _split(key, kinds)
         if parts is None:
             (inputs if _INPUT_SCALE.search(key) else unknown).append(key)
             continue
@@ -183,7 +184,7 @@ def _by_name(tensors: Mapping[str, TensorInfo], config: PeftConfig | None, file:
     return Parsed(
         style=max(styles, key=lambda name: (styles[name], name)) if styles else "unknown",
         modules=tuple(
-            RawModule(*place, roles, scales.get(place), _spelt(roles, ends))
+            RawModule(*place, roles, scales.get(place), _spelt(roles, kinds))
             for place, roles in groups.items()
         ),
         embeddings={name: tuple(keys) for name, keys in embeddings.items()},
@@ -213,8 +214,13 @@ def _without_strangers(
     return kept
 
 
-def _split(key: str, ends: KeyEnds) -> tuple[str, str, str, str] | None:
-    """Return (component, stem with dots, role, style), or None for a key of no known form."""
+@functools.lru_cache(maxsize=1 << 14)
+def _split(key: str, kinds: tuple[Kind, ...]) -> tuple[str, str, str, str] | None:
+    """Return (component, stem with dots, role, style), or None for a key of no known form.
+
+    Remembered, for the files of a merge have mostly the same keys.
+    """
+    ends = _key_ends(kinds)
     of_processor = _of_processor(key) if "_lora" in key else None
     if of_processor is not None:
         return of_processor
@@ -307,20 +313,15 @@ def _out_of_containers(stem: str, style: str) -> tuple[str, str]:
     return stem, style
 
 
-def _spelt(roles: Mapping[str, str], ends: KeyEnds) -> str:
+def _spelt(roles: Mapping[str, str], kinds: tuple[Kind, ...]) -> str:
     """Return how a file spells a module, with its prefix; "" where its keys have no end of their own."""
-    spelt = ""
-    for key in roles.values():
-        at = len(key)
-        for _ in range(ends.parts):
-            at = key.rfind(".", 0, at)
-            if at < 0:
-                break
-            if key[at + 1 :] in ends.means:
-                spelt = key[:at]  # the longest end counts
-        if spelt:
-            break
-    return spelt
+    return next(filter(None, (_stem(key, kinds) for key in roles.values())), "")
+
+
+@functools.lru_cache(maxsize=1 << 13)
+def _stem(key: str, kinds: tuple[Kind, ...]) -> str:
+    found = _longest_end(key, _key_ends(kinds))
+    return found[0] if found is not None else ""
 
 
 def _attention(component: str, stem: str) -> str:

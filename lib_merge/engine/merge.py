@@ -37,8 +37,8 @@ from lib_merge.engine.evaluate import blame, over_modules
 from lib_merge.engine.publish import Published, publish
 from lib_merge.engine.report import MergeReport, ModuleReport, levels_of, peak_rss_mb, remarks
 from lib_merge.engine.room import written
-from lib_merge.engine.survey import Plan, survey
-from lib_merge.engine.threads import Job, check_target, exact_numerics, pick_device
+from lib_merge.engine.survey import Plan, room_kept, survey
+from lib_merge.engine.threads import Job, check_target, exact_numerics, no_full_gc, pick_device
 from lib_merge.engine.tree import Node, Target, Tree, open_tree
 from lib_merge.errors import Cancelled, MergeError, OutputError, VerifyError
 from lib_merge.families import family_of
@@ -54,6 +54,7 @@ from lib_merge.ranks.policy import RankPolicy
 from lib_merge.recipe import Recipe
 
 
+@no_full_gc()
 def run(recipe: Recipe, target: Path, job: Job) -> MergeReport:
     """Merge `recipe` into `target`.
 
@@ -256,7 +257,8 @@ def _seal(tree: Tree, plan: Plan, report: MergeReport, writer: StreamWriter, job
         leaves = [(leaf.source, leaf.file.metadata) for leaf in node.leaves()]
         ranks = [info.shape[0] for key, info in writer.entries.items() if key.endswith(".lora_down.weight")]
         table = metadata.build(node.stamped(), node.family, writer.target.stem, leaves, ranks)
-        writer.fit(metadata.unsealed(table) if job.proof else table)
+        room = room_kept(tree, plan, cancelled=CANCELLED in report.left_out.values())
+        writer.fit(metadata.unsealed(table) if job.proof else table, room)
         if job.proof:
             digest = data_hash(writer.temp, writer.data_start)
             table["sshs_model_hash"] = digest

@@ -37,7 +37,8 @@ Spectra = Mapping[str, np.ndarray]
 class Plan:
     """How a tree is carried out: what must be known of the whole first, and what writing adds for the proof.
 
-    size       what was foreseen of the file
+    size       what was foreseen of the file, or at most that much
+    read       what cancels was looked for in it; else writing tells
     evaluator  with whole-recipe figures
     kept       ranks that were decided over all modules
     cuts       per module, ‖asked − best of its rank‖
@@ -46,6 +47,7 @@ class Plan:
     """
 
     size: SizeEstimate
+    read: bool
     evaluator: Evaluator
     kept: RankPlan = field(default_factory=RankPlan)
     cuts: dict[str, float] = field(default_factory=dict)
@@ -59,7 +61,10 @@ def survey(tree: Tree, device: torch.device, job: Job) -> Plan:
     Raises:
         RecipeError: a budget is too small.
     """
-    plan = Plan(foresee(tree), Evaluator(device, memo=Memo()))
+    # one sum of files needs no look at its numbers: writing finds what cancels, and a budget counts it anyway
+    read = tree.root.recipe.prunes or any(isinstance(child, Node) for child in tree.root.children)
+    size = foresee(tree) if read else _estimate(tree, Gone())
+    plan = Plan(size=size, read=read, evaluator=Evaluator(device, memo=Memo()))
     measure_whole(tree.root, plan.evaluator, job)
     plan.kept = decide_ranks(tree.root, plan.evaluator, job, plan.size.fixed)
     return plan
@@ -221,6 +226,17 @@ def foresee(tree: Tree) -> SizeEstimate:
     if any(gone.values()):  # a budget is shared before anybody knows what cancels
         size = replace(size, fixed=_estimate(tree, gone.none()).fixed)
     return size
+
+
+def room_kept(tree: Tree, plan: Plan, *, cancelled: bool) -> int:
+    """Return the bytes that `foresee` would keep for the header.
+
+    Args:
+        tree: the merge.
+        plan: of it.
+        cancelled: a module was found to cancel when it was written.
+    """
+    return foresee(tree).room if cancelled and not plan.read else plan.size.room
 
 
 def _estimate(tree: Tree, gone: Gone) -> SizeEstimate:

@@ -235,10 +235,7 @@ class Layers:
             path: with underscores.
             size: the model whose sizes count; the usual one if None.
         """
-        path = self.native(path)
-        return _find(self, path, size or self.sizes[0]) or (
-            _find(self, f"{path}_0", size or self.sizes[0]) if path.endswith("_to_out") else None
-        )
+        return _find(self, path, size or self.sizes[0])
 
     def place(self, path: str, spelt: str = "", size: Size | None = None) -> Placement:
         """Return where a module goes: a name that loaders know; of a piece also of what it is one.
@@ -320,6 +317,13 @@ class Layers:
 
 @functools.lru_cache(maxsize=1 << 15)
 def _find(layers: Layers, path: str, size: Size) -> Spot | None:
+    path = layers.native(path)
+    return _spot(layers, path, size) or (
+        _spot(layers, f"{path}_0", size) if path.endswith("_to_out") else None
+    )
+
+
+def _spot(layers: Layers, path: str, size: Size) -> Spot | None:
     for spelling in layers._spellings.get(_form(path), ()):
         match = spelling.pattern.fullmatch(path)
         if match is None:

@@ -96,7 +96,12 @@ class FamilyGuess:
 
 def tell_family(modules: Iterable[ModuleFacts]) -> FamilyGuess:
     """Return the families that a file's modules fit."""
-    modules = tuple(modules)
+    return _tell(tuple(modules), tuple(FAMILIES.values()))
+
+
+# the sources of one merge and its result are mostly alike
+@functools.lru_cache(maxsize=8)
+def _tell(modules: tuple[ModuleFacts, ...], _: tuple[Family, ...]) -> FamilyGuess:
     refusing = _shown(modules, lambda names: all(FAMILIES[name].refused for name in names))
     if refusing:
         return FamilyGuess(_sorted(refusing[0][1]), refusing[0][0].reason)

@@ -6,6 +6,7 @@ then the data. The tensors' byte ranges must cover the data exactly, without gap
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 import re
@@ -316,6 +317,7 @@ def torch_dtype(name: str, where: str) -> torch.dtype:
     raise FileFormatError(message)
 
 
+@functools.cache
 def name_of(dtype: torch.dtype) -> str:
     """Return safetensors' name of a torch type."""
     for name, (_, attribute) in _TABLE.items():

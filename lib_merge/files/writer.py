@@ -101,19 +101,23 @@ class StreamWriter:
         """Bytes of the file so far."""
         return self._at
 
-    def fit(self, metadata: Mapping[str, str]) -> None:
+    def fit(self, metadata: Mapping[str, str], reserve: int | None = None) -> None:
         """Move the data to where a header with this metadata ends, where more than `SPARE` bytes were kept
         for it, or too few.
 
+        Args:
+            metadata: of the header.
+            reserve: the bytes that would be kept by now; as many as were by default.
         Raises:
             OutputError: the header is longer than what readers accept; or a failure of the disk.
         """
         needed = len(header_bytes(self.entries, metadata, self.data_start))
-        room = self.data_start - 8
-        if needed <= room <= needed + SPARE:
-            return
-        start = first_byte(_accepted(needed, self.target))
+        start = self.data_start if reserve is None else first_byte(_accepted(reserve, self.target))
+        if not needed <= start - 8 <= needed + SPARE:
+            start = first_byte(_accepted(needed, self.target))
         shift = start - self.data_start
+        if not shift:
+            return
         try:
             self._move(shift)
         except OSError as error:

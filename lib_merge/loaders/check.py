@@ -191,7 +191,7 @@ def where(loads: Loads, family: Family, stem: str, size: Size | None = None) -> 
         stem: the module's name as the file has it, front and all.
         size: the model of the family whose sizes count.
     """
-    for front in loads.encoder_fronts:
+    for front in loads.encoder_fronts if stem.startswith(loads.encoder_fronts) else ():
         path = _path(stem, front)
         for name in loads.encoders[front] if path is not None else ():
             if path is not None and _in_encoder(
