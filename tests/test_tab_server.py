@@ -28,8 +28,8 @@ from lib_merge.library.library import VERSION as HEADERS
 from lib_merge.library.library import Library
 from lib_merge.ui import catalog
 from lib_merge.ui.jobs import Jobs
+from lib_merge.ui.naming import fill_template, output_path, sub_folder
 from lib_merge.ui.operations import open_desk
-from lib_merge.ui.planning import fill_template, output_path, sub_folder
 from lib_merge.ui.prompt import PromptSource, infotext, read_prompt, write_prompt
 from tests.factories import dense_of, relative, write_lora
 

@@ -44,6 +44,38 @@ export interface AnalyzeRequest {
     all?: boolean;
 }
 
+/** What would be saved; nothing was written. */
+export interface AnewReply {
+    before: FileNow;
+    /** the same estimate as of any merge: name, rank, bytes, exact or at most. */
+    plan: Outlook;
+    /** the new file is larger than the one it is made of. */
+    larger: boolean;
+    /** what a person should know before saving. */
+    said: string[];
+    /** for `merge`, which saves it; the tab's own set-up is another. */
+    state: TabState;
+}
+
+/** One LoRA and what it is to become. */
+export interface AnewRequest {
+    /** of the LoRA, as `loras` lists it. */
+    key: string;
+    /** lossless: as it is. */
+    rank?: Rank;
+    /** the new LoRA at 1 is the old one at this strength. */
+    strength?: number;
+    /** a list, a preset's name, or OUT00-OUT05=0.5,M00=1. */
+    blocks?: string;
+    /** a spelling, or a host that must know them; empty: every host. */
+    names?: string;
+    precision?: "fp16" | "bf16" | "float";
+    /** of the name; empty: one is made that says what is changed. */
+    template?: string;
+    /** below the first LoRA folder. */
+    folder?: string;
+}
+
 /** Carries what is set up and what to change of it. */
 export interface ApplyRequest {
     state: TabState;
@@ -131,6 +163,7 @@ export interface Entry {
     rating: number;
     status: string;
     grid: string;
+    asked: Record<string, any>;
 }
 
 /** Names a merge of the history. */
@@ -166,6 +199,15 @@ export interface FamilyInfo {
     list: string[];
     /** what the ratios of the text encoders are called. */
     te_ratios: string[];
+}
+
+/** The file as it is. */
+export interface FileNow {
+    /** least and most of any module. */
+    rank: number[];
+    bytes: number;
+    /** LoRA, LoHa, LoKr, …. */
+    kinds: string[];
 }
 
 /** How the sources of a group are merged before they enter the merge as one. */
@@ -467,6 +509,8 @@ export interface Outlook {
     loads_in: Record<string, Record<string, any>>;
     /** what to know before saving, and what to do about it. */
     offers: Offer[];
+    /** the entry that it is developed from, empty where no source is shared. */
+    based_on: string;
     /** what differs from the merge it is based on. */
     changes: string[];
 }
@@ -842,6 +886,8 @@ export interface Operations {
     analysis_export: { request: ExportRequest; reply: TextReply };
     /** Start an analysis of what is set up. */
     analyze: { request: AnalyzeRequest; reply: JobReply };
+    /** Foresee size, rank and name of one LoRA that is resized, baked or converted. */
+    anew: { request: AnewRequest; reply: AnewReply };
     /** Return what is set up with an advice carried out. */
     apply: { request: ApplyRequest; reply: SetupReply };
     /** Return {block: weight} of a list, preset or notation; R and U are drawn. */

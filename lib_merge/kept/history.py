@@ -36,6 +36,7 @@ class Entry:
     verdict   what a person thought of it
     status    ok, revise or broken
     grid      the comparison it was judged by
+    asked     what was asked for that the recipe does not say: rank, "auto" or "own"
     """
 
     id: str
@@ -52,6 +53,7 @@ class Entry:
     rating: int = 0
     status: str = "ok"
     grid: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a file or the browser."""

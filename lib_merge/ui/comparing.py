@@ -14,6 +14,7 @@ from lib_merge.ui.keeping import Verdict
 from lib_merge.ui.pictures import write_preview
 from lib_merge.ui.prompt import recipes_of
 from lib_merge.ui.protocol import About, write
+from lib_merge.ui.state import as_asked
 from lib_merge.ui.understanding import SetupReply
 
 
@@ -125,7 +126,7 @@ class PictureTextRequest:
 def picture_text(desk: Desk, request: PictureTextRequest) -> SetupReply:
     """Return the set-up of the merge that a picture's infotext carries; null where it carries none."""
     recipe = _carried(request.text)
-    return SetupReply(state=None if recipe is None else desk.setup_of(recipe))
+    return SetupReply(state=None if recipe is None else desk.setup_of(as_asked(recipe)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

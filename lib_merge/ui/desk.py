@@ -209,7 +209,10 @@ class Desk:
         return replace(source, path=self.library.resolve(key))
 
     def setup_of(self, recipe: Recipe) -> Setup:
-        """Return what the tab is to be set to for a recipe; rows of sources that are gone have no key."""
+        """Return what the tab is to be set to for a recipe; rows of sources that are gone have no key.
+
+        Its rank is taken as it is: see `state.as_asked` for recipes that were read from JSON.
+        """
         family = recipe.family
         return from_recipe(
             recipe, lambda source: self.locator.locate(source, family), lambda b: self.expand(b, family)

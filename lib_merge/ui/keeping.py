@@ -22,7 +22,7 @@ from lib_merge.ui.catalog import PresetsReply, presets
 from lib_merge.ui.desk import Desk, Nothing, operation, trash_of
 from lib_merge.ui.protocol import About, write
 from lib_merge.ui.reopening import OpenReply, open_recipe
-from lib_merge.ui.state import TabState, to_recipe
+from lib_merge.ui.state import TabState, as_asked, to_recipe
 from lib_merge.ui.understanding import EntryRequest, PairRequest
 
 HISTORY_PAGE = 100
@@ -168,7 +168,7 @@ class RecipesReply:
 def recipes(desk: Desk, request: RecipesRequest) -> RecipesReply | OpenReply:
     """Names of saved recipes; with ?name= one of them, as plan and merge take it."""
     if request.name:
-        return open_recipe(desk, desk.recipe_named(request.name))
+        return open_recipe(desk, as_asked(desk.recipe_named(request.name)))
     return RecipesReply(names=desk.book.names(), all=desk.recipe_names())
 
 

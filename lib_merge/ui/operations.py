@@ -16,6 +16,7 @@ from lib_merge.ui import (
     listing,
     merging,
     planning,
+    renewing,
     reopening,
     understanding,
 )
@@ -24,7 +25,7 @@ from lib_merge.ui.host import Host
 from lib_merge.ui.locating import Locator
 
 # importing a topic registers its operations
-TOPICS = (catalog, comparing, keeping, listing, merging, planning, reopening, understanding)
+TOPICS = (catalog, comparing, keeping, listing, merging, planning, renewing, reopening, understanding)
 
 
 def open_desk(host: Host) -> Desk:
