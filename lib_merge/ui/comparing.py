@@ -8,6 +8,7 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.kept.changes import source_name
 from lib_merge.recipe import Recipe, from_json, loads
 from lib_merge.ui.desk import Desk, operation, trash_of
 from lib_merge.ui.keeping import Verdict
@@ -105,10 +106,7 @@ def _entry_of(desk: Desk, request: VerdictRequest) -> str:
         name=f"{' + '.join(kept.get('sources') or [])}, {columns[index]['label']}",
         recipe=recipe,
         method=str(recipe.get("method") or ""),
-        sources=[
-            {"name": str(one.get("name") or "group"), "ratio": one.get("ratio", 1.0)}
-            for one in recipe["sources"]
-        ],
+        sources=[{"name": source_name(one), "ratio": one.get("ratio", 1.0)} for one in recipe["sources"]],
     ).id
 
 

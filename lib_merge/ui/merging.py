@@ -25,7 +25,7 @@ from lib_merge.ui.lineage import asked_for, developed_from, recipe_of
 from lib_merge.ui.listing import LoraRequest
 from lib_merge.ui.naming import said_source, sub_folder, target_of
 from lib_merge.ui.pictures import keep_preview
-from lib_merge.ui.planning import StateRequest, outlook
+from lib_merge.ui.planning import StateRequest, foreseen
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, to_recipe
 from lib_merge.ui.understanding import report_merge
@@ -35,10 +35,7 @@ from lib_merge.ui.understanding import report_merge
 def merge(desk: Desk, request: StateRequest) -> JobReply:
     """Start a merge; the answer has its job."""
     output = request.state.output
-    planned = outlook(desk, request.state)
-    if planned.exists and not output.overwrite:
-        message = f"{planned.name} exists already; choose another name or allow overwriting."
-        raise RecipeError(message)
+    planned = foreseen(desk, request.state, free=True)
     desk.jobs.stop("analyze")  # the person waits for the merge, not for what is known about one
     desk.jobs.stop("report")
 
@@ -73,7 +70,10 @@ class JobRequest:
 @operation("job", rest="GET /jobs/{job}")
 def job(desk: Desk, request: JobRequest) -> JobReply:
     """How far a job is, and its result."""
-    return desk.jobs.get(request.job).reply()
+    task = desk.jobs.get(request.job)
+    reply = task.reply()
+    task.told = task.told or reply.state not in ("waiting", "running")
+    return reply
 
 
 @operation("cancel", rest="POST /jobs/{job}/cancel")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.model import Advice
 from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
@@ -20,15 +21,17 @@ from lib_merge.engine.cancelling import NOTHING
 from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
-from lib_merge.errors import OutputError
+from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import encoder_of
-from lib_merge.kept.history import differences
+from lib_merge.kept.changes import differences
 from lib_merge.loaders import HOSTS, Contents, lost_on_the_way, verdicts, written_in
+from lib_merge.ranks.policy import SizeEstimate
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.lineage import developed_from
 from lib_merge.ui.naming import target_of
 from lib_merge.ui.protocol import About
+from lib_merge.ui.remedies import refusal
 from lib_merge.ui.state import TabState, to_recipe
 from lib_merge.ui.understanding import Changes
 
@@ -96,7 +99,31 @@ class PlanReply:
 @operation("plan", rest="POST /plan")
 def plan(desk: Desk, request: StateRequest) -> PlanReply:
     """What a merge would make."""
-    return PlanReply(plan=outlook(desk, request.state))
+    return PlanReply(plan=foreseen(desk, request.state))
+
+
+def foreseen(desk: Desk, state: TabState, *, free: bool = False) -> Outlook:
+    """Return what a merge would make.
+
+    Args:
+        desk: finds the files.
+        state: what is set up.
+        free: also refuse a name that is taken, unless it may be overwritten.
+    Raises:
+        Refusal: what keeps it from being merged, in one sentence, and what mends it.
+    """
+
+    def check(state: TabState) -> Outlook:
+        planned = outlook(desk, state)
+        if free and planned.exists and not state.output.overwrite:
+            message = f"{planned.name} exists already; choose another name or allow overwriting."
+            raise RecipeError(message)
+        return planned
+
+    try:
+        return check(state)
+    except MergeError as error:
+        raise refusal(desk, state, error, check) from error
 
 
 def outlook(desk: Desk, state: TabState) -> Outlook:
@@ -111,26 +138,15 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
     target_of(desk, state.output, recipe)  # a name that cannot be is said before any file is opened
     based_on = developed_from(desk, state.output.based_on, recipe)
     with open_tree(recipe, desk.headers, drop_unsupported=True) as tree:
-        node = tree.root
-        sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
-        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
-        told = [
-            note for note in node.notes if "more than once" not in note
-        ]  # the cautions say it with letters
-        spoiled = list(outside(recipe, [recognised(leaf.file) for leaf in node.leaves()]))
-        notes = [*_missing(state), *cautions(sources), *told, *_left_out(tree)]
-        notes += [advice.reason for advice in spoiled if not advice.apply]
-        encoders = [source.letter for source in sources if _has_encoder(source.file)]
-        size = foresee(tree)
+        node, size = tree.root, foresee(tree)
         if size.nothing:
             raise OutputError(NOTHING)
-        if size.cancelled:
-            notes.append(_cancelled(size.cancelled))
-        strong = list(normalised(tree))
-        notes += [advice.reason for advice in strong if not advice.apply]
-        spoiled += [advice for advice in strong if advice.apply]
         names = foreseen_names(tree)
-        notes += _lost(desk, names, tree)
+        sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
+        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
+        advised = [*outside(recipe, [recognised(one.file) for one in sources]), *normalised(tree)]
+        notes = [*_missing(state), *cautions(sources), *_told(tree, size, advised), *_lost(desk, names, tree)]
+        encoders = [source.letter for source in sources if _has_encoder(source.file)]
     target = target_of(desk, state.output, recipe, size.rank[1])
     return Outlook(
         family=node.family,
@@ -152,12 +168,22 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
             Offer(title=advice.title, reason=advice.reason, changes=Changes(**advice.apply))
-            for advice in spoiled
+            for advice in advised
             if advice.apply
         ],
         based_on=based_on.id if based_on is not None else "",
         changes=[] if based_on is None else differences(based_on.recipe, node.recipe.to_json()),
     )
+
+
+def _told(tree: Tree, size: SizeEstimate, advised: Sequence[Advice]) -> Iterator[str]:
+    """Yield what tree, estimate and advice without a change say."""
+    # of copies the cautions speak, with letters
+    yield from (note for note in tree.root.notes if "more than once" not in note)
+    yield from _left_out(tree)
+    yield from (advice.reason for advice in advised if not advice.apply)
+    if size.cancelled:
+        yield _cancelled(size.cancelled)
 
 
 def _cancelled(names: Sequence[str]) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Annotated
 
 from lib_merge.errors import RecipeError
@@ -22,7 +22,7 @@ class AnewRequest:
     """One LoRA and what it is to become."""
 
     key: Annotated[str, About("of the LoRA, as `loras` lists it", example="0/ink.safetensors")]
-    rank: Annotated[Rank, About("lossless: as it is")] = Rank(mode="lossless")
+    rank: Annotated[Rank, About("lossless: as it is")] = field(default_factory=lambda: Rank(mode="lossless"))
     strength: Annotated[float, About("the new LoRA at 1 is the old one at this strength")] = 1.0
     blocks: Annotated[str, About("a list, a preset's name, or OUT00-OUT05=0.5,M00=1")] = ""
     names: Annotated[str, About("a spelling, or a host that must know them; empty: every host")] = ""
