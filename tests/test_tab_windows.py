@@ -17,8 +17,8 @@ ONE = {"window": "w-1", "browser": "b"}
 TWO = {"window": "w-2", "browser": "b"}
 
 
-def _page(desk, op, window="", **fields):  # noqa: F811
-    text = json.dumps({"op": op, "id": 1, "token": desk.token, "asked_in": window, **fields})
+def _page(desk, op, asked_in="", **fields):  # noqa: F811
+    text = json.dumps({"op": op, "id": 1, "token": desk.token, "asked_in": asked_in, **fields})
     return json.loads(desk.handle(text))
 
 

@@ -246,10 +246,10 @@ def _speed(entry: Entry, seen: Sequence[Mapping[str, Any]]) -> tuple[StepState, 
         stack = next((figure for figure in figures if figure.get("kind") == "stack"), None)
         if merged is None or stack is None:
             continue
-        pairs = [(merged.get(name), stack.get(name)) for name in ("load", "seconds")]
-        if any(value is None for pair in pairs for value in pair):
+        given = [figure.get(name) for name in ("load", "seconds") for figure in (merged, stack)]
+        if not all(isinstance(value, (int, float)) for value in given):
             continue
-        (load, stack_load), (each, stack_each) = pairs
+        load, stack_load, each, stack_each = (float(value) for value in given if value is not None)
         told = (
             f"{load:.2f} s to load against {stack_load:.2f} s of the stack, "
             f"{each:.1f} s a picture against {stack_each:.1f} s"
