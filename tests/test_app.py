@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 
 import pytest
@@ -88,3 +89,15 @@ def test_what_is_no_folder_is_refused(served, tmp_path, caplog):
     assert "is no folder" in caplog.text
     assert "cannot be made" in caplog.text
     assert not served
+
+
+def test_the_page_asks_no_other_server_for_anything(served, tmp_path):
+    from fastapi.testclient import TestClient
+
+    assert app.main(["--lora-dir", str(tmp_path), "--port", "0", "--no-browser"]) == 0
+    page = TestClient(served["app"], base_url="http://127.0.0.1").get("/").text
+    asked = re.findall(
+        r"<(?:script|link|img|iframe)\b[^>]*\b(?:src|href)\s*=\s*[\"']?(?:https?:)?//[^>]*>", page
+    )
+    assert asked == []
+    assert len(re.findall(r"<script\b[^>]*\bsrc", page)) >= 2  # gradio's own and ours are there

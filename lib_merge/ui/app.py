@@ -6,6 +6,7 @@ import argparse
 import contextlib
 import logging
 import os
+import re
 import socket
 import threading
 import urllib.parse
@@ -31,6 +32,10 @@ ROOT = Path(__file__).resolve().parents[2]
 log = logging.getLogger("lib_merge")
 PORT = 7870
 TRIES = 20
+# gradio's page asks a script server and a font server; nothing here needs them, and they need not know of us
+_OUTSIDE = re.compile(
+    r"""<script\b[^>]*\bsrc\s*=\s*"https?://[^>]*>\s*</script>|<link\b[^>]*\bhref\s*=\s*"https?://[^>]*>"""
+)
 
 
 class PlainHost:
@@ -127,7 +132,7 @@ def build_app(host: PlainHost) -> FastAPI:
         if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
             return response  # type: ignore[no-any-return]
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
-        page = body.replace("</head>", f"{_head()}</head>", 1)
+        page = _OUTSIDE.sub("", body).replace("</head>", f"{_head()}</head>", 1)
         return HTMLResponse(page, response.status_code, {"Content-Security-Policy": "frame-ancestors 'self'"})
 
     app.add_middleware(OwnPageOnly)
