@@ -36,6 +36,10 @@ def main() -> int:
     parser.add_argument(
         "--lora-dir", metavar="DIR", help="your LoRAs instead of samples (they are only read)"
     )
+    parser.add_argument(
+        "--port", type=int, help="of the tab; 7870 by default, the next free one if it is busy"
+    )
+    parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     arguments, rest = parser.parse_known_args()
     if rest and not arguments.test:
         parser.error(f"unknown: {' '.join(rest)}")
@@ -43,7 +47,9 @@ def main() -> int:
     import environments
 
     try:
-        return test(rest) if arguments.test else app(arguments.lora_dir)
+        if arguments.test:
+            return test(rest)
+        return app(arguments.lora_dir, tab_options(arguments.port, no_browser=arguments.no_browser))
     except (Failure, environments.Failure) as failure:
         print(f"\n{failure}", file=sys.stderr)
         return 1
@@ -64,8 +70,8 @@ def hook() -> int:
 # ------------------------------------------------------------------------------------------------ --app
 
 
-def app(lora_dir: str | None) -> int:
-    """Merge two LoRAs and say what came out."""
+def app(lora_dir: str | None, options: list[str]) -> int:
+    """Merge two LoRAs, say what came out, and serve the tab."""
     from environments import complete
 
     python = complete(ROOT / ".venv", "app.txt")
@@ -73,17 +79,26 @@ def app(lora_dir: str | None) -> int:
         folder = ROOT / "samples-loras"
         _engine(python, "demo", str(folder))
         print(f"Sample LoRAs (synthetic) are in {folder.name}.")
-        ask = ["sample-ink-style.safetensors", "sample-mira-character.safetensors"]
-        pairs = [[folder / name for name in ask]]
+        pair = [
+            folder / name for name in ("sample-ink-style.safetensors", "sample-mira-character.safetensors")
+        ]
     else:
         folder = Path(lora_dir).expanduser()
-        pairs = _pairs(python, folder)
-    output = ROOT / "merged-loras"
-    output.mkdir(exist_ok=True)
-    report = _first_merge(python, pairs, output)
-    _tell(report)
+        pair = _pair(python, folder)
+    try:
+        if pair:
+            _tell(_first_merge(python, pair))
+        else:
+            print(f"{folder} has no two LoRAs of one base model yet, so there is no first merge.")
+    except Failure as failure:  # the tab shows what is there all the same
+        print(f"No first merge: {failure}")
     command = [python, "-m", "lib_merge.ui.app", "--lora-dir", str(folder), "--data-dir", str(ROOT / "user")]
-    return subprocess.run(command, cwd=ROOT, check=False).returncode
+    return subprocess.run([*command, *options], cwd=ROOT, check=False).returncode
+
+
+def tab_options(port: int | None, *, no_browser: bool) -> list[str]:
+    """Return what the tab's own command line is given."""
+    return [*([] if port is None else ["--port", str(port)]), *(["--no-browser"] if no_browser else [])]
 
 
 def _engine(python: Path, *arguments: str) -> str:
@@ -101,8 +116,10 @@ def _engine(python: Path, *arguments: str) -> str:
     return run.stdout
 
 
-def _pairs(python: Path, folder: Path) -> list[list[Path]]:
-    """Return pairs of LoRAs of one family in a user's folder, nearest in name first."""
+def _pair(python: Path, folder: Path) -> list[Path]:
+    """Return two LoRAs of one family in a user's folder, the first there are by name; nothing where there are
+    none.
+    """
     files = sorted(path for path in folder.rglob("*.safetensors") if path.is_file())[:200]
     families: dict[str, list[Path]] = {}
     for path in files:
@@ -111,16 +128,16 @@ def _pairs(python: Path, folder: Path) -> list[list[Path]]:
         except Failure:
             continue
         if found["family"] and found["modules"]:
-            families.setdefault(found["family"], []).append(path)
-        ready = [members for members in families.values() if len(members) >= 2]
-        if ready:
-            return [ready[0][:2]]
-    message = f"{folder} has no two LoRAs of one family that could be merged."
-    raise Failure(message)
+            members = families.setdefault(found["family"], [])
+            members.append(path)
+            if len(members) == 2:
+                return members
+    return []
 
 
-def _first_merge(python: Path, pairs: list[list[Path]], output: Path) -> dict:
-    pair = pairs[0]
+def _first_merge(python: Path, pair: list[Path]) -> dict:
+    output = ROOT / "merged-loras"
+    output.mkdir(exist_ok=True)
     target = output / ("first-merge_" + "+".join(path.stem for path in pair)[:80] + ".safetensors")
     print(f"Merging 0.6 × {pair[0].name} + 0.4 × {pair[1].name} …", flush=True)
     text = _engine(

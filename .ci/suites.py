@@ -61,7 +61,13 @@ ENGINE, GRADIO3, GRADIO4 = World("engine", bare="oracles.txt"), World("gradio3")
 WORLDS = {world.name: world for world in (ENGINE, GRADIO3, GRADIO4)}
 BROWSER = "tests/browser"
 # need fastapi and pillow, which every WebUI has and the engine does without
-WEBUI = ("tests/test_compare.py", "tests/test_live.py", "tests/test_rest.py", "tests/test_strangers.py")
+WEBUI = (
+    "tests/test_app.py",
+    "tests/test_compare.py",
+    "tests/test_live.py",
+    "tests/test_rest.py",
+    "tests/test_strangers.py",
+)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -9,7 +9,18 @@
 from __future__ import annotations
 
 from lib_merge.adapters import LoraFile, open_lora
-from lib_merge.api import convert, load_recipe, merge, resize, run_recipe, verify
+from lib_merge.analysis import AnalysisReport
+from lib_merge.api import (
+    analyze,
+    convert,
+    inspect,
+    load_recipe,
+    merge,
+    presets,
+    resize,
+    run_recipe,
+    verify,
+)
 from lib_merge.engine.report import MergeReport
 from lib_merge.engine.threads import Job
 from lib_merge.errors import MergeError
@@ -20,6 +31,7 @@ from lib_merge.recipe import Recipe, Source
 __version__ = "0.2.0.dev0"
 __all__ = [
     "METHODS",
+    "AnalysisReport",
     "Job",
     "LoraFile",
     "MergeError",
@@ -27,11 +39,14 @@ __all__ = [
     "RankPolicy",
     "Recipe",
     "Source",
+    "analyze",
     "convert",
+    "inspect",
     "load_recipe",
     "merge",
     "open_lora",
     "parse_policy",
+    "presets",
     "resize",
     "run_recipe",
     "verify",

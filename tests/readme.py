@@ -1,4 +1,4 @@
-"""`python -m tests.readme`: write the generated tables into the README and into .docs/loaders.md."""
+"""`python -m tests.readme`: write the generated tables into .docs/methods.md and .docs/loaders.md."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from lib_merge.families import FAMILIES
 from lib_merge.loaders import HOSTS, Front, How, Loads
 
 ROOT = Path(__file__).parents[1]
-README = ROOT / "README.md"
+METHODS = ROOT / ".docs" / "methods.md"
 LOADERS = ROOT / ".docs" / "loaders.md"
 
 
 def main() -> None:
     for path, name, table in (
-        (README, "methods", methods_markdown()),
+        (METHODS, "methods", methods_markdown()),
         (LOADERS, "loaders", loaders_markdown()),
     ):
         text = path.read_text(encoding="utf-8")

@@ -226,16 +226,3 @@ def test_command_line_takes_a_recipe(pair, tmp_path, capsys):
     assert main(["analyze", "--recipe", str(place), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["recipe"]["total"] == 1.0
     assert main(["analyze", "--recipe", str(place), "--method", "ties"]) == 2
-
-
-def test_the_readme_has_the_same_complaints():
-    """One row per complaint, in the same order and words."""
-    from pathlib import Path
-
-    from lib_merge.analysis.symptoms import TABLE
-
-    readme = (Path(__file__).parents[1] / "README.md").read_text(encoding="utf-8")
-    section = readme.split("## Reading the report")[1].split("\n## ")[0]
-    rows = [line.split("|")[1].strip() for line in section.splitlines() if line.startswith("|")]
-    titles = [row[1] for row in TABLE]
-    assert [row for row in rows if row in titles] == titles

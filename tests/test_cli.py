@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import random
+import re
 import signal
 import subprocess
 import sys
@@ -14,6 +16,7 @@ import pytest
 
 from lib_merge import METHODS
 from lib_merge.cli.commands import main
+from lib_merge.cli.manual import COMMANDS
 from tests.factories import dense_of, relative, write_lora
 
 ROOT = Path(__file__).parents[1]
@@ -161,11 +164,195 @@ def test_bad_input_is_one_sentence_on_stderr_and_exit_code_two(name, tmp_path, c
     assert not (tmp_path / "m.safetensors").exists()
 
 
-def test_usage_errors_exit_with_two():
-    for arguments in ([], ["merge"], ["merge", "--models", "a"], ["nonsense"]):
-        with pytest.raises(SystemExit) as error:
-            main(arguments)
-        assert error.value.code == 2
+SLIPS = {
+    "": "say what is to be done: python -m lib_merge COMMAND, with one of merge, resize,",
+    "merge": "merge needs --models and --save_to.",
+    "merge --models a": "merge needs --save_to.",
+    "nonsense": "there is no command nonsense; there are merge, resize,",
+    "merg": "there is no command merg; did you mean merge?",
+    "merge --models a --save_to b --raito 3": "there is no option --raito; did you mean --ratios?",
+    "merge --models a --save_to b --ratios x": "--ratios takes numbers, and 'x' is none.",
+    "merge --models a --save_to b --seed 1.5": "--seed takes a whole number, and '1.5' is none.",
+    "merge --models a --save_to": "--save_to needs a value.",
+    "merge --models a --save_to b --target x": "--target takes one of kohya, ",
+    "inspect a --json=3": "--json takes no value.",
+    "methods extra": "there is no place for extra.",
+}
+
+
+@pytest.mark.parametrize("typed", SLIPS)
+def test_a_slip_is_one_sentence_first_and_then_where_help_is(typed, capsys):
+    with pytest.raises(SystemExit) as error:
+        main(typed.split())
+    assert error.value.code == 2
+    found = capsys.readouterr()
+    first, second = found.err.splitlines()
+    assert first.startswith(SLIPS[typed])
+    assert first.endswith((".", "?"))
+    assert re.fullmatch(r"Help and examples: python -m lib_merge( \w+)? --help", second)
+    assert found.out == ""
+
+
+@pytest.mark.parametrize("command", ["", *COMMANDS])
+def test_help_has_examples_and_says_what_can_be_typed(command, capsys):
+    with pytest.raises(SystemExit) as error:
+        main([*command.split(), "--help"])
+    assert error.value.code == 0
+    said = capsys.readouterr().out
+    assert command == "methods" or f"  python -m lib_merge {command}".rstrip() in said
+    assert max(map(len, said.splitlines())) <= 119
+    if command == "merge":
+        assert all(f"--{name} " in said for name in ("blocks", "elements", "knob", "group", "rank"))
+
+
+# ------------------------------------------------------------------------------------------------ groups
+
+
+@pytest.fixture
+def four(tmp_path):
+    return [str(write_lora(tmp_path / f"{n}.safetensors", seed=n)) for n in (1, 2, 3, 4)]
+
+
+def _sum(paths, ratios):
+    parts = [dense_of(path) for path in paths]
+    return {name: sum(r * part[name] for r, part in zip(ratios, parts)) for name in parts[0]}
+
+
+def test_groups_are_merged_first_and_their_levels_kept(four, tmp_path, capsys):
+    out, levels = tmp_path / "m.safetensors", tmp_path / "levels"
+    typed = ["merge", "--models", *four, "--ratios", "1", "3", "0.5", "0.25", "--save_to", str(out)]
+    typed += ["--group", "a", "B", "name=styles", "method=average", "--keep_levels", str(levels)]
+    assert main([*typed, "--group", "styles", "D", "ratio=0.4", "--json"]) == 0
+    recipe = json.loads(Path(f"{out.with_suffix('')}.json").read_text(encoding="utf-8"))
+    assert recipe
+    capsys.readouterr()
+    # 0.4 · (mean(1·A + 3·B) + 0.25·D) + 0.5·C
+    wanted = _sum([four[0], four[1], four[2], four[3]], [0.4 / 4, 0.4 * 3 / 4, 0.5, 0.4 * 0.25])
+    assert relative(dense_of(out), wanted) <= 5e-4
+    kept = {path.name: path for path in levels.glob("*.safetensors")}
+    assert set(kept) == {"level-1-group_2.safetensors", "level-1-group_2-level-1-styles.safetensors"}
+    styles = kept["level-1-group_2-level-1-styles.safetensors"]
+    assert relative(dense_of(styles), _sum(four[:2], [0.25, 0.75])) <= 5e-4
+    assert main(["verify", str(out), "--lora_dir", str(tmp_path)]) == 0
+    assert main(["verify", str(styles), "--lora_dir", str(tmp_path)]) == 0
+
+
+def test_a_group_has_knobs_ranks_and_roles_of_its_own(four):
+    from lib_merge.cli.commands import VERBS
+    from lib_merge.cli.options import parser_of
+    from lib_merge.cli.typed import recipe_of
+
+    def typed(*more):
+        given = ["merge", "--models", *four, "--save_to", "x.safetensors", *more]
+        return recipe_of(parser_of(VERBS).parse_args(given))
+
+    recipe = typed(
+        "--group", "B", "C", "method=core_ties", "trim_fraction@2=0.5", "rank=8", "ratio=-0.5", "--seed", "7"
+    )
+    assert [source.handle for source in recipe.sources] == ["A", "1", "D"]
+    group = recipe.sources[1]
+    assert (group.ratio, group.recipe.method, group.recipe.rank.text) == (-0.5, "core_ties", "8")
+    assert group.recipe.seed == recipe.seed == 7
+    assert [float(value) for value in group.recipe.knobs["trim_fraction"]] == [0.2, 0.5]
+    recipe = typed(
+        "--group", "A", "B", "role=style", "--group", "C", "D", "role=subject", "--method", "np_lora"
+    )
+    recipe.check()
+    assert [source.role for source in recipe.sources] == ["style", "subject"]
+    recipe = typed("--group", "A", "B", "--aside", "D")
+    assert recipe.sources[-1].path == Path(four[3])
+    flat = typed()
+    assert flat.flat
+    assert flat.dumps() == typed("--seed", "0").dumps()
+
+
+BAD_GROUPS = {
+    "unknown letter": (
+        ["A", "E"],
+        "the group 1 asks for 'E', and what can still go into a group is A, B, C, D.",
+    ),
+    "no source": (["ratio=1"], "the group 1 has no sources"),
+    "twice": (["A", "A"], "is there twice, or holds a source twice"),
+    "a knob of nothing": (["A", "nom=3"], "weighted_sum has no knob 'nom'"),
+    "ratio": (["A", "ratio=x"], "the ratio of the group 1 is 'x'; it takes a number."),
+    "name like a letter": (["A", "name=B"], "the group's name 'B' is none"),
+    "name like a place": (["A", "name=../x"], "the group's name '../x' is none"),
+    "method": (["A", "B", "method=tie"], "Did you mean ties"),
+    "rank": (["A", "B", "rank=many"], "many"),
+}
+
+
+@pytest.mark.parametrize("name", BAD_GROUPS)
+def test_a_wrong_group_is_refused_in_a_sentence(name, four, tmp_path, capsys):
+    group, says = BAD_GROUPS[name]
+    out = tmp_path / "m.safetensors"
+    assert main(["merge", "--models", *four, "--save_to", str(out), "--group", *group]) == 2
+    assert says in capsys.readouterr().err
+    assert not out.exists()
+
+
+def test_a_source_is_in_one_group_only(four, tmp_path, capsys):
+    typed = ["merge", "--models", *four, "--save_to", str(tmp_path / "m.safetensors")]
+    assert main([*typed, "--group", "A", "B", "--group", "B", "C"]) == 2
+    assert (
+        "the group 2 asks for 'B', and what can still go into a group is 1, C, D." in capsys.readouterr().err
+    )
+
+
+def test_levels_are_of_groups(four, tmp_path, capsys):
+    out = str(tmp_path / "m.safetensors")
+    levels = ["--keep_levels", str(tmp_path / "levels")]
+    assert main(["merge", "--models", *four, "--save_to", out, *levels]) == 2
+    assert "this one has none: make some with --group" in capsys.readouterr().err
+    assert main(["merge", "--models", *four, "--save_to", out]) == 0
+    assert main(["run", out, "--save_to", str(tmp_path / "n.safetensors"), *levels]) == 2
+    assert not (tmp_path / "levels").exists()
+
+
+def test_a_resize_asks_for_a_rank_and_names_those_there_are(tmp_path, capsys):
+    model = str(write_lora(tmp_path / "a.safetensors", rank=6))
+    out = tmp_path / "small.safetensors"
+    assert main(["resize", "--model", model, "--save_to", str(out)]) == 2
+    said = capsys.readouterr().err
+    assert said.startswith(
+        "resize needs --rank: a.safetensors has rank 6; give a number such as --rank 3, energy:0.99,"
+    )
+    assert said.count("\n") == 1
+    assert not out.exists()
+    assert main(["resize", "--model", model, "--save_to", str(out), "--prune", "0.5"]) == 0
+    assert main(["convert", "--model", model, "--save_to", str(tmp_path / "same.safetensors")]) == 0
+
+
+def test_presets_are_listed_with_what_they_are_for(capsys):
+    assert main(["presets", "--family", "SDXL", "--json"]) == 0
+    found = _json(capsys)
+    assert found["STYLE"]["OUT00"] == 1
+    assert found["STYLE"]["IN00"] < 1
+    assert main(["presets", "--family", "SDXL"]) == 0
+    said = capsys.readouterr().out.splitlines()
+    at = next(place for place, line in enumerate(said) if line.startswith("STYLE  High in OUT"))
+    from lib_merge.blocks.weights import resolve_blocks
+
+    typed, _ = resolve_blocks(said[at + 1].strip(), "SDXL", (), random.Random(0), "the line")
+    assert {block: weight for block, weight in found["STYLE"].items() if weight != 1} == typed
+    assert main(["presets", "--family", "nothing"]) == 2
+    assert "there are no block presets for 'nothing'; there are for SD1," in capsys.readouterr().err
+
+
+def test_words_of_other_tools_are_understood_and_said(pair, tmp_path, capsys):
+    typed = [
+        "merge",
+        "--models",
+        *pair,
+        "--save_to",
+        str(tmp_path / "m.safetensors"),
+        "--method",
+        "core_ties",
+    ]
+    assert main([*typed, "--knob", "elect=majority", "--knob", "density=0.7"]) == 0
+    said = capsys.readouterr().out
+    assert "note: elect majority is elect count" in said
+    assert "note: density 0.7 is trim_fraction 0.3" in said
 
 
 def test_methods_lists_every_method(capsys):

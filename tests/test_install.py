@@ -1,15 +1,14 @@
-"""The front doors that can be tried without making environments, and the README they are promised in."""
+"""The front doors that can be tried without making environments."""
 
 from __future__ import annotations
 
 import re
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import pytest
-
-from lib_merge.cli.text import methods_markdown
 
 ROOT = Path(__file__).parents[1]
 CHANGES = ROOT / ".github" / "CHANGELOG.md"
@@ -53,30 +52,71 @@ def test_unknown_arguments_are_said(arguments):
     assert "Traceback" not in run.stderr
 
 
-def test_the_readme_opens_with_the_two_commands_and_its_tables_are_the_registrys():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    head = text[:1500]
-    assert "python install.py --app" in head
-    assert "python install.py --test" in head
-    start, end = "<!-- methods:begin -->", "<!-- methods:end -->"
-    table = text[text.index(start) + len(start) : text.index(end)].strip()
-    assert table == methods_markdown().strip(), "run: python -m tests.readme"
+@pytest.fixture(scope="module")
+def doors():
+    sys.path.insert(0, str(ROOT))
+    try:
+        import install
+
+        yield install
+    finally:
+        sys.path.remove(str(ROOT))
 
 
-def test_every_command_of_the_readme_exists():
-    from lib_merge.cli.commands import _parser
+@pytest.fixture
+def started(doors, tmp_path, monkeypatch):
+    """Return what `--app` started: the front door without making an environment, in a folder of its own."""
+    environments = types.ModuleType("environments")
+    environments.complete = lambda folder, requirements: Path(sys.executable)
+    monkeypatch.setitem(sys.modules, "environments", environments)
+    monkeypatch.setattr(doors, "ROOT", tmp_path)
+    commands = []
+    real = subprocess.run
 
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    known = set(_parser()._subparsers._group_actions[0].choices)
-    used = set(re.findall(r"python -m lib_merge (\w+)", text))
-    assert used
-    assert used <= known
+    def run(command, **options):
+        if "lib_merge.ui.app" in command:
+            commands.append([str(word) for word in command])
+            return subprocess.CompletedProcess(command, 0)
+        return real(command, **{**options, "cwd": ROOT})
+
+    monkeypatch.setattr(doors.subprocess, "run", run)
+    return commands
 
 
-def test_the_readme_names_no_file_that_is_not_there():
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    for target in re.findall(r"\]\(([^)#:]+)\)", text):
-        assert (ROOT / target).exists(), target
+def test_the_app_starts_whatever_the_folder_of_loras_holds(doors, started, tmp_path, capsys):
+    from tests.factories import write_lora
+
+    folder = tmp_path / "loras"
+    for there in ("missing", "empty", "one"):
+        if there == "empty":
+            folder.mkdir()
+        if there == "one":
+            write_lora(folder / "ink.safetensors")
+            (folder / "broken.safetensors").write_bytes(b"nothing")
+        assert doors.app(str(folder), doors.tab_options(7999, no_browser=True)) == 0
+        assert (
+            "has no two LoRAs of one base model yet, so there is no first merge." in capsys.readouterr().out
+        )
+    assert len(started) == 3
+    assert started[0][-5:] == ["--data-dir", str(tmp_path / "user"), "--port", "7999", "--no-browser"]
+
+
+@pytest.mark.slow
+def test_the_app_merges_two_loras_first_and_starts_where_that_is_refused(doors, started, tmp_path, capsys):
+    from tests.factories import write_lora
+
+    folder = tmp_path / "loras"
+    folder.mkdir()
+    for number in (1, 2):
+        write_lora(folder / f"{number}.safetensors", seed=number)
+    assert doors.app(str(folder), []) == 0
+    assert "asked = saved" in capsys.readouterr().out
+    assert (tmp_path / "merged-loras" / "first-merge_1+2.safetensors").is_file()
+    write_lora(folder / "2.safetensors", seed=2, size=float("nan"))
+    assert doors.app(str(folder), []) == 0
+    assert "No first merge: " in capsys.readouterr().out
+    assert len(started) == 2
+    assert "--port" not in started[0]
 
 
 def test_the_version_stands_in_one_place(capsys):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 import types
@@ -10,6 +11,7 @@ import pytest
 
 from lib_merge.ui.desk import OPERATIONS
 from lib_merge.ui.operations import open_desk
+from tests.documentation import ROOT, blocks
 from tests.factories import write_lora
 from tests.schema import fits
 from tests.test_tab_server import Host
@@ -20,6 +22,7 @@ from fastapi.testclient import TestClient  # noqa: E402
 from lib_merge.webui import rest  # noqa: E402
 
 V1 = "/lora-merge/v1"
+DOCUMENTED = ROOT / ".docs" / "rest.md"
 
 
 @pytest.fixture
@@ -45,6 +48,15 @@ def serve(tmp_path, monkeypatch):
     return start
 
 
+def _ended(client, job):
+    for _ in range(1200):
+        now = client.get(f"{V1}/jobs/{job}").json()
+        if now["state"] not in ("waiting", "running"):
+            return now
+        time.sleep(0.05)
+    raise TimeoutError(now)
+
+
 def test_a_merge_by_names_and_its_history(serve):
     client = serve()
     assert {item["name"] for item in client.get(f"{V1}/loras").json()["items"]} == {"ink", "mira"}
@@ -53,12 +65,7 @@ def test_a_merge_by_names_and_its_history(serve):
     sources = [{"name": "ink", "ratio": 0.6}, {"name": "mira", "ratio": 0.4}]
     state = {"sources": sources, "output": {"template": "both"}}
     assert client.post(f"{V1}/plan", json=state).json()["plan"]["name"] == "both.safetensors"
-    job = client.post(f"{V1}/merge", json=state).json()["job"]
-    for _ in range(600):
-        now = client.get(f"{V1}/jobs/{job}").json()
-        if now["state"] not in ("waiting", "running"):
-            break
-        time.sleep(0.05)
+    now = _ended(client, client.post(f"{V1}/merge", json=state).json()["job"])
     assert now["state"] == "done", now
     assert now["result"]["relative_error"] < 1e-3
     [entry] = client.get(f"{V1}/history").json()["entries"]
@@ -149,6 +156,7 @@ def test_openapi_names_parameters_and_nothing_deletes(serve):
     ours = {path: item for path, item in paths.items() if path.startswith(V1)}
     promised = {
         "methods", "loras", "inspect", "presets", "recipes", "history", "plan", "merge", "verify", "jobs/{job}", "jobs/{job}/cancel",
+        "analyze", "analysis/{job}",
     }  # fmt: skip
     declared = {f"{V1}{one.rest.partition(' ')[2]}" for one in OPERATIONS.values() if one.rest}
     assert {f"{V1}/{name}" for name in promised} <= declared
@@ -232,7 +240,7 @@ def test_openapi_has_real_schemas_whose_examples_are_accepted(serve):
             assert fits(content["example"], content["schema"], components), path
             reply = client.request(method, path, json=content["example"])
             assert reply.status_code == 200 or "merged" in reply.json()["error"], (path, reply.json())
-    assert bodies == 3
+    assert bodies == 4
 
 
 def test_answers_fit_the_schemas_that_openapi_gives_them(serve):
@@ -248,3 +256,103 @@ def test_answers_fit_the_schemas_that_openapi_gives_them(serve):
     assert planned["plan"]["estimate"] is False  # what clients of 0.1 read
     schema = page["paths"][f"{V1}/plan"]["post"]["responses"]["200"]["content"]["application/json"]["schema"]
     assert fits(planned, schema, page["components"]["schemas"])
+
+
+def _answer(page, path, method="get"):
+    return page["paths"][f"{V1}/{path}"][method]["responses"]["200"]["content"]["application/json"]["schema"]
+
+
+def test_an_analysis_is_started_and_its_report_read(serve):
+    client = serve()
+    page = client.get("/openapi.json").json()
+    components = page["components"]["schemas"]
+    sources = [{"name": "ink", "ratio": 0.6}, {"name": "mira", "ratio": 0.4}]
+    for body in ({"sources": sources}, {"state": {"sources": sources}, "all": False}):
+        started = client.post(f"{V1}/analyze", json=body).json()
+        assert fits(started, _answer(page, "analyze", "post"), components)
+        now = _ended(client, started["job"])
+        assert (now["state"], now["result"]["stage"]) == ("done", "advice"), now
+        assert fits(now, _answer(page, "jobs/{job}"), components)
+        told = client.get(f"{V1}/analysis/{started['job']}").json()
+        assert fits(told, _answer(page, "analysis/{job}"), components)
+        assert [source["label"] for source in told["report"]["sources"]] == ["ink", "mira"]
+        assert told["report"]["recipe"]["ratios"] == [0.6, 0.4]
+    assert not client.get(f"{V1}/analysis/{started['job']}", params={"have": "advice"}).json().get("report")
+
+
+def test_openapi_tells_what_reports_recipes_and_facts_of_files_hold(serve):
+    """Each field of a real answer is one that is told, and none that is told is missing."""
+    client = serve()
+    components = client.get("/openapi.json").json()["components"]["schemas"]
+    state = {"sources": [{"name": "ink", "group": "1"}, {"name": "mira"}], "output": {"template": "both"}}
+    done = _ended(client, client.post(f"{V1}/merge", json=state).json()["job"])
+    checked = _ended(client, client.post(f"{V1}/verify", json={"name": "both"}).json()["job"])
+    found = client.get(f"{V1}/inspect", params={"name": "both"}).json()["found"]
+    [entry] = client.get(f"{V1}/history").json()["entries"]
+    job = client.post(f"{V1}/analyze", json=state).json()["job"]
+    _ended(client, job)
+    report = client.get(f"{V1}/analysis/{job}").json()["report"]
+    report.pop("rows")  # the page's own
+    for name, value in (
+        ("MergeResult", done["result"]),
+        ("MergeResult", checked["result"]),
+        ("FileFacts", found),
+        ("SavedRecipe", entry["recipe"]),
+        ("Analysis", report),
+    ):
+        assert fits(value, components[name], components), name
+        assert set(value) <= set(components[name]["properties"]), name
+    for name, field, kind in (
+        ("JobReply", "result", "MergeResult"),
+        ("InspectReply", "found", "FileFacts"),
+        ("Entry", "recipe", "SavedRecipe"),
+        ("AnalysisReply", "report", "Analysis"),
+    ):
+        assert {"$ref": f"#/components/schemas/{kind}"} in components[name]["properties"][field]["anyOf"]
+
+
+@pytest.mark.parametrize(
+    ("body", "sentence"),
+    [
+        ({"sources": [{"name": "inc"}]}, "there is no LoRA called 'inc' in the LoRA folders; did you mean ink?"),
+        ({"sources": [{"name": "ink"}, {"name": "../../etc/passwd"}]}, "there is no LoRA called '../../etc/passwd' in"),
+        ({"sources": [{"ratio": 1}]}, "sources[0] names no LoRA: give its name or its key."),
+        ({"sources": [{"name": "ink"}, {"name": "mira", "ratio": "abc"}]}, "mira: state.sources[1].ratio is \"abc\""),
+        ({"sources": [{"name": "ink", "elements": "a:b"}]}, "ink: element rule 'a:b' is not blocks:elements:ratio."),
+        ({"sources": [{"key": "0/gone.safetensors"}]}, "gone.safetensors is not in the LoRA folders"),
+        ({"sources": {"sources[0]": 1}}, "state.sources is "),
+    ],
+)  # fmt: skip
+def test_a_refusal_names_the_lora(serve, body, sentence):
+    client = serve()
+    for path in ("plan", "merge", "analyze"):
+        reply = client.post(f"{V1}/{path}", json=body)
+        assert reply.status_code == 422
+        assert sentence in reply.json()["error"], path
+
+
+def test_what_is_asked_about_one_lora_names_it_too(serve):
+    client = serve()
+    for answer in (
+        client.get(f"{V1}/inspect", params={"name": "gone"}),
+        client.post(f"{V1}/verify", json={"name": "gone"}),
+    ):
+        assert answer.json()["error"].startswith("there is no LoRA called 'gone' in the LoRA folders;")
+    assert "say which LoRA" in client.get(f"{V1}/inspect").json()["error"]
+
+
+def test_the_bodies_that_are_documented_are_taken(serve):
+    client = serve()
+    bodies = [block for block in blocks(DOCUMENTED) if block.sort == "body"]
+    assert {route for block in bodies for route in block.about.split()} >= {
+        "plan",
+        "merge",
+        "analyze",
+        "verify",
+    }
+    for block in bodies:
+        for route in block.about.split():
+            reply = client.post(f"{V1}/{route}", json=json.loads(block.text))
+            assert reply.status_code == 200, (route, reply.json())
+            if "job" in reply.json():
+                assert _ended(client, reply.json()["job"])["state"] == "done"

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
 from lib_merge.analysis import AnalysisReport
+from lib_merge.blocks import preset_hint
 from lib_merge.engine.report import MergeReport, part_words
 from lib_merge.errors import OutputError
 from lib_merge.files.store import write_text
@@ -202,8 +204,27 @@ def methods_text() -> str:
     return "\n".join(lines)
 
 
+def presets_text(presets: Mapping[str, Mapping[str, float]]) -> str:
+    """Return block presets, one a line: the name, what it is for, the blocks that do not weigh 1."""
+    lines = []
+    for name, weights in presets.items():
+        lines.append(f"{name}  {preset_hint(name)}".rstrip())
+        lines.append(f"    {_ranges(weights) or 'every block at 1'}")
+    return "\n".join(lines)
+
+
+def _ranges(weights: Mapping[str, float]) -> str:
+    """Return block weights other than 1 as they can be typed, neighbours of one weight as a range."""
+    parts = []
+    for weight, same in itertools.groupby(weights, key=weights.__getitem__):
+        blocks = list(same)
+        if weight != 1:
+            parts.append(f"{blocks[0]}{f'-{blocks[-1]}' if len(blocks) > 1 else ''}={weight:g}")
+    return ",".join(parts)
+
+
 def methods_markdown() -> str:
-    """Return the README's table of methods."""
+    """Return the table of methods in `.docs/methods.md`."""
     rows = ["| method | works on | what it does | knobs (default) |", "|---|---|---|---|"]
     for method in METHODS.values():
         knobs = ", ".join(f"`{knob.name}` ({_plain(knob.default)})" for knob in method.knobs) or "–"

@@ -5,6 +5,9 @@ from __future__ import annotations
 import argparse
 import contextlib
 import logging
+import os
+import re
+import socket
 import threading
 import urllib.parse
 import webbrowser
@@ -18,7 +21,7 @@ import uvicorn
 from fastapi import FastAPI, Request
 from fastapi.responses import FileResponse, HTMLResponse, Response
 
-from lib_merge.errors import MergeError, RecipeError
+from lib_merge.errors import MergeError, OutputError
 from lib_merge.library.library import key_of
 from lib_merge.ui.modules import add_modules
 from lib_merge.ui.operations import open_desk
@@ -28,6 +31,12 @@ from lib_merge.ui.tab import build_with
 
 ROOT = Path(__file__).resolve().parents[2]
 log = logging.getLogger("lib_merge")
+PORT = 7870
+TRIES = 20
+# gradio's page asks a script server and a font server; nothing here needs them, and they need not know of us
+_OUTSIDE = re.compile(
+    r"""<script\b[^>]*\bsrc\s*=\s*"https?://[^>]*>\s*</script>|<link\b[^>]*\bhref\s*=\s*"https?://[^>]*>"""
+)
 
 
 class PlainHost:
@@ -125,7 +134,7 @@ def build_app(host: PlainHost) -> FastAPI:
         if request.url.path != "/" or "text/html" not in response.headers.get("content-type", ""):
             return response  # type: ignore[no-any-return]
         body = b"".join([part async for part in response.body_iterator]).decode("utf-8")
-        page = body.replace("</head>", f"{_head()}</head>", 1)
+        page = _OUTSIDE.sub("", body).replace("</head>", f"{_head()}</head>", 1)
         return HTMLResponse(page, response.status_code, {"Content-Security-Policy": "frame-ancestors 'self'"})
 
     app.add_middleware(OwnPageOnly)
@@ -144,31 +153,75 @@ def _head() -> str:
     return f'<title>LoRA Merge</title>{style}<script src="lora-merge/file/javascript/lora_merge.js"></script>'
 
 
+def free_port(wanted: int) -> socket.socket:
+    """Return a socket that listens on this computer alone, at the wanted port or the next free one.
+
+    Raises:
+        OutputError: none of the twenty from there on is free.
+    """
+    for port in range(wanted, min(wanted + TRIES, 1 << 16)):
+        listener = socket.socket(socket.AF_INET)
+        if os.name == "nt":  # there, reuse would take a port that another program has
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_EXCLUSIVEADDRUSE, 1)  # type: ignore[attr-defined,unused-ignore]
+        else:
+            listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            listener.bind(("127.0.0.1", port))
+            listener.listen()
+        except OSError:
+            listener.close()
+            continue
+        return listener
+    message = f"no port from {wanted} on is free: choose another with --port."
+    raise OutputError(message)
+
+
+def lora_folder(given: Path) -> Path:
+    """Return the folder of LoRAs; one that is not there is made, so that merges have a place.
+
+    Raises:
+        OutputError: it is no folder, or cannot be made.
+    """
+    folder = given.expanduser().resolve()
+    if not folder.exists():
+        try:
+            folder.mkdir(parents=True)
+        except OSError as error:
+            message = f"the folder {given} cannot be made: {error.strerror or error}."
+            raise OutputError(message) from error
+        log.info("The folder %s was not there and has been made: put LoRAs into it.", given)
+    if not folder.is_dir():
+        message = f"{given} is no folder: give the one that your LoRAs are in."
+        raise OutputError(message)
+    return folder
+
+
 def main(arguments: Sequence[str] | None = None) -> int:
     """Serve the tab until interrupted."""
     parser = argparse.ArgumentParser(prog="python -m lib_merge.ui.app", description=__doc__)
     parser.add_argument("--lora-dir", type=Path, required=True, help="your LoRAs; merges are saved below it")
     parser.add_argument("--data-dir", type=Path, help="presets and history; beside the LoRAs by default")
-    parser.add_argument("--port", type=int, default=7870)
+    parser.add_argument("--port", type=int, default=PORT, help=f"default {PORT}; the next free one if busy")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--no-browser", action="store_true", help="do not open a browser")
     given = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s")
     try:
-        folder = given.lora_dir.expanduser().resolve()
-        if not folder.is_dir():
-            message = f"the folder {given.lora_dir} does not exist."
-            raise RecipeError(message)
+        folder = lora_folder(given.lora_dir)
+        listener = free_port(given.port)
         host = PlainHost(folder, (given.data_dir or folder / ".lora-merge").resolve(), given.device)
         app = build_app(host)
     except MergeError as error:
         log.error("%s", error)  # noqa: TRY400 - one sentence for people, no traceback
         return 2
-    address = f"http://127.0.0.1:{given.port}/"
+    port = listener.getsockname()[1]
+    if given.port and port != given.port:
+        log.info("Port %d is taken by another program, so this is at %d.", given.port, port)
+    address = f"http://127.0.0.1:{port}/"
     log.info("LoRA Merge is at %s  (Ctrl+C ends it)", address)
     if not given.no_browser:
         threading.Timer(1.5, webbrowser.open, (address,)).start()
-    uvicorn.run(app, host="127.0.0.1", port=given.port, log_level="warning")
+    uvicorn.Server(uvicorn.Config(app, log_level="warning")).run(sockets=[listener])
     return 0
 
 

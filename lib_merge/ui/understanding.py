@@ -45,7 +45,7 @@ class AnalyzeRequest:
     all: Annotated[bool, About("also carry out methods that work number by number")] = False
 
 
-@operation("analyze")
+@operation("analyze", rest="POST /analyze")
 def analyze(desk: Desk, request: AnalyzeRequest) -> JobReply:
     """Start an analysis of what is set up."""
     recipe = to_recipe(request.state, desk.library.resolve)
@@ -84,7 +84,7 @@ class AnalysisReply(JobReply):
     report: Annotated[dict[str, Any] | None, About(omit=True)] = None
 
 
-@operation("analysis")
+@operation("analysis", rest="GET /analysis/{job}")
 def analysis(desk: Desk, request: AnalysisRequest) -> AnalysisReply:
     """Return how far an analysis is, and its report where that has grown."""
     task = desk.jobs.get(request.job)

@@ -8,26 +8,31 @@ from __future__ import annotations
 
 import base64
 import binascii
+import difflib
 import json
 import logging
 import re
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import FastAPI, HTTPException, Request
 from fastapi.responses import Response
 
+from lib_merge.blocks.weights import parse_elements
+from lib_merge.errors import MergeError, RecipeError, legible
 from lib_merge.ui.describe import Schemas, example, summary
 from lib_merge.ui.desk import OPERATIONS, Desk, Operation
-from lib_merge.ui.protocol import Sort, dumps, fields_of
+from lib_merge.ui.listing import LoraRequest
+from lib_merge.ui.protocol import Sort, dumps, fields_of, sentence
 from lib_merge.ui.remedies import Remedy
+from lib_merge.webui.answers import NAMED
 
 log = logging.getLogger("lib_merge")
 PREFIX = "/lora-merge/v1"
 MAX_BODY = 4 << 20
-# a request whose one field this is may come without it around it
+# a request with this field may be what the field holds, alone
 BARE = "state"
 _OK = {"type": "object", "properties": {"ok": {"type": "boolean", "enum": [True]}}, "required": ["ok"]}
 _WHOLE = re.compile(r"-?[0-9]{1,15}")
@@ -66,6 +71,7 @@ def add_routes(app: FastAPI, desk: Desk) -> None:
                 name=f"lora_merge_{operation.name}",
                 openapi_extra=_described(operation, method, path, schemas),
             )
+    _name_answers(schemas)
     _describe_components(app, schemas)
 
 
@@ -95,7 +101,7 @@ def _described(operation: Operation, method: str, path: str, schemas: Schemas) -
     }
     if len(fields) > len(in_path) + len(in_query):
         schema, shown = schemas.of(operation.request, closed=True), example(operation.request)
-        if list(fields) == [BARE]:
+        if BARE in fields:
             schema = {"anyOf": [hints[BARE], schema]}
             shown = shown[BARE]
         description["requestBody"] = {
@@ -107,6 +113,17 @@ def _described(operation: Operation, method: str, path: str, schemas: Schemas) -
 
 def _content(says: str, schema: Mapping[str, Any]) -> dict[str, Any]:
     return {"description": says, "content": {"application/json": {"schema": schema}}}
+
+
+def _name_answers(schemas: Schemas) -> None:
+    """Say what the fields hold that operations pass on as plain JSON."""
+    for component, fields in NAMED.items():
+        known = schemas.components[component]["properties"]
+        for name, kinds in fields.items():
+            said = {key: value for key, value in known[name].items() if key == "description"}
+            null = [{"type": "null"}] if "anyOf" in known[name] else []
+            nullable = {"nullable": True} if known[name].get("nullable") else {}
+            known[name] = {"anyOf": [*map(schemas.of, kinds), *null], **nullable, **said}
 
 
 def _describe_components(app: FastAPI, schemas: Schemas) -> None:
@@ -155,7 +172,11 @@ async def _fields(request: Request, operation: Operation, method: str) -> dict[s
     }
     if method != "GET":
         fields.update(await _body(request, empty=set(known) <= set(request.path_params)))
-        if list(known) == [BARE] and not isinstance(fields.get(BARE), dict):
+        if (
+            BARE in known
+            and not isinstance(fields.get(BARE), dict)
+            and not (fields and set(fields) <= set(known))
+        ):
             fields = {BARE: fields}
     return fields
 
@@ -189,23 +210,88 @@ async def _body(request: Request, *, empty: bool) -> dict[str, Any]:
 
 def _ask(desk: Desk, operation: Operation, fields: Mapping[str, Any]) -> dict[str, Any]:
     fields = {name: value for name, value in fields.items() if name not in ("op", "id")}
-    if isinstance(fields.get(BARE), Mapping):
-        fields = {**fields, BARE: _by_name(desk, fields[BARE])}
-    return desk.handle_dict({**fields, "op": operation.name}, strict=True)
+    rows: list[Any] = []
+    try:
+        if LoraRequest is operation.request:
+            _check_named(desk, fields)
+        if isinstance(fields.get(BARE), Mapping):
+            fields = {**fields, BARE: _by_name(desk, fields[BARE])}
+            given = fields[BARE].get("sources")
+            rows = given if isinstance(given, list) else []
+    except MergeError as error:
+        return {"ok": False, "error": sentence(error)}
+    reply = desk.handle_dict({**fields, "op": operation.name}, strict=True)
+    return reply if reply["ok"] else {**reply, "error": _with_name(str(reply["error"]), rows)}
+
+
+def _check_named(desk: Desk, fields: Mapping[str, Any]) -> None:
+    """Raise `RecipeError` where a request about one LoRA names none, or one that is not there."""
+    if not set(fields) <= {"key", "name"}:
+        return  # what is no field is refused with the others
+    if not fields.get("key") and not fields.get("name"):
+        message = "say which LoRA: name=, as `loras` lists it."
+        raise RecipeError(message)
+    if not fields.get("key") and isinstance(fields["name"], str):
+        _key_of(desk, fields["name"])
+
+
+def _key_of(desk: Desk, name: str) -> str:
+    """Return the key of a LoRA by stem, alias or key.
+
+    Raises:
+        RecipeError: there is none of that name; it says what is there that is spelt like it.
+    """
+    library = desk.listed()
+    item = library.find(name)
+    if item is None and not any(one.key == name for one in library.items()):
+        near = difflib.get_close_matches(name, [one.name for one in library.items()], 1)
+        hint = f"did you mean {near[0]}?" if near else "`loras` lists what is there."
+        message = f"there is no LoRA called {name[:80]!r} in the LoRA folders; {hint}"
+        raise RecipeError(message)
+    return item.key if item is not None else name
 
 
 def _by_name(desk: Desk, state: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Return a set-up whose rows may name LoRAs by stem or alias instead of by key."""
+    """Return a set-up whose rows may name LoRAs by stem or alias instead of by key.
+
+    Raises:
+        RecipeError: a row without a LoRA, a LoRA that is not there, an element rule that is none.
+    """
     rows = state.get("sources")
     if not isinstance(rows, list):
         return state
-    library, keyed = desk.listed(), []
-    for row in rows:
-        if isinstance(row, Mapping) and not row.get("key") and isinstance(row.get("name"), str):
-            item = library.find(row["name"])
-            row = {**row, "key": item.key if item else row["name"]}  # noqa: PLW2901
+    keyed = []
+    for number, row in enumerate(rows):
+        if isinstance(row, Mapping) and not row.get("key"):
+            if not row.get("name"):
+                message = f"sources[{number}] names no LoRA: give its name or its key."
+                raise RecipeError(message)
+            if isinstance(row["name"], str):
+                row = {**row, "key": _key_of(desk, row["name"])}  # noqa: PLW2901
+        if isinstance(row, Mapping) and isinstance(row.get("elements"), str):
+            _check_rules(row)
         keyed.append(row)
     return {**state, "sources": keyed}
+
+
+def _check_rules(row: Mapping[str, Any]) -> None:
+    """Raise `RecipeError`, with the LoRA's name, for element rules that are none."""
+    try:
+        parse_elements(row["elements"])
+    except RecipeError as error:
+        message = f"{row.get('name') or row.get('key')}: {error}"
+        raise RecipeError(message) from error
+
+
+_ROW = re.compile(r"\bsources\[(\d+)\]")
+
+
+def _with_name(error: str, rows: Sequence[Any]) -> str:
+    """Return a refusal that names the LoRA of the row that it is about."""
+    at = _ROW.search(error)
+    row = rows[int(at[1])] if at is not None and int(at[1]) < len(rows) else None
+    name = (row.get("name") or row.get("key")) if isinstance(row, Mapping) else None
+    return error if not isinstance(name, str) else f"{legible(name[:80])}: {error}"
 
 
 # -------------------------------------------------------------------------------------------- logins
