@@ -134,7 +134,7 @@ class ValidationSetRequest:
 
     entry: str
     step: Step
-    state: Annotated[StepState | None, About("null takes the hand's word back")] = None
+    mark: Annotated[StepState | None, About("null takes the hand's word back")] = None
     note: Annotated[str, About(most=10_000)] = ""
 
 
@@ -142,7 +142,7 @@ class ValidationSetRequest:
 def validation_set(desk: Desk, request: ValidationSetRequest) -> ValidationReply:
     """Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised."""
     entry = desk.history.get(request.entry)
-    said = None if request.state is None else {"state": request.state, "note": request.note}
+    said = None if request.mark is None else {"state": request.mark, "note": request.note}
     desk.validations.put(entry.id, request.step, said)
     reply = checklist(desk, entry)
     if entry.status in ("ok", "revise") and reply.state != "open":
