@@ -6,6 +6,7 @@ import ast
 import inspect
 import json
 import math
+import random
 import re
 from contextlib import contextmanager
 from fractions import Fraction
@@ -20,7 +21,7 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.engine.threads import Job
 from lib_merge.errors import FamilyError, RecipeError
 from lib_merge.families import FAMILIES, Family, block_of, blocks_present, expand_block_list, family_of
-from lib_merge.families.layers import Layers, Piece, Size
+from lib_merge.families.layers import Layers, Piece, Size, flat
 from lib_merge.families.record import (
     EVEN,
     NO_TEXT_ENCODER,
@@ -338,3 +339,26 @@ def test_the_metadata_of_a_family_is_its_records():
 
     made = build(Recipe((Source(path=Path("/x/a.safetensors"), name="a"),)), "SD2", "t", [], [4])
     assert (made["ss_v2"], made["ss_base_model_version"]) == ("True", "sd_v2")
+
+
+def test_tables_are_made_for_files_whose_first_module_may_be_theirs():
+    """Eight families made theirs for every file: a pattern that begins with a choice stood for any beginning."""
+    for family in FAMILIES.values():
+        if family.layers is not None:
+            assert "" not in family.layers._heads, family.name
+            for size in family.layers.sizes:
+                assert all(flat(path).startswith(family.layers._heads) for path in size.modules)
+
+
+def test_the_numbers_of_a_spelling_are_those_that_its_pattern_finds():
+    draw = random.Random(1)
+    for family in FAMILIES.values():
+        for form, spellings in (family.layers._spellings if family.layers is not None else {}).items():
+            paths = [
+                re.sub("#", lambda _: draw.choice(["0", "1", "2", "12", "007", "#"]), form) for _ in range(8)
+            ]
+            for spelling in spellings:
+                pattern = r"(\d+)".join(map(re.escape, re.split(r"\{\d\}", spelling.name)))
+                for path in [*paths, spelling.name.format(3, 17)]:
+                    match = re.fullmatch(pattern, path)
+                    assert spelling.numbers(path) == (match and list(match.groups())), (family.name, path)

@@ -25,6 +25,7 @@ _CHOICE = re.compile(r"\{([^{}]+)\}")
 _NUMBER = re.compile(r"\d+")
 _RANGE = re.compile(r"(\d+)-(\d+)")
 _PLACE = re.compile(r"\{\d\}")
+_SLOT = re.compile(r"\{\d\}|\d+")
 
 
 def expand(pattern: str) -> Iterator[str]:
@@ -169,10 +170,16 @@ class _Spelling(NamedTuple):
     means: Piece
     alias: str
 
-    @property
-    def pattern(self) -> re.Pattern[str]:
-        """What finds the numbers; made when it is first asked for, since a file asks for few of thousands."""
-        return _pattern(self.name)
+    def numbers(self, path: str) -> list[str] | None:
+        """Return the numbers that stand in a path for {0}, {1}; None where one of the name's own is another.
+
+        Args:
+            path: of the same form as the name.
+        """
+        slots, numbers = _slots(self.name), _NUMBER.findall(path)
+        if len(slots) != len(numbers) or any(slot not in ("", own) for slot, own in zip(slots, numbers)):
+            return None
+        return [number for slot, number in zip(slots, numbers) if not slot]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
@@ -200,7 +207,7 @@ class Layers:
     def _heads(self) -> tuple[str, ...]:
         """What comes before the first number or choice of every spelling, with underscores."""
         patterns = (*(pattern for size in self.sizes for pattern in size.weights), *self.aliases)
-        return tuple({flat(pattern.partition("{")[0]) for pattern in patterns})
+        return tuple({head for pattern in patterns for head in _heads_of(pattern)})
 
     @cached_property
     def _spellings(self) -> Mapping[str, tuple[_Spelling, ...]]:
@@ -306,9 +313,9 @@ class Layers:
 
     def _pieces(self, module: str, shape: Shape) -> Iterator[tuple[str, Rows]]:
         for cut_off in self._cuts.get(_form(module), ()):
-            match = cut_off.pattern.fullmatch(module)
-            if match:
-                name = cut_off.alias.format(*match.groups())
+            numbers = cut_off.numbers(module)
+            if numbers is not None:
+                name = cut_off.alias.format(*numbers)
                 yield (
                     f"{self.front}{name if self.front.endswith('.') else flat(name)}",
                     cut_off.means.rows(shape),
@@ -325,10 +332,10 @@ def _find(layers: Layers, path: str, size: Size) -> Spot | None:
 
 def _spot(layers: Layers, path: str, size: Size) -> Spot | None:
     for spelling in layers._spellings.get(_form(path), ()):
-        match = spelling.pattern.fullmatch(path)
-        if match is None:
+        numbers = spelling.numbers(path)
+        if numbers is None:
             continue
-        module = spelling.means.whole.format(*match.groups())
+        module = spelling.means.whole.format(*numbers)
         shape = size.shape(module)
         if spelling.means.cuts and not shape:
             return None
@@ -340,6 +347,13 @@ def _spot(layers: Layers, path: str, size: Size) -> Spot | None:
             spelling.alias in layers.swapped and (two_parts or not shape),
         )
     return None
+
+
+def _heads_of(pattern: str) -> Iterator[str]:
+    """Yield what the names of a pattern or an alias may begin with; "" where that is a number."""
+    head, brace, rest = pattern.partition("{")
+    words = [head] if head or not brace else rest.partition("}")[0].split(",")
+    return ("" if word in ("n", "m") or _RANGE.fullmatch(word) else flat(word) for word in words)
 
 
 def _open(pattern: str) -> Iterator[str]:
@@ -363,9 +377,9 @@ def _open_alias(pattern: str) -> str:
 
 
 @functools.cache
-def _pattern(name: str) -> re.Pattern[str]:
-    """Return what finds the numbers of a name with {0} and {1}."""
-    return re.compile(r"(\d+)".join(map(re.escape, _PLACE.split(name))))
+def _slots(name: str) -> tuple[str, ...]:
+    """Return the numbers of a name, "" for {0} and {1}."""
+    return tuple("" if slot[0] == "{" else slot for slot in _SLOT.findall(name))
 
 
 def _smallest(pieces: Mapping[Piece, _Spelling]) -> Iterator[_Spelling]:
