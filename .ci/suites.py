@@ -16,6 +16,7 @@ import os
 import re
 import shutil
 import subprocess
+import tempfile
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -68,6 +69,27 @@ WEBUI = (
     "tests/test_rest.py",
     "tests/test_strangers.py",
 )
+# import diffusers, peft and transformers, which takes longer than most sessions need for their first test
+CLIENTS = (
+    "tests/test_converters.py",
+    "tests/test_mergekit_oracle.py",
+    "tests/test_peft_oracle.py",
+    "tests/test_real_client.py",
+)
+# take longest, so that they are begun first; the others go by size, which says roughly how long they take
+LONG = (
+    "tests/test_loaded.py",
+    "tests/test_advice_tried.py",
+    "tests/test_methods.py",
+    "tests/test_campaigns.py",
+    "tests/test_size.py",
+    "tests/test_analysis_advice.py",
+    "tests/test_analysis_numbers.py",
+    "tests/test_publishing.py",
+    "tests/test_disks_that_fail.py",
+    "tests/test_faults.py",
+    "tests/test_merge_real.py",
+)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,6 +100,7 @@ class Work:
     world: World
     arguments: tuple[str, ...]
     module: str = "pytest"
+    shared: bool = False  # with works like it: each file is run by the one that comes to it first
 
 
 @dataclasses.dataclass(frozen=True)
@@ -98,8 +121,7 @@ JAVASCRIPT = Work("JavaScript", ENGINE, (), "tests.javascript")
 
 
 def whole(browser: bool) -> list[Work]:
-    """Return all there is to run, longest first, so that both lanes end at about the same time."""
-    first, second = _halves(_engine_files())
+    """Return all there is to run: first what is of one piece, then what the lanes share to the end."""
     tab = (BROWSER, "-m")
     works = [
         Work("the tab on gradio 4", GRADIO4, (*tab, "both or not gradio3", "-p", "no:warnings")),
@@ -107,24 +129,27 @@ def whole(browser: bool) -> list[Work]:
     ]
     return [
         *(works if browser else ()),
-        Work("engine, slow", ENGINE, (*first, *second, "-m", "slow")),
-        Work("engine, 1 of 2", ENGINE, (*first, "-m", "not slow")),
-        Work("engine, 2 of 2", ENGINE, (*second, "-m", "not slow")),
-        Work("mypy", ENGINE, (), "mypy"),
         Work("WebUI on gradio 4", GRADIO4, (*WEBUI, "-p", "no:warnings")),
         Work("WebUI on gradio 3", GRADIO3, (*WEBUI, "-p", "no:warnings")),
+        Work("engine, clients", ENGINE, CLIENTS),
+        Work("mypy", ENGINE, (), "mypy"),
         *CHECKS,
         *((JAVASCRIPT,) if node() else ()),
+        *_engine(),
     ]
 
 
 def quick() -> list[Work]:
     """Return the core: what runs in the engine's environment and is not slow."""
-    first, second = _halves(_engine_files())
+    return [*CHECKS, *_engine("-m", "not slow")]
+
+
+def _engine(*options: str) -> list[Work]:
+    """Return a session of the engine's tests for each lane."""
+    files = [file for file in _engine_files() if file not in CLIENTS]
+    files.sort(key=lambda file: (-LONG[::-1].index(file) - 1 if file in LONG else 0, -_size(file)))
     return [
-        Work("engine, 1 of 2", ENGINE, (*first, "-m", "not slow and not client")),
-        Work("engine, 2 of 2", ENGINE, (*second, "-m", "not slow and not client")),
-        *CHECKS,
+        Work(f"engine, lane {lane + 1}", ENGINE, (*files, *options), shared=True) for lane in range(LANES)
     ]
 
 
@@ -133,15 +158,8 @@ def _engine_files() -> list[str]:
     return sorted(file for file in files if file not in WEBUI)
 
 
-def _halves(files: Sequence[str]) -> tuple[list[str], list[str]]:
-    """Deal files out by their length, which says roughly how long they take."""
-    halves: tuple[list[str], list[str]] = ([], [])
-    sizes = [0, 0]
-    for file in sorted(files, key=lambda file: -(ROOT / file).stat().st_size):
-        half = sizes.index(min(sizes))
-        halves[half].append(file)
-        sizes[half] += (ROOT / file).stat().st_size
-    return sorted(halves[0]), sorted(halves[1])
+def _size(file: str) -> int:
+    return (ROOT / file).stat().st_size
 
 
 # ------------------------------------------------------------------------------------------------ the choice
@@ -266,7 +284,8 @@ def _asked_world(rest: list[str]) -> World | None:
 def _side_by_side(works: Sequence[Work], browser: str | None) -> Iterator[Outcome]:
     """Run works in lanes and print each one's output when it has ended."""
     start = time.monotonic()
-    with ThreadPoolExecutor(LANES) as pool:
+    with tempfile.TemporaryDirectory() as begun, ThreadPoolExecutor(LANES) as pool:
+        works = [_sharing(work, begun) if work.shared else work for work in works]
         running = {pool.submit(_run, work, browser): work for work in works}
         try:
             for done in as_completed(running):
@@ -279,6 +298,10 @@ def _side_by_side(works: Sequence[Work], browser: str | None) -> Iterator[Outcom
         except BaseException:
             pool.shutdown(wait=False, cancel_futures=True)
             raise
+
+
+def _sharing(work: Work, begun: str) -> Work:
+    return dataclasses.replace(work, arguments=(*work.arguments, "--share", begun))
 
 
 def _run(work: Work, browser: str | None, live: bool = False) -> Outcome:

@@ -2,17 +2,46 @@
 
 from __future__ import annotations
 
+import functools
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, settings
+
+from tests.forks import Run, processes
 
 DATA = Path(__file__).parents[1].parent / "shared" / "data"
 settings.register_profile(
     "house", deadline=None, derandomize=True, max_examples=25, suppress_health_check=list(HealthCheck)
 )
 settings.load_profile("house")
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption(
+        "--share",
+        metavar="FOLDER",
+        type=Path,
+        help="leave out the files that another session with this FOLDER has begun",
+    )
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_protocol(item: pytest.Item) -> bool | None:
+    """Say that another session does this one, where one does."""
+    folder = item.config.getoption("--share")
+    return None if folder is None or _begun_here(folder, item.path.name) else True
+
+
+@functools.cache
+def _begun_here(folder: Path, name: str) -> bool:
+    try:
+        (folder / name).touch(exist_ok=False)
+    except FileExistsError:
+        return False
+    return True
 
 
 @pytest.fixture(scope="session")
@@ -32,6 +61,13 @@ def loras(shared_data: Path) -> Path:
 @pytest.fixture(scope="session")
 def keys(shared_data: Path) -> Path:
     return shared_data / "keys"
+
+
+@pytest.fixture(scope="session")
+def forked(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Run]:
+    """Run a piece of code in several processes at once; give their exit codes."""
+    with processes(tmp_path_factory.mktemp("warm")) as run:
+        yield run
 
 
 @pytest.fixture(scope="session")

@@ -5,11 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
-import random
-import signal
-import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -30,8 +26,6 @@ from lib_merge.files import writer as writing
 from lib_merge.files.reader import open_tensors
 from lib_merge.files.store import write_error
 from tests.factories import NAMES, lora_tensors, write, write_lora
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
@@ -269,24 +263,28 @@ def test_a_held_output_is_saved_as_the_next_version_and_said(pair, tmp_path, mon
     verify(report.output)
 
 
-_CHILD = """
-import os, sys, signal
-sys.path.insert(0, sys.argv[1])
-import torch
-from lib_merge import Job, merge
-a, b, out = sys.argv[2:5]
-merge([a, b], save_to=out, ratios=[0.5, 0.5], job=Job(overwrite=True))  # everything imported and warm
-print("ready", flush=True)
-for line in sys.stdin:
-    pid = os.fork()
-    if pid == 0:
-        number = int(line)
-        while True:
+# children that merge without end and are killed somewhere in the middle; after each the output is looked at
+_KILLED = """
+    import hashlib, random, time
+    from lib_merge.files.reader import open_tensors
+
+    a, b, out = arguments
+    out, rng = Path(out), random.Random(4)
+    merge([a, b], save_to=out, ratios=[0.5, 0.5], job=Job(overwrite=True))
+    for number in range(60):
+        child = os.fork()
+        while child == 0:
             number += 1
             merge([a, b], save_to=out, ratios=[number % 7 + 0.5, 0.5], job=Job(overwrite=True))
-    print(pid, flush=True)
-    os.waitpid(pid, 0)
-    print("dead", flush=True)
+        time.sleep(rng.uniform(0.0, 0.1))
+        os.kill(child, signal.SIGKILL)
+        assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
+        with open_tensors(out) as file:
+            for key in file.tensors:
+                file.read(key)
+            data = out.read_bytes()[file.data_start :]
+            assert hashlib.sha256(data).hexdigest() == file.metadata["sshs_model_hash"]
+        assert sum(path.name.endswith(".safetensors") for path in out.parent.iterdir()) == 1
 """
 
 
@@ -294,32 +292,13 @@ for line in sys.stdin:
 @pytest.mark.skipif(
     not hasattr(os, "fork"), reason="kill -9 is a POSIX matter; Windows is covered by the rename tests"
 )
-def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(tmp_path):
+def test_killed_at_any_moment_the_output_is_whole_and_the_sources_are_untouched(tmp_path, forked):
     sources = [write_lora(tmp_path / f"{n}.safetensors", seed=n, rank=8) for n in b"ab"]
     hashes = [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources]
     folder = tmp_path / "out"
     folder.mkdir()
     out = folder / "m.safetensors"
-    rng = random.Random(4)
-    with subprocess.Popen(
-        [sys.executable, "-c", _CHILD, str(ROOT), *map(str, sources), str(out)],
-        stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as child:  # fmt: skip
-        assert child.stdout.readline().strip() == "ready"
-        for number in range(60):
-            child.stdin.write(f"{number}\n")
-            child.stdin.flush()
-            pid = int(child.stdout.readline())
-            time.sleep(rng.uniform(0.0, 0.25))
-            os.kill(pid, signal.SIGKILL)
-            assert child.stdout.readline().strip() == "dead"
-            with open_tensors(out) as file:
-                for key in file.tensors:
-                    file.read(key)
-                data = out.read_bytes()[file.data_start :]
-                assert hashlib.sha256(data).hexdigest() == file.metadata["sshs_model_hash"]
-            names = [path.name for path in folder.iterdir()]
-            assert sum(name.endswith(".safetensors") for name in names) == 1
+    assert forked(_KILLED, [(*sources, out)]) == [0]
     assert [hashlib.sha256(path.read_bytes()).hexdigest() for path in sources] == hashes
     for left in folder.glob(".*"):
         os.utime(left, (0, 0))

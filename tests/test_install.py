@@ -222,9 +222,12 @@ def test_the_whole_suite_leaves_no_file_out(suites):
     assert files <= set(named)
     assert {work.world.name for work in works if "tests/browser" in work.arguments} == {"gradio3", "gradio4"}
     engine = [work for work in works if work.world is suites.ENGINE]
-    assert sorted(
-        a for w in engine if "not slow" in w.arguments for a in w.arguments if a in files
-    ) == sorted(files - set(suites.WEBUI))
+    assert len([work for work in engine if work.shared]) == suites.LANES
+    once = [work for work in engine if not work.shared] + [work for work in engine if work.shared][:1]
+    assert sorted(a for w in once for a in w.arguments if a in files) == sorted(files - set(suites.WEBUI))
+    for work in engine:
+        assert not {"-m", "-k"} & set(work.arguments)
+    assert {*suites.LONG, *suites.CLIENTS} <= files
 
 
 @pytest.mark.parametrize(

@@ -5,9 +5,7 @@ from __future__ import annotations
 import errno
 import json
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 import time
 from pathlib import Path
@@ -166,28 +164,17 @@ def test_threads_lose_nothing(store):
     assert len(store.list()) == 32
 
 
-def _python(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 @pytest.mark.slow
-def test_two_processes_lose_nothing(store, tmp_path):
+def test_two_processes_lose_nothing(store, tmp_path, forked):
     code = """
-        import sys
-        from lib_merge.blocks import Preset, PresetStore
-        store = PresetStore(sys.argv[1], 60.0)
+        path, name = arguments
+        store = PresetStore(path, 60.0)
         for index in range(20):
-            store.save(Preset(f"{sys.argv[2]}-{index}", "SD1", (0.5,) * 17))
+            store.save(Preset(f"{name}-{index}", "SD1", (0.5,) * 17))
             if index % 5 == 4:
-                store.rename(f"{sys.argv[2]}-{index}", f"{sys.argv[2]}-renamed-{index}")
+                store.rename(f"{name}-{index}", f"{name}-renamed-{index}")
     """
-    workers = [_python(code, store.path, name) for name in "ab"]
-    for worker in workers:
-        assert worker.communicate(timeout=120)[1] == ""
-        assert worker.returncode == 0
+    assert forked(code, [(store.path, name) for name in "ab"]) == [0, 0]
     assert len(store.names()) == 40
     assert sum("renamed" in name for name in store.names()) == 8
     assert list(store.take_warnings()) == []
@@ -197,18 +184,15 @@ def test_two_processes_lose_nothing(store, tmp_path):
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="kills by signal")
 @pytest.mark.parametrize("moment", ["fsync", "replace"])
-def test_a_kill_in_the_middle_of_a_save_keeps_the_old_file(store, tmp_path, moment):
+def test_a_kill_in_the_middle_of_a_save_keeps_the_old_file(store, tmp_path, moment, forked):
     store.save(FACE)
     before = store.path.read_bytes()
     code = """
-        import os, signal, sys
-        from lib_merge.blocks import Preset, PresetStore
-        setattr(os, sys.argv[2], lambda *_: os.kill(os.getpid(), signal.SIGKILL))
-        PresetStore(sys.argv[1]).save(Preset("B", "SD1", (0.5,) * 17))
+        path, moment = arguments
+        setattr(os, moment, lambda *_: os.kill(os.getpid(), signal.SIGKILL))
+        PresetStore(path).save(Preset("B", "SD1", (0.5,) * 17))
     """
-    killed = _python(code, store.path, moment)
-    killed.communicate(timeout=60)
-    assert killed.returncode == -9
+    assert forked(code, [(store.path, moment)]) == [-9]
     assert store.path.read_bytes() == before
     [left] = [
         name for name in _names(tmp_path) if name != "presets.json"

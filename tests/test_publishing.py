@@ -7,9 +7,7 @@ import errno
 import io
 import json
 import os
-import subprocess
 import sys
-import textwrap
 import threading
 from pathlib import Path
 
@@ -59,61 +57,6 @@ def out(tmp_path):
 def _files(folder):
     """Every file below a folder and its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-
-
-# One process that has everything imported and forks for each task: {"code", "each": arguments of each child}.
-# The children of a task begin together; answered are their exit codes.
-_FORKS = """
-    import json, os, sys, traceback
-    from lib_merge import Job, merge, metadata
-    from lib_merge.files import store
-    from lib_merge.files.store import Temporary
-    from tests.factories import NAMES, write_lora
-    a, b = (write_lora(f"{sys.argv[1]}/{name}.safetensors", names=NAMES[:2], conv=False) for name in "ab")
-    merge([a, b], save_to=f"{sys.argv[1]}/warm.safetensors", job=Job(side_car=False))
-    print("ready", flush=True)
-    for line in sys.stdin:
-        task = json.loads(line)
-        reading, writing = os.pipe()
-        children = []
-        for arguments in task["each"]:
-            child = os.fork()
-            if child == 0:
-                try:
-                    os.read(reading, 1)
-                    exec(task["code"], {**globals(), "arguments": arguments})
-                except BaseException:
-                    traceback.print_exc()
-                    os._exit(1)
-                os._exit(0)
-            children.append(child)
-        os.write(writing, bytes(len(children)))
-        ends = [os.waitpid(child, 0)[1] for child in children]
-        os.close(reading)
-        os.close(writing)
-        print(json.dumps([os.waitstatus_to_exitcode(end) for end in ends]), flush=True)
-"""
-
-
-@pytest.fixture(scope="module")
-def forked(tmp_path_factory):
-    """Run a piece of code in children of one process; give their exit codes."""
-    if not hasattr(os, "fork"):
-        pytest.skip("needs processes that fork")
-    with subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(_FORKS), str(tmp_path_factory.mktemp("warm"))],
-        cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"},
-    ) as parent:  # fmt: skip
-
-        def run(code, each):
-            each = [[str(one) if isinstance(one, Path) else one for one in arguments] for arguments in each]
-            parent.stdin.write(json.dumps({"code": textwrap.dedent(code), "each": each}) + "\n")
-            parent.stdin.flush()
-            return json.loads(parent.stdout.readline())
-
-        assert parent.stdout.readline() == "ready\n"
-        yield run
-        parent.stdin.close()
 
 
 def _said(lora):

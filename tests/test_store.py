@@ -7,11 +7,10 @@ import errno
 import json
 import os
 import signal
-import subprocess
 import sys
-import textwrap
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -37,13 +36,6 @@ def _files(folder):
     return sorted(entry.name for entry in folder.iterdir())
 
 
-def _python(code, *arguments):
-    return subprocess.Popen(
-        [sys.executable, "-c", textwrap.dedent(code), *map(str, arguments)],
-        cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-    )  # fmt: skip
-
-
 def _old(path):
     os.utime(path, (0, 0))
     return path
@@ -55,23 +47,19 @@ def _old(path):
 @pytest.mark.slow
 @POSIX
 @pytest.mark.parametrize("moment", ["write", "fsync", "replace"])
-def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(path, tmp_path, moment):
+def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(path, tmp_path, moment, forked):
     store.write(path, b"old")
     code = """
-        import os, signal, sys
-        from pathlib import Path
-        from lib_merge.files import store
+        path, moment = arguments
         def die(*_):
             os.kill(os.getpid(), signal.SIGKILL)
-        if sys.argv[2] == "write":
+        if moment == "write":
             store.Temporary.write = die
         else:
-            setattr(os, sys.argv[2], die)
-        store.write(Path(sys.argv[1]), b"new" * 1000)
+            setattr(os, moment, die)
+        store.write(Path(path), b"new" * 1000)
     """
-    killed = _python(code, path, moment)
-    killed.communicate(timeout=300)
-    assert killed.returncode == -signal.SIGKILL
+    assert forked(code, [(path, moment)]) == [-signal.SIGKILL]
     assert path.read_bytes() == b"old"
     [left] = [name for name in _files(tmp_path) if name != "a.json"]
     store.write(path, b"next")
@@ -84,21 +72,19 @@ def test_a_kill_in_the_middle_keeps_the_old_file_and_a_later_writer_cleans_up(pa
 
 @pytest.mark.slow
 @POSIX
-def test_readers_see_whole_files_only(path):
+def test_readers_see_whole_files_only(path, forked):
     contents = [bytes([65 + number]) * 200_000 for number in range(3)]
     store.write(path, contents[0])
     code = """
-        import sys
-        from pathlib import Path
-        from lib_merge.files import store
         for number in range(60):
-            store.write(Path(sys.argv[1]), bytes([65 + number % 3]) * 200_000)
+            store.write(Path(arguments[0]), bytes([65 + number % 3]) * 200_000)
     """
-    writer = _python(code, path)
-    while writer.poll() is None:
-        assert store.read(path) in contents
-        time.sleep(0.002)
-    assert writer.communicate()[1] == ""
+    with ThreadPoolExecutor(1) as pool:
+        writer = pool.submit(forked, code, [[path]])
+        while not writer.done():
+            assert store.read(path) in contents
+            time.sleep(0.002)
+    assert writer.result() == [0]
 
 
 @pytest.mark.parametrize(
@@ -224,19 +210,15 @@ def _touch(path):
 
 @pytest.mark.slow
 @POSIX
-def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
+def test_many_writers_and_sweepers_lose_nothing(tmp_path, forked):
     """Of 8 merges at once, a sweep took the temporaries of others."""
     code = """
-        import sys
-        from pathlib import Path
-        from lib_merge.files import store
+        folder, name = arguments
         store.LEFT_BEHIND = -60.0  # the lock alone must do
         for number in range(40):
-            store.write_json(Path(sys.argv[1]) / f"{sys.argv[2]}-{number}.json", {"number": number})
+            store.write_json(Path(folder) / f"{name}-{number}.json", {"number": number})
     """
-    writers = [_python(code, tmp_path, name) for name in "abcd"]
-    for writer in writers:
-        assert writer.communicate(timeout=120)[1] == ""
+    assert forked(code, [(tmp_path, name) for name in "abcd"]) == [0] * 4
     assert len(_files(tmp_path)) == 160
     assert all(store.read_json(entry)["number"] >= 0 for entry in tmp_path.iterdir())
 
@@ -245,19 +227,14 @@ def test_many_writers_and_sweepers_lose_nothing(tmp_path, monkeypatch):
 
 
 @pytest.mark.slow
-def test_two_processes_that_count_in_one_file_lose_no_number(path, tmp_path):
+def test_processes_that_count_in_one_file_lose_no_number(path, tmp_path, forked):
     code = """
-        import sys
-        from pathlib import Path
-        from lib_merge.files import store
-        path = Path(sys.argv[1])
+        path = Path(arguments[0])
         for _ in range(50):
             with store.locked(path, 60.0):
                 store.write_json(path, {"n": (store.read_json(path) or {"n": 0})["n"] + 1})
     """
-    workers = [_python(code, path) for _ in range(3)]
-    for worker in workers:
-        assert worker.communicate(timeout=120)[1] == ""
+    assert forked(code, [[path]] * 3) == [0] * 3
     assert store.read_json(path) == {"n": 150}
     assert _files(tmp_path) == ["a.json"]  # no lock is left lying beside people's files
 
@@ -284,15 +261,12 @@ def test_threads_exclude_each_other(path):
 
 @pytest.mark.slow
 @POSIX
-def test_a_killed_holder_leaves_nothing_locked(path):
+def test_a_killed_holder_leaves_nothing_locked(path, forked):
     code = """
-        import os, signal, sys
-        from pathlib import Path
-        from lib_merge.files import store
-        with store.locked(Path(sys.argv[1])):
+        with store.locked(Path(arguments[0])):
             os.kill(os.getpid(), signal.SIGKILL)
     """
-    _python(code, path).communicate(timeout=60)
+    assert forked(code, [[path]]) == [-signal.SIGKILL]
     begun = time.monotonic()
     with store.locked(path):
         assert time.monotonic() - begun < 2
