@@ -21,7 +21,7 @@ from typing import Any
 from lib_merge.errors import FileFormatError, OutputError
 from lib_merge.families import family_of
 from lib_merge.files import store
-from lib_merge.files.moving import back_up, move_back
+from lib_merge.files.moving import back_up, backed_up, move_back
 from lib_merge.recipe import Recipe, Source
 
 RECIPE_KEY = "merge_recipe"
@@ -207,6 +207,8 @@ class NewCard:
 
     def prepare(self) -> None:
         """Write it, and set aside what lies in its place; what cannot be read stays."""
+        if not self._anew:
+            _put_back(self.path)
         linked = self.path.is_symlink()
         try:
             data = None if self._anew else store.read(self.path)
@@ -277,6 +279,13 @@ class NewCard:
             move_back([(self.path, self._aside)])
 
 
+def _put_back(path: Path) -> None:
+    """Give a side-car that a killed merge has left set aside its own name again."""
+    kept = None if os.path.lexists(path) else backed_up(path)
+    if kept is not None and card_at(kept).ours:
+        move_back([(path, kept)])
+
+
 @contextlib.contextmanager
 def new_card(
     lora: Path, change: Callable[[dict[str, Any]], dict[str, Any]], *, anew: bool = False
@@ -287,7 +296,7 @@ def new_card(
     follow three renames: what lies in its place goes aside, the LoRA gets its name, the side-car gets its
     own. Either order of two renames would leave, killed in between, a LoRA beside the side-car of another
     merge. Of three, a kill leaves one without a side-car, and the earlier one, with whatever a person wrote
-    into it, as `NAME.json.bak`.
+    into it, as `NAME.json.bak`; the next merge of that name takes it up.
 
     Args:
         lora: the LoRA.

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 import reprlib
+import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -22,9 +23,12 @@ from lib_merge.ranks.policy import PolicyKind, RankPolicy, parse_policy
 
 FORMAT = "lora-merge-recipe"
 VERSION = 1
+_FLOATS = sys.float_info.max
 PRECISIONS = ("fp16", "bf16", "float")
 MAX_DEPTH = 8
 SHORT_HASH = 16
+# whole numbers that every reader of JSON keeps exactly, the browser's included
+MOST_WHOLE = 2**53 - 1
 Blocks = Union[str, Sequence[object], Mapping[str, float], None]
 
 
@@ -181,6 +185,9 @@ class Recipe:
         if self.trainable and self.names == "diffusers":
             message = "diffusers' names have no alpha: leave --trainable out, or choose kohya's names."
             raise RecipeError(message)
+        if type(self.seed) is not int or abs(self.seed) > MOST_WHOLE:
+            message = f"the seed is {reprlib.repr(self.seed)}; it takes a whole number up to {MOST_WHOLE}."
+            raise RecipeError(message)
         check_word("the family", self.family)
         check_number("prune", self.prune, 0.0, 1.0)
         check_number("prune_below", self.prune_below, 0.0)
@@ -310,8 +317,9 @@ def from_json(data: object, where: str = "the recipe") -> Recipe:
         message = f"{where} is not a recipe of this program (no format {FORMAT!r})."
         raise RecipeError(message)
     version = data.get("version")
-    if not isinstance(version, int) or version > VERSION or version < 1:
-        message = f"{where} has version {version!r}; this program reads versions up to {VERSION}: update it."
+    if type(version) is not int or not 1 <= version <= VERSION:
+        shown = reprlib.repr(version)
+        message = f"{where} has version {shown}; this program reads versions up to {VERSION}: update it."
         raise RecipeError(message)
     try:
         return _parse_recipe(data, 0)
@@ -326,7 +334,6 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
         message = f"groups are nested more than {MAX_DEPTH} deep."
         raise RecipeError(message)
     knobs = data.get("knobs") or {}
-    conv_rank = data.get("conv_rank")
     return Recipe(
         sources=tuple(_parse_source(item, depth) for item in data["sources"]),
         method=str(data.get("method", DEFAULT_METHOD)),
@@ -334,34 +341,58 @@ def _parse_recipe(data: Mapping[str, Any], depth: int) -> Recipe:
             str(name): tuple(value) if isinstance(value, list) else value for name, value in knobs.items()
         },
         rank=parse_policy(data["rank"]) if data.get("rank") else None,
-        conv_rank=None if conv_rank is None else int(conv_rank),
-        prune=float(data.get("prune") or 0.0),
+        conv_rank=None if data.get("conv_rank") is None else _whole(data, "conv_rank"),
+        prune=_number(data, "prune"),
         precision=str(data.get("precision", "fp16")),
-        seed=int(data.get("seed") or 0),
+        seed=_whole(data, "seed"),
         family=data.get("family") or None,
         names=str(data.get("names") or ""),
         trainable=bool(data.get("trainable")),
-        prune_below=float(data.get("prune_below") or 0.0),
+        prune_below=_number(data, "prune_below"),
     )
+
+
+def _number(data: Mapping[str, Any], name: str) -> float:
+    """Return a field that is a number; 0 where it is not given."""
+    value = data.get(name)
+    return 0.0 if value is None else _float(value, name)
+
+
+def _float(value: object, name: str) -> float:
+    """Return a number of JSON; neither a text nor true is one."""
+    if isinstance(value, bool) or not isinstance(value, (int, float)) or abs(value) > _FLOATS:
+        message = f"{name} is {reprlib.repr(value)}; a number belongs there"
+        raise ValueError(message)
+    return float(value)
+
+
+def _whole(data: Mapping[str, Any], name: str) -> int:
+    value = _number(data, name)
+    if value != int(value) or abs(value) > MOST_WHOLE:
+        message = f"{name} is {reprlib.repr(data[name])}; a whole number up to {MOST_WHOLE} belongs there"
+        raise ValueError(message)
+    return int(value)
 
 
 def _parse_source(data: Mapping[str, Any], depth: int) -> Source:
     te_ratio = data.get("te_ratio")
     if te_ratio is not None:
-        te_ratio = tuple(float(x) for x in te_ratio) if isinstance(te_ratio, list) else float(te_ratio)
+        listed = te_ratio if isinstance(te_ratio, list) else [te_ratio]
+        numbers = tuple(_float(number, "te_ratio") for number in listed)
+        te_ratio = numbers if isinstance(te_ratio, list) else numbers[0]
     nested = data.get("recipe")
     rules = data.get("elements") or ()
     # a name from the internet is a name, never a place: no folder part survives
     return Source(
         recipe=None if nested is None else _parse_recipe(nested, depth + 1),
-        ratio=float(data.get("ratio", 1.0)),
+        ratio=_float(data.get("ratio", 1.0), "ratio"),
         te_ratio=te_ratio,
         blocks=data.get("blocks"),
-        elements=tuple(ElementRule(str(a), str(b), float(c)) for a, b, c in rules),
+        elements=tuple(ElementRule(str(a), str(b), _float(c, "an element rule")) for a, b, c in rules),
         role=data.get("role"),
         name=str(data.get("name", "")).replace("\\", "/").rsplit("/", 1)[-1],
         sha256=str(data.get("sha256", "")),
-        size=int(data.get("size") or 0),
+        size=_whole(data, "size"),
     )
 
 
@@ -411,6 +442,8 @@ def _check_blocks(what: str, value: object) -> None:
     if value is not None and not isinstance(value, (str, Mapping, Sequence)):
         message = f"{what} are {reprlib.repr(value)}; they are a list, a text or blocks by name."
         raise RecipeError(message)
+    for block, weight in value.items() if isinstance(value, Mapping) else ():
+        check_number(f"{what} at {reprlib.repr(block)}", weight)
 
 
 def check_word(what: str, value: object) -> None:
@@ -423,6 +456,6 @@ def check_word(what: str, value: object) -> None:
 def check_number(what: str, value: float, least: float = -1e4, most: float = 1e4) -> None:
     """Raise `RecipeError` unless `value` is a number from `least` to `most`; `what` names it."""
     # comparing is exact for whole numbers of any size, and false for what is not a number
-    if not (isinstance(value, (int, float)) and least <= value <= most):
+    if isinstance(value, bool) or not (isinstance(value, (int, float)) and least <= value <= most):
         message = f"{what} is {reprlib.repr(value)}; it takes a number from {least:g} to {most:g}."
         raise RecipeError(message)

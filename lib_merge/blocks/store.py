@@ -27,7 +27,7 @@ from lib_merge.blocks.presets import (
 )
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.files.moving import set_aside
-from lib_merge.files.store import locked, read, signature, write, write_error
+from lib_merge.files.store import json_bytes, locked, read, signature, write, write_error
 
 FORMAT = "lora-merge-presets"
 VERSION = 1
@@ -331,4 +331,4 @@ def dump(presets: Sequence[Preset]) -> bytes:
         entry = entries.setdefault(name_key(preset.name), {"name": preset.name, "families": {}})
         entry["families"][preset.family] = preset_to_json(preset)
     data = {"format": FORMAT, "version": VERSION, "presets": list(entries.values())}
-    return (json.dumps(data, ensure_ascii=False, indent=1, allow_nan=False) + "\n").encode("utf-8")
+    return json_bytes(data) + b"\n"

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +22,7 @@ from lib_merge.errors import MergeError, OutputError
 from lib_merge.files import store
 from lib_merge.files.beside import beside
 from lib_merge.files.hashes import data_hash
-from lib_merge.files.moving import back_up
+from lib_merge.files.moving import back_up, move_back
 from lib_merge.files.reader import SafetensorsFile, State, open_tensors, state_of
 from lib_merge.files.trash import Thrown, Trash
 from lib_merge.files.writer import StreamWriter
@@ -63,13 +63,15 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
             return Published(writer.publish(overwrite=False), [])  # which says so
         left = not there and metadata.card_at(metadata.side_car_path(target)).ours
         kept = _keep_replaced(target, trash, job) if there else None
+        stale = _stale_card(target, tree, job) if kept is None else []
         with _card(target, _change(tree, report, job, look), job, anew=kept is not None) as card:
-            final = _named(writer, trash, kept, job)
+            final = _named(writer, trash, kept, job, stale)
             if card is not None and final == target:
                 card.put()
         notes = (
             [] if kept is None else _settle(kept, trash, None if card is None else card.path, final == target)
         )
+        notes += _settle_card(stale, final == target)
         if final != target:
             notes += _late_notes(final, _change(tree, report, job, look), job)
         elif job.side_car:
@@ -78,11 +80,14 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
     return Published(final, notes)
 
 
-def _named(writer: StreamWriter, trash: Trash, kept: Thrown | None, job: Job) -> Path:
+def _named(
+    writer: StreamWriter, trash: Trash, kept: Thrown | None, job: Job, stale: Sequence[tuple[Path, Path]]
+) -> Path:
     """Give the file its name; where it gets none, nothing was replaced."""
     try:
         return writer.publish(overwrite=job.overwrite)
     except BaseException:
+        move_back(stale)
         if kept is not None:
             trash.drop(kept)
         raise
@@ -109,6 +114,26 @@ def _settle(kept: Thrown, trash: Trash, card: Path | None, replaced: bool) -> li
                 (Path(kept.folder) / name).unlink()
     what = f"{first} and {len(others)} files beside it were" if others else f"{first} was"
     return [f"the old {what} kept in {trash.folder}"]
+
+
+def _stale_card(target: Path, tree: Tree, job: Job) -> list[tuple[Path, Path]]:
+    """Set the notes of another merge aside where no new ones are written; return (their place, where they
+    lie now).
+    """
+    path = metadata.side_car_path(target)
+    if job.side_car or job.spares(path) or path.is_symlink():
+        return []
+    card = metadata.card_at(path)
+    if not card.ours or card.fields.get("description") == metadata.describe_recipe(tree.root.stamped()):
+        return []
+    return [(path, back_up(path))]
+
+
+def _settle_card(stale: Sequence[tuple[Path, Path]], replaced: bool) -> list[str]:
+    if not replaced:
+        move_back(stale)
+        return []
+    return [f"{path.name} described an earlier merge; it is kept as {aside.name}" for path, aside in stale]
 
 
 def is_own(path: Path) -> bool:

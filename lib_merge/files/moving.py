@@ -135,9 +135,19 @@ def set_aside(path: Path, copy: bytes | None = None, *, stays: bool = False) -> 
 
 def back_up(path: Path, copy: bytes | None = None) -> Path:
     """Keep a file that is somebody else's as `name.json.bak`, then `name.json.2.bak`, …; see `set_aside`."""
-    return _aside(
-        path, lambda number: f"{path.name}.bak" if number == 1 else f"{path.name}.{number}.bak", copy
-    )
+    return _aside(path, lambda number: _bak(path, number), copy)
+
+
+def backed_up(path: Path) -> Path | None:
+    """Return the last of the files that `back_up` has kept of `path`; None where there is none."""
+    number = 0
+    while os.path.lexists(path.with_name(_bak(path, number + 1))):
+        number += 1
+    return path.with_name(_bak(path, number)) if number else None
+
+
+def _bak(path: Path, number: int) -> str:
+    return f"{path.name}.bak" if number == 1 else f"{path.name}.{number}.bak"
 
 
 def _aside(path: Path, name: Callable[[int], str], copy: bytes | None, *, stays: bool = False) -> Path:

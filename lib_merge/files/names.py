@@ -4,8 +4,9 @@ line.
 
 from __future__ import annotations
 
+import os
 import re
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 from lib_merge.errors import OutputError
 
@@ -73,6 +74,23 @@ def check_output_name(path: Path) -> None:
         message = f"the output {_shown(path.name)} must end in {SUFFIX}."
         raise OutputError(message)
     check_name(path.stem, "the output name")
+
+
+def parts_below(relative: str, *, windows: bool = os.name == "nt") -> tuple[str, ...] | None:
+    """Return the parts of a path below some folder; None for what leads elsewhere or means no file there.
+
+    Args:
+        relative: as somebody else gave it.
+        windows: read it as Windows does: both slashes part it, and drives, shares, streams, devices and ends
+            that are cut off mean other places.
+    """
+    path = PureWindowsPath(relative) if windows else PurePosixPath(relative)
+    parts = path.parts
+    if not parts or path.anchor or ".." in parts or "\0" in relative:
+        return None
+    if windows and any(":" in one or one[-1] in " ." or _RESERVED.fullmatch(one) for one in parts):
+        return None
+    return parts
 
 
 def _shown(name: str) -> str:

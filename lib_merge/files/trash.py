@@ -22,7 +22,7 @@ from typing import Any
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.files import store
 from lib_merge.files.moving import keep, move_all
-from lib_merge.files.names import MAX_NAME
+from lib_merge.files.names import MAX_NAME, parts_below
 
 VERSION = 1
 _NOTE, _KEPT = ".trash.json", ".kept"
@@ -190,8 +190,7 @@ def _kept(identity: str, files: Sequence[Path]) -> list[str]:
 
 def _plain(name: object) -> bool:
     """Tell whether a name is one part of a path, on every system."""
-    odd = "/\\\0" + (":" if os.name == "nt" else "")
-    return isinstance(name, str) and name not in ("", ".", "..") and not set(name) & set(odd)
+    return isinstance(name, str) and "\\" not in name and parts_below(name) == (name,)
 
 
 def _understood(identity: str, data: Any) -> Thrown | None:  # noqa: ANN401 - whatever the file says

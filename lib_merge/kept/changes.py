@@ -95,7 +95,7 @@ def _knobs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]
     """Yield what changed of the settings that the later method has; what was not set was at its default."""
     method = METHODS.get(str(after.get("method")))
     same = before.get("method") == after.get("method")
-    old, new = (recipe.get("knobs") or {} for recipe in (before, after))
+    old, new = (_mapping(recipe.get("knobs")) for recipe in (before, after))
     for knob in method.knobs if method is not None else ():
         was = old.get(knob.name, knob.default) if same else knob.default
         now = new.get(knob.name, knob.default)
@@ -116,13 +116,20 @@ def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
     if before.get("blocks") != after.get("blocks"):
         lines.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
     if before.get("elements") != after.get("elements"):
-        lines.append(
-            f"{name}, element rules: {len(before.get('elements') or ())} → {len(after.get('elements') or ())}"
-        )
+        lines.append(f"{name}, element rules: {_rules(before)} → {_rules(after)}")
     old, new = before.get("recipe"), after.get("recipe")
     if old != new and isinstance(old, Mapping) and isinstance(new, Mapping):
         lines += [f"{name}: {text}" for text in differences(old, new)]
     return lines
+
+
+def _mapping(value: object) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}
+
+
+def _rules(source: Mapping[str, Any]) -> int:
+    rules = source.get("elements")
+    return len(rules) if isinstance(rules, (list, tuple)) else 0
 
 
 def _shown(value: object) -> str:
@@ -136,15 +143,12 @@ def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
     if not all(isinstance(value, (Mapping, type(None))) for value in (before, after)):
         return f"{before} → {after}"
     old, new = before or {}, after or {}
-    alike: dict[tuple[Any, Any], list[str]] = {}
+    alike: dict[str, list[str]] = {}
     for block in sorted(set(old) | set(new)):
         pair = (old.get(block, 1), new.get(block, 1))
         if pair[0] != pair[1]:
-            alike.setdefault(pair, []).append(block)
-    return (
-        "; ".join(f"{' '.join(blocks)} {_shown(one)} → {_shown(two)}" for (one, two), blocks in alike.items())
-        or "the same"
-    )
+            alike.setdefault(f"{_shown(pair[0])} → {_shown(pair[1])}", []).append(block)
+    return "; ".join(f"{' '.join(blocks)} {change}" for change, blocks in alike.items()) or "the same"
 
 
 def _sources(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:

@@ -13,7 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime, timezone
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Any
 
 from lib_merge import metadata
@@ -21,6 +21,7 @@ from lib_merge.adapters import open_lora
 from lib_merge.analysis.recognition import Mark, recognised
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import blocks_present, encoder_of
+from lib_merge.files.names import parts_below
 from lib_merge.library.inspect import FactCache, common_tags
 from lib_merge.recipe import loads
 
@@ -174,14 +175,8 @@ class Library:
         """
         number, relative = _read_key(key)
         folder = {str(place): one for place, one in enumerate(self._folders())}.get(number)
-        parts = PurePosixPath(relative).parts
-        inside = parts and ".." not in parts and parts[0] != "/"
-        if (
-            folder is None
-            or not inside
-            or any(":" in part and os.name == "nt" for part in parts)
-            or "\x00" in relative
-        ):
+        parts = parts_below(relative)
+        if folder is None or parts is None:
             message = "that LoRA is not in the LoRA folders."
             raise RecipeError(message)
         path = folder.joinpath(*parts)

@@ -138,7 +138,7 @@ class Knob:
             message = f"{where} is {value!r}; it takes on or off."
             raise RecipeError(message)
         try:
-            number = float(value)  # type: ignore[arg-type]
+            number = math.nan if isinstance(value, bool) else float(value)  # type: ignore[arg-type]
         except (TypeError, ValueError, OverflowError):
             number = math.nan
         whole = self.kind is KnobKind.WHOLE
