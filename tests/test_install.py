@@ -154,7 +154,7 @@ def suites():
         (["tests/test_rest.py", "-k", "login"], "gradio4", "tests/test_rest.py"),
         (["tests/browser/test_grid.py"], "gradio4", "tests/browser/test_grid.py"),
         (["-k", "hook_installs_nothing"], "engine", "tests/test_advice_tried.py"),
-        (["-k", "_".join(("light", "and", "sound"))], "gradio4", "tests/test_compare.py"),
+        (["-k", "_".join(("light", "and", "sound"))], "gradio4", "tests/test_app.py"),
     ],
 )
 def test_a_test_runs_in_its_one_environment(suites, arguments, world, first):
