@@ -5,6 +5,7 @@ import * as format from "../../javascript/lora_merge/core/format.js";
 import { colourOf, letterOf } from "../../javascript/lora_merge/core/letters.js";
 import { markText } from "../../javascript/lora_merge/sources/badges.js";
 import { groupsOf } from "../../javascript/lora_merge/sources/groups.js";
+import { searchText } from "../../javascript/lora_merge/sources/picker.js";
 
 test("letters go on after Z, colours begin again", () => {
     assert.deepEqual([0, 25, 26, 51, 52, 701, 702].map(letterOf), ["A", "Z", "AA", "AZ", "BA", "ZZ", "AAA"]);
@@ -53,4 +54,14 @@ test("four groups are offered, and what a recipe has beyond them", () => {
         "4",
         "faces",
     ]);
+});
+
+test("a search finds a LoRA by all that is known of it, whatever the case", () => {
+    const marks = [{ sort: "speed", what: "LCM", sure: true }];
+    const item = { folder: "Styles", name: "Surf_HN", alias: "Wave", family: "Wan", kinds: ["LoRA"], marks };
+    assert.equal(
+        searchText({ ...item, tags: ["Big WAVE"] }),
+        "styles/surf_hn wave wan lora speed: lcm big wave",
+    );
+    assert.equal(searchText({ name: "A", folder: "", alias: "A", family: "" }), "/a a ");
 });

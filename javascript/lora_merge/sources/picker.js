@@ -11,6 +11,20 @@ const HEIGHT = 46;
 
 const COLLATOR = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
 
+/**
+ * What a search finds a LoRA by, in small letters.
+ * @param {import("../types.js").Item} item
+ */
+export const searchText = (item) =>
+    [
+        `${item.folder}/${item.name} ${item.alias} ${item.family}`,
+        ...(item.kinds || []),
+        ...(item.marks || []).map(markText),
+        ...(item.tags || []),
+    ]
+        .join(" ")
+        .toLowerCase();
+
 export class Picker {
     /**
      * @param {PickerNeeds} needs what it takes
@@ -119,14 +133,7 @@ export class Picker {
     texts() {
         if (this.read !== this.needs.library.items) {
             this.read = this.needs.library.items;
-            this.lower = new Map(
-                this.read.map((item) => [
-                    item,
-                    `${item.folder}/${item.name} ${item.alias} ${item.family} ` +
-                        `${(item.kinds || []).join(" ")} ${(item.marks || []).map(markText).join(" ")} ` +
-                        `${(item.tags || []).join(" ")}`.toLowerCase(),
-                ]),
-            );
+            this.lower = new Map(this.read.map((item) => [item, searchText(item)]));
             this.order = [...this.read].sort((a, b) => COLLATOR.compare(a.name, b.name));
         }
         return this.lower;
