@@ -263,20 +263,23 @@ def test_a_held_output_is_saved_as_the_next_version_and_said(pair, tmp_path, mon
     verify(report.output)
 
 
-# children that merge without end and are killed somewhere in the middle; after each the output is looked at
+# children that merge without end and are killed within the time of three merges; after each the output is looked at
 _KILLED = """
     import hashlib, random, time
     from lib_merge.files.reader import open_tensors
 
     a, b, out = arguments
     out, rng = Path(out), random.Random(4)
-    merge([a, b], save_to=out, ratios=[0.5, 0.5], job=Job(overwrite=True))
+    for _ in range(2):
+        begun = time.monotonic()
+        merge([a, b], save_to=out, ratios=[0.5, 0.5], job=Job(overwrite=True))
+    took = time.monotonic() - begun
     for number in range(60):
         child = os.fork()
         while child == 0:
             number += 1
             merge([a, b], save_to=out, ratios=[number % 7 + 0.5, 0.5], job=Job(overwrite=True))
-        time.sleep(rng.uniform(0.0, 0.1))
+        time.sleep(rng.uniform(0.0, 3 * took))
         os.kill(child, signal.SIGKILL)
         assert os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) == -9
         with open_tensors(out) as file:
