@@ -94,7 +94,7 @@ def state(name: str = "out", ratios: Sequence[float] = (0.6, 0.4), **fields: Any
     return {"sources": sources, "method": "weighted_sum", "output": output, **fields}
 
 
-def ended(desk: Desk, reply: dict[str, Any], patience: float = 60.0) -> dict[str, Any]:
+def ended(desk: Desk, reply: dict[str, Any], patience: float = 600.0) -> dict[str, Any]:
     """Wait for the job that a reply names, and return how it ended."""
     until = time.monotonic() + patience
     while True:
