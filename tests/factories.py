@@ -65,8 +65,10 @@ def exif_comment(text: str, encoding: str = "utf-16-be") -> bytes:
     return b"Exif\0\0" + start + first + second + comment + b"rest of the file's own"
 
 
-def dense_of(path, every: int = 1) -> dict[str, np.ndarray]:
-    """Every module of a kohya file, or one in `every`, multiplied out in float64, read by safetensors' own library."""
+def dense_of(path, every: int = 1, only=None) -> dict[str, np.ndarray]:
+    """Every module of a kohya file, or one in `every`, or those named alone, multiplied out in float64, read by
+    safetensors' own library.
+    """
     from safetensors.torch import load_file
 
     from tests.reference.kinds import lora
@@ -76,6 +78,8 @@ def dense_of(path, every: int = 1) -> dict[str, np.ndarray]:
     for key in tensors:
         name, _, role = key.partition(".")
         if zlib.crc32(name.encode()) % every:  # the same modules whatever else a file holds
+            continue
+        if only is not None and name not in only:
             continue
         if role == "lora_up.weight":
             found[name] = lora(

@@ -56,12 +56,13 @@ def _table(found: Mapping) -> LoaderTable:
 class Loaded:
     """What a loader makes of a file.
 
-    changes  weight → (first row, up Float[out r], down Float[r in]) of each module that changes it
+    changes  weight → (first row, up Float[out r], down Float[r in]) of each module that changes it; a change that is
+             written out has itself for up, and None for down
     unknown  names that the loader does not know
     misfits  names whose size is not that of their weight or rows
     """
 
-    changes: dict[str, list[tuple[int, Tensor, Tensor]]]
+    changes: dict[str, list[tuple[int, Tensor, Tensor | None]]]
     unknown: list[str]
     misfits: list[str]
 
@@ -85,6 +86,9 @@ def _inner(one, other, first: int, last: int) -> float:
     if low >= high:
         return 0.0
     left, right = (term[1][low - term[0] : high - term[0]] for term in (one, other))
+    if one[2] is None or other[2] is None:
+        left, right = (up if down is None else up @ down for up, down in ((left, one[2]), (right, other[2])))
+        return float((left * right).sum())
     return float(((left.T @ right) * (one[2] @ other[2].T)).sum())
 
 
@@ -106,12 +110,16 @@ def _sketch(terms) -> Tensor:
     """Return ΔW·X, Float64[rows 8]."""
     if not terms:
         return torch.zeros(0, 8, dtype=torch.float64)
-    columns = terms[0][2].shape[1]
+    columns = _columns(*terms[0][1:])
     probe = torch.randn(columns, 8, generator=torch.Generator().manual_seed(columns), dtype=torch.float64)
     result = torch.zeros(max(first + up.shape[0] for first, up, _ in terms), 8, dtype=torch.float64)
     for first, up, down in terms:
-        result[first : first + up.shape[0]] += up @ (down @ probe)
+        result[first : first + up.shape[0]] += up @ (probe if down is None else down @ probe)
     return result
+
+
+def _columns(up: Tensor, down: Tensor | None) -> int:
+    return (up if down is None else down).shape[1]
 
 
 # ends of keys, kohya's and PEFT's, and what they are of a module
@@ -148,13 +156,13 @@ def load(path: Path, table: LoaderTable) -> Loaded:
         up, down = _factors(tensors)
         shape = table.shapes.get(weight)
         wanted = (rows[1] - rows[0] if rows else shape[0]) if shape else up.shape[0]
-        if up.shape[0] != wanted or (shape and down.shape[1] != max(1, _product(shape[1:]))):
+        if up.shape[0] != wanted or (shape and _columns(up, down) != max(1, _product(shape[1:]))):
             found.misfits.append(name)
         found.changes.setdefault(weight, []).append((rows[0] if rows else 0, up, down))
     return found
 
 
-def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
+def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor | None]:
     alpha = float(tensors["alpha"]) if "alpha" in tensors else None
     if "lora_up" in tensors:
         up, down = (tensors[f"lora_{side}"].double().flatten(1) for side in ("up", "down"))
@@ -165,7 +173,7 @@ def _factors(tensors: Mapping[str, Tensor]) -> tuple[Tensor, Tensor]:
     else:
         plain = {role: value.double().numpy() for role, value in tensors.items() if role != "alpha"}
         whole = torch.from_numpy((kinds.loha if "hada_w1_a" in plain else kinds.lokr)(plain, alpha))
-    return whole, torch.eye(whole.shape[1], dtype=torch.float64)
+    return whole, None
 
 
 def _product(sides) -> int:
