@@ -204,6 +204,7 @@ class NewCard:
         self._change, self._anew, self._ours = change, anew, anew
         self._temporary: store.Temporary | None = None
         self._aside: Path | None = None
+        self._stays = ""
 
     def prepare(self) -> None:
         """Write it, and set aside what lies in its place; what cannot be read stays."""
@@ -238,10 +239,10 @@ class NewCard:
         try:
             self._aside = back_up(self.path)
         except OutputError as error:
-            if not self._ours:
+            if self._ours:
+                self._stays = f"{self.path.name} describes an earlier merge: {error}"
+            else:
                 self._give_up(error)
-            elif self.error is not None:
-                self.notes.append(f"{self.path.name} describes an earlier merge: {error}")
             return
         if not self._ours:
             why = "was a link" if linked else "was not written by a merge"
@@ -261,7 +262,7 @@ class NewCard:
             except OSError as error:
                 self._give_up(store.write_error(error, self.path, self._title))
         if self.error is not None:
-            self.notes.insert(0, str(self.error))
+            self.notes[:0] = [str(self.error), *([self._stays] if self._stays else [])]
         aside, self._aside = self._aside, None
         if aside is None or not self._ours:
             return

@@ -443,7 +443,9 @@ def _check_blocks(what: str, value: object) -> None:
         message = f"{what} are {reprlib.repr(value)}; they are a list, a text or blocks by name."
         raise RecipeError(message)
     for block, weight in value.items() if isinstance(value, Mapping) else ():
-        check_number(f"{what} at {reprlib.repr(block)}", weight)
+        if isinstance(weight, bool) or not isinstance(weight, (int, float)) or not abs(weight) <= _FLOATS:
+            message = f"{what}: {reprlib.repr(weight)} at {reprlib.repr(block)} is not a number."
+            raise RecipeError(message)
 
 
 def check_word(what: str, value: object) -> None:

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
+import http.client
+import http.server
 import json
 import os
+import socket
+import threading
+import time
 
 import pytest
 
@@ -13,13 +19,15 @@ from tests.factories import write_lora
 from tests.test_tab_server import Host
 
 fastapi = pytest.importorskip("fastapi", reason="every WebUI has it")
-pytest.importorskip("gradio")
+gradio = pytest.importorskip("gradio")
+import uvicorn  # noqa: E402
 from fastapi.testclient import TestClient  # noqa: E402
 from starlette.websockets import WebSocketDisconnect  # noqa: E402
 
 from lib_merge.ui.app import PlainHost, build_app  # noqa: E402
 from lib_merge.ui.modules import add_modules, modules, version  # noqa: E402
 from lib_merge.ui.strangers import TOKEN, add_token  # noqa: E402
+from lib_merge.ui.tab import build_with  # noqa: E402
 
 HOME = "http://127.0.0.1:7870"
 SOCKET = "ws://127.0.0.1:7870/queue/join"
@@ -153,6 +161,141 @@ def test_modules_are_for_who_is_logged_in(scripts):
     assert client.get("/lora-merge/js/x/main.js").status_code == 401
     client.cookies.set("access-token", "cookie")
     assert client.get("/lora-merge/js/x/main.js").status_code == 200
+
+
+# -------------------------------------------------------------------------------------------- behind a proxy
+
+
+class _Proxy:
+    """What stands before a WebUI under --subpath: takes a prefix off, passes the Host on or puts its own there."""
+
+    def __init__(self, inner: int, host: str = ""):
+        class Passed(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):
+                headers = {
+                    name: value for name, value in self.headers.items() if name.lower() != "connection"
+                }
+                headers["Host"] = host or headers["Host"]
+                body = self.rfile.read(int(headers.get("Content-Length", 0))) or None
+                way = http.client.HTTPConnection("127.0.0.1", inner, timeout=60)
+                way.request(self.command, self.path.removeprefix("/sd") or "/", body, headers)
+                reply = way.getresponse()
+                said = reply.read()
+                self.send_response(reply.status)
+                for name, value in reply.getheaders():
+                    if name.lower() not in (
+                        "content-length",
+                        "transfer-encoding",
+                        "connection",
+                        "date",
+                        "server",
+                    ):
+                        self.send_header(name, value)
+                self.send_header("Content-Length", str(len(said)))
+                self.end_headers()
+                self.wfile.write(said)
+                way.close()
+
+            do_POST = do_GET  # noqa: N815
+
+            def log_message(self, *_):
+                pass
+
+        self.server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Passed)
+        threading.Thread(target=self.server.serve_forever, daemon=True).start()
+
+    def ask(self, method, path, body=None, host="merge.example", **headers):
+        """Ask as a browser does; return (status, text)."""
+        way = http.client.HTTPConnection("127.0.0.1", self.server.server_address[1], timeout=60)
+        given = {"Host": host, **{name.replace("_", "-"): value for name, value in headers.items()}}
+        way.request(method, f"/sd{path}", None if body is None else json.dumps(body), given)
+        reply = way.getresponse()
+        text = reply.read().decode()
+        way.close()
+        return reply.status, text
+
+    def close(self):
+        self.server.shutdown()
+        self.server.server_close()
+
+
+@contextlib.contextmanager
+def _serving(app, **options):
+    """Run an application on a port of its own, and give that."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error", **options))
+    thread = threading.Thread(target=server.run, daemon=True)
+    thread.start()
+    while not server.started:
+        time.sleep(0.02)
+    yield port
+    server.should_exit = True
+    thread.join(30)
+
+
+@pytest.fixture
+def as_webui(desk):
+    """The tab in a gradio application under a path of its own, as a WebUI started with --subpath serves it."""
+    app = fastapi.FastAPI()
+    add_token(app, desk.token)
+    app = gradio.mount_gradio_app(app, build_with(desk), path="/")
+    with _serving(app, root_path="/sd") as port:
+        yield port
+
+
+def _saved(proxy, token, **headers):
+    asked = {**SAVE, **({"token": token} if token else {})}
+    body = {"fn_index": 0, "data": [json.dumps(asked)], "session_hash": "x"}
+    status, text = proxy.ask("POST", "/run/predict", body, Content_Type="application/json", **headers)
+    return status == 200 and json.loads(json.loads(text)["data"][0])["ok"]
+
+
+@pytest.mark.parametrize("rewritten", [False, True], ids=["Host passed on", "Host rewritten"])
+def test_behind_a_proxy_our_own_page_works_and_strangers_are_refused(desk, as_webui, rewritten):
+    proxy = _Proxy(as_webui, f"127.0.0.1:{as_webui}" if rewritten else "")
+    own = {"Sec_Fetch_Site": "same-origin", "Sec_Fetch_Mode": "cors", "Referer": "https://merge.example/sd/"}
+    assert proxy.ask("GET", "/", Sec_Fetch_Site="none")[0] == 200
+    for headers in (own, {}):  # without TLS a browser says nothing of the site
+        status, text = proxy.ask("GET", TOKEN, **headers)
+        assert (status, json.loads(text)) == (200, {"token": desk.token})
+    assert _saved(proxy, desk.token, Origin="https://merge.example", **own)
+    (desk.host.data_folder() / "presets.json").unlink()
+    strangers = (
+        {"Origin": "http://elsewhere.example", "Sec_Fetch_Site": "cross-site"},
+        {"Origin": "http://elsewhere.example"},
+        {"Origin": "null"},
+        {"Sec_Fetch_Site": "cross-site", "Sec_Fetch_Mode": "no-cors"},
+        {"Origin": "http://elsewhere.example", "X_Forwarded_Host": "elsewhere.example"},
+    )
+    for headers in strangers:
+        status, text = proxy.ask("GET", TOKEN, **headers)
+        assert (status, desk.token in text) == (403, False), headers
+        assert not _saved(proxy, "", **headers)
+    assert not (desk.host.data_folder() / "presets.json").exists()
+    proxy.close()
+
+
+def test_a_browser_that_names_its_origin_to_a_proxy_that_rewrites_it_is_told_what_to_set(as_webui):
+    proxy = _Proxy(as_webui, f"127.0.0.1:{as_webui}")
+    status, text = proxy.ask("GET", TOKEN, Origin="https://merge.example", Sec_Fetch_Site="same-origin")
+    proxy.close()
+    assert status == 403
+    assert "proxy_set_header Host $http_host" in json.loads(text)["detail"]
+
+
+@pytest.mark.parametrize("rewritten", [False, True], ids=["Host passed on", "Host rewritten"])
+def test_the_standalone_app_takes_nothing_through_a_proxy_and_says_where_it_is(tmp_path, rewritten):
+    (tmp_path / "loras").mkdir()
+    with _serving(build_app(PlainHost(tmp_path / "loras", tmp_path / "data"))) as port:
+        proxy = _Proxy(port, f"127.0.0.1:{port}" if rewritten else "")
+        body = {"fn_index": 0, "data": ["{}"], "session_hash": "x"}
+        status, text = proxy.ask("POST", "/run/predict", body, Origin="https://merge.example")
+        proxy.close()
+    assert status == 403
+    assert text.count("\n") == 1
+    assert f"http://127.0.0.1:{port}/" in text
 
 
 # -------------------------------------------------------------------------------------------- our own server

@@ -51,7 +51,11 @@ def add_token(app: FastAPI, token: str, check: Callable[[Request], object] = lam
         origin, site = request.headers.get("origin"), request.headers.get("sec-fetch-site", "same-origin")
         own = origin is None or origin.partition("://")[2] == request.headers.get("host")
         if not own or site != "same-origin":
-            raise HTTPException(403, "only the page of this server is given a token")
+            message = (
+                "only the page of this server is given a token; behind a proxy, have it pass on the name "
+                "that the browser asked for (nginx: proxy_set_header Host $http_host)"
+            )
+            raise HTTPException(403, message)
         return JSONResponse({"token": token}, headers=_UNREAD)
 
     app.add_api_route(TOKEN, give, methods=["GET"], name="lora_merge_token", include_in_schema=False)
@@ -91,7 +95,10 @@ def _refusal(scope: Scope) -> Response | None:
     if len(host) != 1 or host[0].lower() not in hosts:
         return _no(f"open this page at http://{hosts[0]}/; it is for this computer alone")
     if any(origin != f"http://{host[0]}" for origin in headers.get("origin", [])) or _foreign(scope, headers):
-        return _no("a page of another site may not ask this program for anything")
+        return _no(
+            "a page of another site may not ask this program for anything, nor its own page through a proxy; "
+            f"it is at http://{hosts[0]}/ on this computer"
+        )
     return PlainTextResponse("not here", 404) if scope["path"].startswith(_FILES) else None
 
 

@@ -6,6 +6,7 @@ is asked for by name. What was found becomes a seed of the next run; seeds lie i
 
 from __future__ import annotations
 
+import faulthandler
 import json
 import mmap
 import os
@@ -13,6 +14,7 @@ import shutil
 import struct
 import sys
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -105,11 +107,23 @@ class Guided:
                 f"-seed={self._seed + self._number + 1}",
                 "-timeout=0",
                 "-rss_limit_mb=0",
+                # a process that dies says where in Python, instead of libFuzzer's exit 77 and a native stack
+                *(f"-handle_{signal}=0" for signal in ("segv", "bus", "abrt", "ill", "fpe")),
             ]
+            faulthandler.enable()
             atheris.Setup(
-                [*given, f"-artifact_prefix={corpus}/", "-verbosity=0", "-print_final_stats=0"], self._one
+                [*given, f"-artifact_prefix={corpus}/", "-verbosity=0", "-print_final_stats=0"], self._whole
             )
             atheris.Fuzz()
+
+    def _whole(self, data: bytes) -> None:
+        """Try an input; a fault of the campaign's own ends it with its traceback: libFuzzer would say 77 alone."""
+        try:
+            self._one(data)
+        except BaseException:
+            sys.stderr.write(traceback.format_exc())
+            sys.stderr.flush()
+            os._exit(1)
 
     def _one(self, data: bytes) -> None:
         going_on = self._place.set(self._number)

@@ -401,6 +401,7 @@ class Kills(Campaign):
                 for path in (self._bench.base / "loras").glob(".*")
                 if path.name.startswith((".own", ".new")) and path.is_file()
             ]
+            left += [path.name for path in (self._bench.base / "loras").glob("own.json*.bak")]
             if left:
                 raise Problem("other", f"left beside the LoRAs: {left}")
         return f"{case['operation']}: {'killed' if told is None else 'ended before'}"
