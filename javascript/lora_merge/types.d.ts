@@ -244,6 +244,7 @@ export interface Item {
     size: number;
     mtime: number;
     te: boolean;
+    convolutions: boolean;
     blocks: string[];
     tags: string[];
     has_recipe: boolean;
@@ -385,6 +386,8 @@ export interface MethodInfo {
     roles: string[];
     /** the order of the sources does not matter. */
     symmetric: boolean;
+    /** leaves out at random: the seed counts. */
+    draws: boolean;
     knobs: KnobInfo[];
 }
 

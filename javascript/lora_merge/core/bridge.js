@@ -78,7 +78,12 @@ export class Bridge {
         clearTimeout(timer);
         this.current = null;
         if (reply.ok) resolve(reply);
-        else reject(new Error(reply.error || "something went wrong"));
+        else
+            reject(
+                Object.assign(new Error(reply.error || "something went wrong"), {
+                    remedies: reply.remedies || [],
+                }),
+            );
         this.next();
     }
 

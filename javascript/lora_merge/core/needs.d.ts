@@ -59,6 +59,8 @@ export interface Needs {
     compare(name?: string): Promise<any>;
     preview(): Promise<any>;
 
+    /** shows one of the panels beside what is set up, by its name. */
+    see(panel: string): void;
     /** opens the panel in which a row is saved as a preset. */
     savePreset(row: Row): void;
     refreshHistory(): void;

@@ -41,35 +41,25 @@ export class Below {
     constructor(needs) {
         this.needs = needs;
         this.count = PAGE;
-        this.tabs = ["History", "Recipes", "Presets", "Tools"];
-        this.list = el("div", { class: "lm-line lm-tabs", role: "tablist" });
-        this.panel = el("div", { class: "lm-panel", role: "tabpanel" });
-        this.box = el(
-            "section",
-            { class: "lm-card", "aria-label": "History, presets, tools" },
-            this.list,
-            this.panel,
-        );
-        this.show("History");
+        /** @type {Record<string, HTMLElement>} */
+        this.places = {};
+        this.panel = el("div", { class: "lm-panel" });
+        this.name = "";
+    }
+
+    /**
+     * The place where one of them is drawn; there is one place, which goes where it is looked at.
+     * @param {string} name History, Recipes, Presets or Tools
+     */
+    place(name) {
+        const place = el("div", { class: "lm-place" });
+        this.places[name] = place;
+        return place;
     }
 
     show(name) {
         this.name = name;
-        const tabs = this.tabs.map((tab) =>
-            button(tab, () => this.show(tab), {
-                role: "tab",
-                "aria-selected": String(tab === name),
-                tabindex: tab === name ? 0 : -1,
-                class: `lm-tab${tab === name ? " lm-active" : ""}`,
-            }),
-        );
-        this.list.replaceChildren(...tabs);
-        this.list.onkeydown = (event) => {
-            const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-            if (!step) return;
-            this.show(this.tabs[(this.tabs.indexOf(this.name) + step + this.tabs.length) % this.tabs.length]);
-            this.list.querySelector(".lm-active").focus();
-        };
+        if (this.places[name]) this.places[name].append(this.panel);
         this[`draw${name}`]();
     }
 

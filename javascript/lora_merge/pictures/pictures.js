@@ -228,7 +228,7 @@ export class Pictures {
         if (!state) return;
         this.needs.use(state);
         const tabs = findAll("#tabs > .tab-nav button, #tabs button[role=tab]");
-        const tab = tabs.find((one) => one.textContent.trim() === "Merge");
+        const tab = tabs.find((one) => one.textContent.trim() === "LoRA Merge");
         if (tab) tab.click();
     }
 
