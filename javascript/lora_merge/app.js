@@ -87,10 +87,12 @@ export class App {
             working: () => this.output.job !== null,
             weigh: () => this.output.weigh(),
             useTag: (tag, text) => this.output.useTag(tag, text),
+            recheck: () => this.output.recheck(),
             compare: (name) => this.pictures.compare(name),
             preview: () => this.pictures.preview(),
             savePreset: (row) => this.below.savePreset(row),
             refreshHistory: () => this.below.refresh(),
+            validate: (entry) => this.below.validate(entry),
             held: (row) => this.sources.held(row),
             pick: (anchor, place, choose, more) => this.sources.picker.open(anchor, place, choose, more),
             get grid() {

@@ -1,8 +1,11 @@
 /* What will come out, saving it, and the proof. */
 
-import { button, el, find, put } from "../core/dom.js";
-import { leftText, megabytes, policyWords } from "../core/format.js";
+import { button, el } from "../core/dom.js";
+import { leftText, megabytes, policyWords, proven } from "../core/format.js";
+import { forgetJob, jobsToShow, keepJob } from "../core/running.js";
 import { later } from "../core/timing.js";
+import { openSweep } from "../history/sweep.js";
+import { addToPrompt } from "../pictures/prompt.js";
 import { Details } from "./details.js";
 import { loadsIn } from "./loads.js";
 import { resultParts } from "./result.js";
@@ -24,10 +27,9 @@ import { strengthsLine } from "./strength.js";
  *     | "state"
  *     | "verify">
  *   & import("./result.js").ResultNeeds
+ *   & import("../history/sweep.js").SweepNeeds
  *   & import("./details.js").DetailsNeeds} OutputNeeds
  */
-
-const JOB = "lora-merge-job";
 
 const STAGES = {
     queue: "waiting for the generation to finish",
@@ -131,8 +133,8 @@ export class Output {
                           title: "Sources, stack and merge in one grid",
                       })
                     : null,
-                button("Sweep", () => this.sweep(), {
-                    title: "Save five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0",
+                button("Sweep…", () => openSweep(needs), {
+                    title: "The same merge with one thing changed, several times; asks before it writes",
                 }),
             ),
             this.bar,
@@ -316,21 +318,22 @@ export class Output {
 
     /* after a reload of the page: a merge that was running goes on, and is shown again */
     async resume() {
-        const job = Number(sessionStorage.getItem(JOB));
-        sessionStorage.removeItem(JOB);
-        if (!job) return;
-        try {
-            const now = await this.needs.request("job", { job });
-            if (now.what === "merge") await this.follow(now, (result) => this.saved(result));
-        } catch {
-            /* the program was restarted since: that merge is gone, and nothing of it was written */
-        }
+        const found = await jobsToShow(this.needs.request).catch(() => []);
+        for (const now of found) await this.follow(now, (result) => this.ended(now.what, result));
+        forgetJob();
+    }
+
+    ended(what, result) {
+        if (what === "merge") return this.saved(result);
+        if (what === "verify") return this.needs.say(`Verified: ${proven(result)}.`);
+        this.needs.say(`The sweep has saved ${result.made.map((one) => one.output).join(", ")}.`);
+        return this.needs.afterSave();
     }
 
     async follow(started, then) {
         this.job = started.job;
         this.stopping = false;
-        sessionStorage.setItem(JOB, String(started.job));
+        keepJob(started.job);
         this.go.disabled = true;
         this.stop.hidden = this.bar.hidden = false;
         let now = started;
@@ -342,7 +345,8 @@ export class Output {
             now = reply;
         }
         this.job = null;
-        sessionStorage.removeItem(JOB);
+        /* where the page is going, or the server was not reached, it is found again */
+        if (now.state !== "waiting" && now.state !== "running") forgetJob();
         this.stop.hidden = this.bar.hidden = true;
         this.stage.textContent = now.state === "cancelled" ? "Cancelled; nothing was written." : "";
         this.replan();
@@ -373,23 +377,14 @@ export class Output {
         await this.needs.ask("cancel", { job: this.job });
     }
 
-    async sweep() {
-        const used = this.needs.state.used();
-        const first = used.find((row) => !this.needs.held(row)) || used[0];
-        if (!first) return;
-        for (const ratio of [0.2, 0.4, 0.6, 0.8, 1]) {
-            const state = JSON.parse(JSON.stringify(this.data));
-            state.sources.find((row) => row.id === first.id).ratio = ratio;
-            state.output.overwrite = false;
-            /* five files need five names */
-            if (!/\{(weights|n)\}/.test(state.output.template)) state.output.template += "_{weights}";
-            if (!(await this.merge(state))) return;
-        }
-        this.needs.say("Five merges were saved; the list below has them all.");
+    saved(result) {
+        this.draw(result);
+        this.needs.afterSave();
     }
 
-    saved(result) {
+    draw(result) {
         this.last = result.output;
+        this.shown = result;
         this.result.hidden = false;
         const acts = {
             use: () => this.use(result),
@@ -397,7 +392,27 @@ export class Output {
             partners: () => this.partners(result),
         };
         this.result.replaceChildren(...resultParts(this.needs, result, acts));
-        this.needs.afterSave();
+    }
+
+    cardOf(result) {
+        return this.needs.ask("card", { entry: result.entry || "", key: result.key });
+    }
+
+    /* a file that was renamed is shown under its new name; one that is gone, not at all */
+    async recheck() {
+        const { shown } = this;
+        const card = shown && (await this.cardOf(shown));
+        if (!card || shown !== this.shown) return;
+        if (card.state === "renamed")
+            this.draw({
+                ...shown,
+                key: card.key,
+                output: `${card.name}.safetensors`,
+                alias: card.prompt.slice(6, -3),
+                prompt: card.prompt,
+                triggers: card.triggers,
+            });
+        this.result.hidden = card.state !== "there" && card.state !== "renamed";
     }
 
     async partners(result) {
@@ -419,17 +434,15 @@ export class Output {
         return result.triggers ? `${result.triggers}, ${result.prompt}` : result.prompt;
     }
 
-    use(result) {
-        this.useTag(result.prompt, this.tag(result));
+    async use(result) {
+        const card = await this.cardOf(result);
+        if (!card) return;
+        if (!card.prompt) this.needs.say(card.said, true);
+        else this.useTag(card.prompt, this.tag(card));
     }
 
     /* put a tag into the prompt of txt2img, once, and go there */
-    useTag(tag, text = tag) {
-        const field = find("#txt2img_prompt textarea");
-        if (!field) return this.needs.say(text);
-        if (!field.value.includes(tag))
-            put(field, field.value.trim() ? `${field.value.trim()}, ${text}` : text);
-        if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
-        return field.focus();
+    async useTag(tag, text = tag) {
+        if (!(await addToPrompt(tag, text))) this.needs.say(text);
     }
 }

@@ -5,7 +5,8 @@ import { megabytes, percentText } from "../core/format.js";
 import { loadsIn } from "./loads.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "addSource" | "catalog" | "compare" | "open" | "verify">
+ * @typedef {Pick<import("../core/needs.js").Needs, "addSource" | "catalog" | "compare" | "open" | "validate"
+ *     | "verify">
  *   } ResultNeeds
  */
 
@@ -80,6 +81,11 @@ export const resultParts = (needs, result, acts) => {
             { class: "lm-line" },
             use ? button("Use in txt2img", () => acts.use(result), { class: "lm-button lm-primary" }) : null,
             use ? button("Compare in txt2img", () => needs.compare(result.alias)) : null,
+            result.entry
+                ? button("Validate", () => needs.validate(result.entry), {
+                      title: "Five steps and ten test prompts, in the history",
+                  })
+                : null,
             button("Copy tag", () => acts.copy(result), { title: result.prompt }),
             button("Open recipe", () => needs.open({ key: result.key }), {
                 title: "Put what made this file into the tab",
