@@ -140,6 +140,21 @@ def with_balance(recipe: Recipe, first: Handle, second: Handle, share: float) ->
     return with_ratio(with_ratio(recipe, first, share * total), second, (1 - share) * total)
 
 
+def with_total(recipe: Recipe, total: float) -> Recipe:
+    """Return the recipe with the ratios of its own sources scaled so that they add up to `total`.
+
+    Raises:
+        RecipeError: they add up to nothing that could be scaled.
+    """
+    now = math.fsum(source.ratio for source in recipe.sources)
+    if not math.isfinite(total / now if now else math.inf):
+        message = "the ratios add up to 0: there is no total to scale."
+        raise RecipeError(message)
+    for index, source in enumerate(recipe.sources):
+        recipe = with_ratio(recipe, index, source.ratio * total / now)
+    return recipe
+
+
 def with_te(recipe: Recipe, handle: Handle, ratio: float) -> Recipe:
     """Return the recipe with one source's text encoders at another ratio."""
     return with_source(recipe, handle, te_ratio=ratio)

@@ -485,10 +485,10 @@ def _estimate(desk, setup=SETUP, **more):
 
 def test_the_estimate_says_how_much_and_what_is_wrong(desk):
     found = _estimate(desk, prompts="x\ny", methods=["ties"])
-    assert found["said"].startswith("6 columns × 2 rows = 12 pictures, live merges: 2")
+    assert found["said"].startswith("6 columns × 2 rows = 12 pictures, 2 merges made for them and not saved")
     assert not found["wrong"]
     assert _estimate(desk, columns=["Merge"])["said"].startswith(
-        "1 column × 1 row = 1 picture, live merges: 1"
+        "1 column × 1 row = 1 picture, 1 merge made for them and not saved"
     )
     found = _estimate(desk, "")
     assert found["wrong"]
@@ -673,6 +673,8 @@ def test_a_verdict_goes_to_the_history_with_its_grid(world, desk):
         "decision": "",
         "artefacts": True,
     }
+    listed = desk.handle_dict({"op": "history"})
+    assert listed["can"] == {entry.id: []}  # it was never saved: nothing to verify, rename or use
     again = desk.handle_dict({**ask, "verdict": {"decision": "keep"}})
     assert (again["entry"], again["status"]) == (reply["entry"], "ok")
     assert len(desk.history.list()) == 1

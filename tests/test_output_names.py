@@ -14,7 +14,7 @@ from lib_merge import Job, merge
 from lib_merge.cli import main
 from lib_merge.errors import MergeError, OutputError
 from lib_merge.files.names import MAX_NAME, check_name, check_output_name, check_stem
-from lib_merge.ui.planning import output_path, sub_folder
+from lib_merge.ui.naming import output_path, sub_folder
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, _state, _wait, desk, host  # noqa: F401 - fixtures
 

@@ -9,7 +9,7 @@ import pytest
 from lib_merge import Job, merge, verify
 from lib_merge.cli.text import report_text
 from lib_merge.engine.report import choice_words, proof_words
-from lib_merge.kept.history import differences
+from lib_merge.kept.changes import differences
 from lib_merge.ui.operations import open_desk
 from tests.factories import write_lora
 from tests.test_tab_server import PAIR, Host, _state, _wait
@@ -101,15 +101,15 @@ def test_changes_between_merges_are_told_in_words():
     ties = {"method": "ties", "rank": "sum", "knobs": {"normalize": False}}
     assert differences(plain, ties) == [
         "method: Weighted sum → TIES",
-        "rank: lossless → the sum of the sources' ranks",
-        "normalize: off",
+        "rank: Lossless → Sum of ranks",
+        "Normalize: off",
     ]
-    assert differences({**ties, "knobs": {}}, ties) == ["normalize: on → off"]
+    assert differences({**ties, "knobs": {}}, ties) == ["Normalize: on → off"]
     assert differences({**ties, "knobs": {"normalize": True}}, {**ties, "knobs": {}}) == ["nothing changed"]
     policies = {"rank": "16"}, {"rank": "energy:0.95"}, {"rank": "budget:50MB"}, {}, {"rank": "nonsense"}
     assert [differences(one, other)[0] for one, other in zip(policies, policies[1:])] == [
         "rank: 16 → 95% of every module",
         "rank: 95% of every module → a file of 50 MB",
-        "rank: a file of 50 MB → automatic",
-        "rank: automatic → nonsense",
+        "rank: a file of 50 MB → Automatic",
+        "rank: Automatic → nonsense",
     ]

@@ -22,14 +22,14 @@ from lib_merge.blocks.weights import resolve_blocks
 from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import block_of, family_of
 from lib_merge.kept.archive import Archive
+from lib_merge.kept.changes import differences
 from lib_merge.kept.database import NAME, Database
-from lib_merge.kept.history import differences
 from lib_merge.library.library import VERSION as HEADERS
 from lib_merge.library.library import Library
 from lib_merge.ui import catalog
 from lib_merge.ui.jobs import Jobs
+from lib_merge.ui.naming import fill_template, output_path, sub_folder
 from lib_merge.ui.operations import open_desk
-from lib_merge.ui.planning import fill_template, output_path, sub_folder
 from lib_merge.ui.prompt import PromptSource, infotext, read_prompt, write_prompt
 from tests.factories import dense_of, relative, write_lora
 
@@ -640,7 +640,7 @@ def test_differences_are_sentences():
         "sources": [{"name": "a", "ratio": 0.7}, {"name": "c", "ratio": 1}],
     }
     assert differences(before, after) == [
-        "trim fraction: 0.2 → 0.3",
+        "Trim fraction: 0.2 → 0.3",
         "b was taken out",
         "c was added at 1",
         "a, ratio: 0.5 → 0.7",

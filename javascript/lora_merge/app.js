@@ -91,7 +91,8 @@ export class App {
             {
                 name: "Compare",
                 hint: "Pictures of the sources, their stack and the merge",
-                make: () => comparePanel(needs, this.pictures.strip, () => this.output.sweep()),
+                make: () => comparePanel(needs, this.pictures.strip, this.kept().place("Compare")),
+                shown: () => this.kept().show("Compare"),
             },
             below("History", "Every merge with its recipe and its proof"),
             below("Recipes", "Set-ups that are kept by a name"),
@@ -107,9 +108,8 @@ export class App {
     }
 
     /**
-     * What panels are given. They are made one after another and reach each other when something
-     * happens, so each name
-     * is looked up then.
+     * What panels are given. They are made one after another and reach each other when something happens, so
+     * each name is looked up then.
      * @returns {import("./core/needs.js").Needs}
      */
     needs() {
@@ -137,11 +137,13 @@ export class App {
             working: () => this.output.job !== null,
             weigh: () => this.output.weigh(),
             useTag: (tag, text) => this.output.useTag(tag, text),
+            recheck: () => this.output.recheck(),
             compare: (name) => this.pictures.compare(name),
             preview: () => (this.panels.show("Compare"), this.pictures.preview()),
             see: (panel) => this.panels.show(panel),
             savePreset: (row) => (this.panels.show("Presets"), this.below.savePreset(row)),
             refreshHistory: () => this.below && this.below.refresh(),
+            validate: (entry) => (this.panels.show("History"), this.below.validate(entry)),
             held: (row) => this.sources.held(row),
             pick: (anchor, place, choose, more) => this.sources.picker.open(anchor, place, choose, more),
             get grid() {
@@ -211,7 +213,7 @@ export class App {
        read */
     relisted(touched) {
         const { picker } = this.sources;
-        this.output.result.gone(touched);
+        if (touched.has(this.output.result.key)) this.output.recheck();
         if (!picker.box.hidden) picker.filter(true);
         if (!this.state.data.sources.some((row) => touched.has(row.key))) return;
         for (const key of touched) delete this.library.looked[key];

@@ -11,7 +11,7 @@ export interface AgainRequest {
 export interface AnalysisReply {
     /** its number. */
     job: number;
-    what: "merge" | "verify" | "analyze" | "report";
+    what: "merge" | "verify" | "analyze" | "report" | "sweep";
     state: "waiting" | "running" | "done" | "failed" | "cancelled";
     /** queue while the host is busy, survey, merge, verify, save. */
     stage: string;
@@ -44,6 +44,38 @@ export interface AnalyzeRequest {
     all?: boolean;
 }
 
+/** What would be saved; nothing was written. */
+export interface AnewReply {
+    before: FileNow;
+    /** the same estimate as of any merge: name, rank, bytes, exact or at most. */
+    plan: Outlook;
+    /** the new file is larger than the one it is made of. */
+    larger: boolean;
+    /** what a person should know before saving. */
+    said: string[];
+    /** for `merge`, which saves it; the tab's own set-up is another. */
+    state: TabState;
+}
+
+/** One LoRA and what it is to become. */
+export interface AnewRequest {
+    /** of the LoRA, as `loras` lists it. */
+    key: string;
+    /** lossless: as it is. */
+    rank?: Rank;
+    /** the new LoRA at 1 is the old one at this strength. */
+    strength?: number;
+    /** a list, a preset's name, or OUT00-OUT05=0.5,M00=1. */
+    blocks?: string;
+    /** a spelling, or a host that must know them; empty: every host. */
+    names?: string;
+    precision?: "fp16" | "bf16" | "float";
+    /** of the name; empty: one is made that says what is changed. */
+    template?: string;
+    /** below the first LoRA folder. */
+    folder?: string;
+}
+
 /** Carries what is set up and what to change of it. */
 export interface ApplyRequest {
     state: TabState;
@@ -55,6 +87,31 @@ export interface BlocksRequest {
     /** a list, a preset's name, or OUT00-OUT05=0.5,M00=1. */
     text?: string;
     family?: string;
+}
+
+/** What has become of a merge's file; `prompt` is empty where there is nothing to load. */
+export interface CardReply {
+    /** renamed: under another name or in another folder; replaced: another merge has its name now. */
+    state: "there" | "renamed" | "replaced" | "trash" | "gone";
+    /** of the file now, empty where there is none. */
+    key: string;
+    /** its stem now. */
+    name: string;
+    /** for *Use in txt2img*: ask for it then. */
+    prompt: string;
+    triggers: string;
+    /** id in the trash, for `restore`; empty elsewhere. */
+    thrown: string;
+    /** one sentence; empty where nothing has changed. */
+    said: string;
+}
+
+/** Names the merge that a card shows. */
+export interface CardRequest {
+    /** of the history; empty where the merge could not be written there. */
+    entry?: string;
+    /** of the file, as the merge's result had it. */
+    key?: string;
 }
 
 /** What an advice changes; lists hold one value per source of the recipe, null leaves one as it is. */
@@ -131,6 +188,7 @@ export interface Entry {
     rating: number;
     status: string;
     grid: string;
+    asked: Record<string, any>;
 }
 
 /** Names a merge of the history. */
@@ -168,6 +226,15 @@ export interface FamilyInfo {
     te_ratios: string[];
 }
 
+/** The file as it is. */
+export interface FileNow {
+    /** least and most of any module. */
+    rank: number[];
+    bytes: number;
+    /** LoRA, LoHa, LoKr, …. */
+    kinds: string[];
+}
+
 /** How the sources of a group are merged before they enter the merge as one. */
 export interface Group {
     /** the merge method. */
@@ -182,6 +249,10 @@ export interface HistoryReply {
     entries: Entry[];
     /** how many there are in all. */
     total: number;
+    /** by id: what works beside Load; nothing of a file that is not there. */
+    can: Record<string, ("again" | "verify" | "rename" | "use" | "changes")[]>;
+    /** by id: for menus, short and unlike every other. */
+    labels: Record<string, string>;
 }
 
 /** Asks for what was merged. */
@@ -257,7 +328,7 @@ export interface Item {
 export interface JobReply {
     /** its number. */
     job: number;
-    what: "merge" | "verify" | "analyze" | "report";
+    what: "merge" | "verify" | "analyze" | "report" | "sweep";
     state: "waiting" | "running" | "done" | "failed" | "cancelled";
     /** queue while the host is busy, survey, merge, verify, save. */
     stage: string;
@@ -289,6 +360,8 @@ export interface KeyReply {
 /** A setting of a method. */
 export interface KnobInfo {
     name: string;
+    /** what people call it. */
+    title: string;
     kind: "choice" | "switch" | "whole" | "number";
     default: number | boolean | string;
     minimum: number;
@@ -470,6 +543,8 @@ export interface Outlook {
     loads_in: Record<string, Record<string, any>>;
     /** what to know before saving, and what to do about it. */
     offers: Offer[];
+    /** the entry that it is developed from, empty where no source is shared. */
+    based_on: string;
     /** what differs from the merge it is based on. */
     changes: string[];
 }
@@ -536,6 +611,8 @@ export interface PresetImportReply {
     notes: string[];
     /** presets that were read. */
     count: number;
+    /** how many were read and refused. */
+    said: string;
 }
 
 /** A preset file of another tool: its text, or one that `preset_find` found. */
@@ -664,6 +741,13 @@ export interface RecipesRequest {
     name?: string;
 }
 
+/** A merge as text for other places; names and notes are a stranger's and are escaped. */
+export interface RecordReply {
+    /** plain, a line for each. */
+    text: string;
+    markdown: string;
+}
+
 /** A merge of the history and its new name. */
 export interface RenameRequest {
     entry: string;
@@ -747,6 +831,68 @@ export interface StateRequest {
     state: TabState;
 }
 
+/** One step of the checklist. */
+export interface StepReply {
+    step: "loads" | "pictures" | "strengths" | "prompts" | "speed";
+    title: string;
+    /** what is to be seen. */
+    asks: string;
+    state: "passed" | "failed" | "open";
+    /** who has said so; a hand's word counts more. */
+    by: "" | "itself" | "hand";
+    /** what is known, empty where nothing is. */
+    said: string;
+    /** what the person wrote. */
+    note: string;
+}
+
+/** What changes from file to file, and the values it takes. */
+export interface Sweep {
+    kind: "ratio" | "balance" | "total" | "knob" | "rank";
+    /** letter of the source, or the name of a group. */
+    source?: string;
+    /** of a balance. */
+    other?: string;
+    /** of the method, by its name in `methods`. */
+    knob?: string;
+    /** usual ones where there are none. */
+    values?: (number | boolean | string)[];
+}
+
+/** What a sweep would write; nothing was written. */
+export interface SweepPlan {
+    steps: SweepStep[];
+    /** below the first LoRA folder. */
+    folder: string;
+    /** of all files together, at most. */
+    bytes: number;
+    /** bytes left on that disk, null where nobody can say. */
+    free: number | null;
+    /** all of it in one sentence, to be confirmed. */
+    said: string;
+}
+
+/** What is set up, and what is to change of it. */
+export interface SweepRequest {
+    state: TabState;
+    sweep: Sweep;
+}
+
+/** One file of a sweep. */
+export interface SweepStep {
+    /** of the file. */
+    name: string;
+    /** what is changed, in words. */
+    label: string;
+    /** of the merge's sources. */
+    ratios: number[];
+    /** least and most of any module. */
+    rank: number[];
+    bytes: number;
+    /** rank and bytes will be these; otherwise at most these. */
+    exact: boolean;
+}
+
 /** Everything that is set up in the tab. */
 export interface TabState {
     sources?: Row[];
@@ -779,6 +925,24 @@ export interface TabState {
     preview?: boolean;
 }
 
+/** A prompt to test merges with; `{trigger}` stands for the trigger words. */
+export interface TestPrompt {
+    /** what it tests. */
+    family: string;
+    text: string;
+    /** what is to be kept out. */
+    negative: string;
+    /** beyond what the merge was made for. */
+    extreme: boolean;
+}
+
+/** The ten test prompts, the usual ones first and the extremes among them. */
+export interface TestPromptsReply {
+    prompts: TestPrompt[];
+    /** the same as the comparison's field of prompts takes them, one a line. */
+    lines: string;
+}
+
 /** A file's text; null where there is none. */
 export interface TextReply {
     text: string | null;
@@ -798,6 +962,23 @@ export interface ThrownLora {
 /** What can go back, the newest first. */
 export interface TrashReply {
     thrown: ThrownLora[];
+}
+
+/** How far a merge is validated. */
+export interface ValidationReply {
+    entry: string;
+    /** validated: every step passed; revise: one failed. */
+    state: "validated" | "revise" | "open";
+    steps: StepReply[];
+}
+
+/** A step that is ticked by hand. */
+export interface ValidationSetRequest {
+    entry: string;
+    step: "loads" | "pictures" | "strengths" | "prompts" | "speed";
+    /** null takes the hand's word back. */
+    state?: "passed" | "failed" | "open" | null;
+    note?: string;
 }
 
 /** What a person thinks of a merge. */
@@ -835,6 +1016,54 @@ export interface WeightsReply {
     weights: Record<string, number>;
 }
 
+/** What is set up in a window. */
+export interface WindowKeepRequest {
+    /** made by the page, up to 64 letters, digits, - and _. */
+    window: string;
+    /** shared by the windows of one browser. */
+    browser: string;
+    state: TabState;
+}
+
+/** What belongs to a window. */
+export interface WindowReply {
+    /** what was set up in it; null in a new window. */
+    state: Record<string, any> | null;
+    /** what another window of the browser used last: to be offered. */
+    last: Record<string, any> | null;
+    /** of this window: waiting, running, and ended ones unseen. */
+    jobs: JobReply[];
+}
+
+/** Names a window of the page. */
+export interface WindowRequest {
+    /** made by the page, up to 64 letters, digits, - and _. */
+    window: string;
+    /** shared by the windows of one browser. */
+    browser: string;
+}
+
+/** A word that a LoRA may answer to. */
+export interface Word {
+    text: string;
+    origin: string;
+    says: string;
+    share: number | null;
+    sure: boolean;
+}
+
+/** Likely trigger words, the surest first; nothing of a file that is gone or cannot be read. */
+export interface WordsReply {
+    /** by key. */
+    found: Record<string, Word[]>;
+}
+
+/** Asks for the trigger words of LoRAs. */
+export interface WordsRequest {
+    /** as `loras` lists them. */
+    keys?: string[];
+}
+
 /** Every operation that the page may ask for. */
 export interface Operations {
     /** Start a merge of the history again; under its own name that gives the same bytes. */
@@ -845,12 +1074,16 @@ export interface Operations {
     analysis_export: { request: ExportRequest; reply: TextReply };
     /** Start an analysis of what is set up. */
     analyze: { request: AnalyzeRequest; reply: JobReply };
+    /** Foresee size, rank and name of one LoRA that is resized, baked or converted. */
+    anew: { request: AnewRequest; reply: AnewReply };
     /** Return what is set up with an advice carried out. */
     apply: { request: ApplyRequest; reply: SetupReply };
     /** Return {block: weight} of a list, preset or notation; R and U are drawn. */
     blocks: { request: BlocksRequest; reply: WeightsReply };
     /** Ask a job to stop. */
     cancel: { request: JobRequest; reply: JobReply };
+    /** Return whether a merge's file is still there: renamed, replaced by another, in the trash, or gone. */
+    card: { request: CardRequest; reply: CardReply };
     /** Return what the comparison's panel offers. */
     compare_choices: { request: Nothing; reply: CompareChoicesReply };
     /** Return in one sentence how many pictures are asked for. */
@@ -917,6 +1150,8 @@ export interface Operations {
     recipe_save: { request: RecipeSaveRequest; reply: RecipeSaveReply };
     /** Names of saved recipes; with ?name= one of them, as plan and merge take it. */
     recipes: { request: RecipesRequest; reply: RecipesReply | OpenReply };
+    /** Return what was merged as plain text and as Markdown, to be copied. */
+    record: { request: EntryRequest; reply: RecordReply };
     /** Move a merge and its entry into trash folders; a file that is gone already is no error. */
     remove: { request: EntryRequest; reply: Nothing };
     /** Rename a merge and what lies beside it. */
@@ -927,10 +1162,26 @@ export interface Operations {
     report_make: { request: EntryRequest; reply: JobReply };
     /** Move a LoRA and what lay beside it from the trash to its place, and its entry into the history. */
     restore: { request: RestoreRequest; reply: KeyReply };
+    /** Start a sweep; its result has `made`, a merge's result for every file, and `failed`, sentences. */
+    sweep: { request: SweepRequest; reply: JobReply };
+    /** Say what a sweep would write: names, how many, how large. */
+    sweep_plan: { request: SweepRequest; reply: SweepPlan };
+    /** Return ten test prompts, extremes among them. */
+    test_prompts: { request: Nothing; reply: TestPromptsReply };
     /** Return the LoRAs that were deleted, or replaced by a merge, and can go back. */
     trash: { request: Nothing; reply: TrashReply };
+    /** Return the checklist of a merge, filled in as far as anything is known. */
+    validation: { request: EntryRequest; reply: ValidationReply };
+    /** Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised. */
+    validation_set: { request: ValidationSetRequest; reply: ValidationReply };
     /** Write down what a person thinks of a merge. */
     verdict: { request: VerdictRequest; reply: VerdictReply };
     /** Start to hold a merged LoRA against its recipe. */
     verify: { request: LoraRequest; reply: JobReply };
+    /** Keep what is set up in a window; a picture that was dropped for the card is not kept. */
+    window_keep: { request: WindowKeepRequest; reply: Nothing };
+    /** Return what was set up in a window and the jobs it asked for, after a reload as in a new one. */
+    window_open: { request: WindowRequest; reply: WindowReply };
+    /** Return the likely trigger words of LoRAs, each with where it comes from. */
+    words: { request: WordsRequest; reply: WordsReply };
 }

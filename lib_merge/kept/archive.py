@@ -22,6 +22,8 @@ from lib_merge.kept.database import ID, NAME, Database, touch
 from lib_merge.kept.facts import FileFacts, put_facts
 from lib_merge.kept.history import History, broken, dump, parse
 from lib_merge.kept.reports import Comparisons, Reports, packed, put_comparison
+from lib_merge.kept.validations import Validations
+from lib_merge.kept.windows import Windows
 
 log = logging.getLogger("lib_merge")
 # the largest cache of 0.1 that is read
@@ -34,6 +36,8 @@ class Archive:
     history      what was merged
     reports      analyses kept with merges
     comparisons  grids that were made, for their verdict
+    validations  how far merges are validated
+    windows      what is set up in the page's windows
     """
 
     def __init__(self, folder: Path) -> None:
@@ -42,6 +46,8 @@ class Archive:
         self.history = History(self._database, folder / "trash")
         self.reports = Reports(self._database)
         self.comparisons = Comparisons(self._database)
+        self.validations = Validations(self._database)
+        self.windows = Windows(self._database)
 
     def facts(self, kind: str, version: int, most: int = 100_000) -> FileFacts:
         """Return what is remembered of files; see `FileFacts`."""

@@ -58,10 +58,17 @@ STEPS: tuple[Sequence[str], ...] = (
         "CREATE TABLE state (name TEXT PRIMARY KEY, value TEXT NOT NULL)",
         "INSERT INTO state VALUES ('revision', '')",
     ),
+    (
+        # steps: JSON, what a person has said of each step of a merge's validation
+        "CREATE TABLE validations (entry TEXT PRIMARY KEY, steps TEXT NOT NULL)",
+        # setup: JSON, what is set up in a window of a browser; used: counts up with every change
+        "CREATE TABLE windows (id TEXT PRIMARY KEY, browser TEXT NOT NULL, setup TEXT NOT NULL,"
+        " used INTEGER NOT NULL)",
+    ),
 )
 # what is worth reading of a broken file; the rest is measured again
-_SALVAGED = ("entries", "reports", "comparisons", "taken_over")
-_TABLES = {*_SALVAGED, "facts", "state"}
+_SALVAGED = ("entries", "reports", "comparisons", "taken_over", "validations")
+_TABLES = {*_SALVAGED, "facts", "state", "windows"}
 
 
 class Database:

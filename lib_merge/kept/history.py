@@ -5,18 +5,17 @@ from __future__ import annotations
 import contextlib
 import json
 import sqlite3
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any
 
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.files.store import read_text, write_text
+from lib_merge.kept.changes import differences
 from lib_merge.kept.database import ID, Database, new_id, touch
 from lib_merge.kept.reports import MOST_BYTES as LARGEST
 from lib_merge.kept.reports import packed, unpacked
-from lib_merge.methods import METHODS
-from lib_merge.ranks.policy import parse_policy
 
 VERSION = 1
 CHANGEABLE = ("verdict", "notes", "status", "rating", "name", "key", "grid")
@@ -36,6 +35,7 @@ class Entry:
     verdict   what a person thought of it
     status    ok, revise or broken
     grid      the comparison it was judged by
+    asked     what was asked for that the recipe does not say: rank, "auto" or "own"
     """
 
     id: str
@@ -52,6 +52,7 @@ class Entry:
     rating: int = 0
     status: str = "ok"
     grid: str = ""
+    asked: dict[str, Any] = field(default_factory=dict)
 
     def to_json(self) -> dict[str, Any]:
         """Return it for a file or the browser."""
@@ -145,6 +146,7 @@ class History:
             self._throw_away(texts)
             connection.execute("DELETE FROM entries WHERE id = ?", (identity,))
             connection.execute("DELETE FROM reports WHERE entry = ?", (identity,))
+            connection.execute("DELETE FROM validations WHERE entry = ?", (identity,))
             touch(connection)
 
         self._database.write(work)
@@ -276,108 +278,3 @@ _EMPTY = Entry(id="")
 def _text(entry: Entry) -> str:
     names = " ".join(str(source.get("name", "")) for source in entry.sources if isinstance(source, dict))
     return f"{entry.name} {entry.method} {names} {entry.notes} {entry.status} {entry.time}".lower()
-
-
-def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return what changed between two recipes (JSON), in sentences."""
-    lines = []
-    for name in ("method", "rank", "conv_rank", "prune", "prune_below", "precision", "seed"):
-        if before.get(name) != after.get(name):
-            old, new = (_setting(name, recipe.get(name)) for recipe in (before, after))
-            lines.append(f"{name.replace('_', ' ')}: {old} → {new}")
-    lines += _knobs(before, after)
-    one, other = _sources(before), _sources(after)
-    lines += [f"{name} was taken out" for name in one if name not in other]
-    lines += [
-        f"{name} was added at {source.get('ratio')}" for name, source in other.items() if name not in one
-    ]
-    for name in one:
-        if name in other:
-            lines += _changed(name, one[name], other[name])
-    return lines or ["nothing changed"]
-
-
-def _setting(name: str, value: Any) -> str:  # noqa: ANN401
-    """Return a setting of a recipe as people read it: a title, a rank in words, `none` for nothing."""
-    if value is None:
-        return "automatic" if name == "rank" else "none"
-    if name == "method":
-        return METHODS[value].title if isinstance(value, str) and value in METHODS else str(value)
-    if name == "rank":
-        try:
-            return parse_policy(value).words.removeprefix("rank ")
-        except RecipeError:
-            return str(value)
-    return str(value)
-
-
-def _knobs(before: Mapping[str, Any], after: Mapping[str, Any]) -> Iterator[str]:
-    """Yield what changed of the settings that the later method has; what was not set was at its default."""
-    method = METHODS.get(str(after.get("method")))
-    same = before.get("method") == after.get("method")
-    old, new = (recipe.get("knobs") or {} for recipe in (before, after))
-    for knob in method.knobs if method is not None else ():
-        was = old.get(knob.name, knob.default) if same else knob.default
-        now = new.get(knob.name, knob.default)
-        if was != now:
-            title = knob.name.replace("_", " ")
-            yield f"{title}: {_switched(was)} → {_switched(now)}" if same else f"{title}: {_switched(now)}"
-
-
-def _switched(value: object) -> str:
-    return {True: "on", False: "off"}[value] if isinstance(value, bool) else str(value)
-
-
-def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> list[str]:
-    """Return what changed of one source, or of a group and what it holds."""
-    lines = []
-    for what, none in (("ratio", 1), ("te_ratio", "as the ratio"), ("role", "none")):
-        old, new = before.get(what), after.get(what)
-        if old != new:
-            title = what.replace("te_ratio", "text-encoder ratio")
-            lines.append(f"{name}, {title}: {none if old is None else old} → {none if new is None else new}")
-    if before.get("blocks") != after.get("blocks"):
-        lines.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
-    if before.get("elements") != after.get("elements"):
-        lines.append(
-            f"{name}, element rules: {len(before.get('elements') or ())} → {len(after.get('elements') or ())}"
-        )
-    old, new = before.get("recipe"), after.get("recipe")
-    if old != new and isinstance(old, Mapping) and isinstance(new, Mapping):
-        lines += [f"{name}: {text}" for text in differences(old, new)]
-    return lines
-
-
-def _shown(value: object) -> str:
-    return f"{value:g}" if isinstance(value, float) else str(value)
-
-
-def _blocks(before: Any, after: Any) -> str:  # noqa: ANN401
-    """Return the blocks whose weight changed, those that changed alike together; a block that is not named
-    weighs 1.
-    """
-    if not all(isinstance(value, (Mapping, type(None))) for value in (before, after)):
-        return f"{before} → {after}"
-    old, new = before or {}, after or {}
-    alike: dict[tuple[Any, Any], list[str]] = {}
-    for block in sorted(set(old) | set(new)):
-        pair = (old.get(block, 1), new.get(block, 1))
-        if pair[0] != pair[1]:
-            alike.setdefault(pair, []).append(block)
-    return (
-        "; ".join(f"{' '.join(blocks)} {_shown(one)} → {_shown(two)}" for (one, two), blocks in alike.items())
-        or "the same"
-    )
-
-
-def _sources(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
-    sources: dict[str, Mapping[str, Any]] = {}
-    listed = recipe.get("sources")
-    for source in listed if isinstance(listed, list) else ():
-        if not isinstance(source, Mapping):  # an entry that somebody edited
-            continue
-        name = str(source.get("name") or "group").removesuffix(".safetensors")
-        while name in sources:
-            name += " (again)"
-        sources[name] = source
-    return sources

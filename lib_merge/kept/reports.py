@@ -144,6 +144,14 @@ class Comparisons:
         )
         return str(row[0] or "") if row else ""
 
+    def ids(self) -> list[str]:
+        """Return the ids of all that are kept, newest first."""
+        query = "SELECT id FROM comparisons ORDER BY id DESC"
+        return [
+            str(row[0])
+            for row in self._database.read(lambda connection: connection.execute(query).fetchall(), [])
+        ]
+
     def get(self, identity: str) -> dict[str, Any]:
         """Return what is known of one: `add`'s arguments but the picture, and its `id`.
 

@@ -8,6 +8,7 @@ from typing import Annotated, Union
 
 from lib_merge.blocks import PresetStore, find_preset, preset_hint, preset_names
 from lib_merge.families import FAMILIES, USUAL, Family, family_of, with_blocks
+from lib_merge.kept.changes import title_of
 from lib_merge.loaders import namings
 from lib_merge.methods import METHODS, Space
 from lib_merge.methods.registry import Knob, KnobKind, Scope
@@ -29,6 +30,7 @@ class KnobInfo:
     """A setting of a method."""
 
     name: str
+    title: Annotated[str, About("what people call it", example="Drop rate")]
     kind: KnobKind
     default: Union[float, bool, str]
     minimum: float
@@ -182,6 +184,7 @@ def methods() -> list[MethodInfo]:
 def _knob(knob: Knob) -> KnobInfo:
     return KnobInfo(
         name=knob.name,
+        title=title_of(knob.name),
         kind=knob.kind,
         default=knob.default,
         minimum=knob.minimum,

@@ -8,12 +8,14 @@ from datetime import datetime, timezone
 from typing import Annotated, Any
 
 from lib_merge.errors import MergeError, RecipeError
+from lib_merge.kept.changes import source_name
 from lib_merge.recipe import Recipe, from_json, loads
 from lib_merge.ui.desk import Desk, operation, trash_of
 from lib_merge.ui.keeping import Verdict
 from lib_merge.ui.pictures import write_preview
 from lib_merge.ui.prompt import recipes_of
 from lib_merge.ui.protocol import About, write
+from lib_merge.ui.state import as_asked
 from lib_merge.ui.understanding import SetupReply
 
 
@@ -104,10 +106,7 @@ def _entry_of(desk: Desk, request: VerdictRequest) -> str:
         name=f"{' + '.join(kept.get('sources') or [])}, {columns[index]['label']}",
         recipe=recipe,
         method=str(recipe.get("method") or ""),
-        sources=[
-            {"name": str(one.get("name") or "group"), "ratio": one.get("ratio", 1.0)}
-            for one in recipe["sources"]
-        ],
+        sources=[{"name": source_name(one), "ratio": one.get("ratio", 1.0)} for one in recipe["sources"]],
     ).id
 
 
@@ -125,7 +124,7 @@ class PictureTextRequest:
 def picture_text(desk: Desk, request: PictureTextRequest) -> SetupReply:
     """Return the set-up of the merge that a picture's infotext carries; null where it carries none."""
     recipe = _carried(request.text)
-    return SetupReply(state=None if recipe is None else desk.setup_of(recipe))
+    return SetupReply(state=None if recipe is None else desk.setup_of(as_asked(recipe)))
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -33,18 +33,23 @@ from lib_merge.files.trash import Trash
 from lib_merge.kept.archive import Archive
 from lib_merge.kept.history import History
 from lib_merge.kept.reports import Comparisons, Reports
+from lib_merge.kept.validations import Validations
+from lib_merge.kept.windows import Windows
 from lib_merge.library.inspect import Energies
 from lib_merge.library.library import Library
 from lib_merge.library.recipes import RecipeBook
 from lib_merge.recipe import Blocks, Recipe, Source, from_json, loads
 from lib_merge.ui.host import Host
-from lib_merge.ui.jobs import Jobs
+from lib_merge.ui.jobs import WINDOW, Jobs
 from lib_merge.ui.locating import Locator
 from lib_merge.ui.protocol import dumps, read, sentence, write
 from lib_merge.ui.state import Setup, from_recipe
 
 log = logging.getLogger("lib_merge")
 MAX_REQUEST = 32 << 20
+MOST_WINDOW = 64  # characters of a window's id
+# what requests of the page carry besides the operation's fields
+ENVELOPE = ("token", "asked_in")
 STALE = "the program was started anew since this page was opened: reload the page."
 
 
@@ -88,6 +93,16 @@ class Desk:
         return self.archive.reports
 
     @property
+    def windows(self) -> Windows:
+        """What is set up in the page's windows."""
+        return self.archive.windows
+
+    @property
+    def validations(self) -> Validations:
+        """How far merges are validated."""
+        return self.archive.validations
+
+    @property
     def comparisons(self) -> Comparisons:
         """Grids that were made, for their verdict."""
         return self.archive.comparisons
@@ -96,6 +111,9 @@ class Desk:
 
     def handle(self, text: str) -> str:
         """Answer one request of the page: JSON text with `op`, `id`, `token` and the operation's fields.
+
+        `asked_in` may be the id that the page has made for its browser window: jobs that are asked for
+        belong to it, and `window_open` finds them again after a reload.
 
         One without our token is refused unread; `stale` tells the page to ask for the token once more.
         """
@@ -118,7 +136,12 @@ class Desk:
         known = given.encode("utf-8", "replace") if isinstance(given, str) else b""
         if not isinstance(request, dict) or not hmac.compare_digest(known, self.token.encode()):
             return {"ok": False, "error": STALE, "stale": True}
-        return self.handle_dict({name: value for name, value in request.items() if name != "token"})
+        window = request.get("asked_in")
+        asked = WINDOW.set(window[:MOST_WINDOW] if isinstance(window, str) else "")
+        try:
+            return self.handle_dict({name: request[name] for name in request if name not in ENVELOPE})
+        finally:
+            WINDOW.reset(asked)
 
     def handle_dict(self, request: object, *, strict: bool = False) -> dict[str, Any]:
         """Answer a request that is parsed already; errors become one sentence.
@@ -137,7 +160,8 @@ class Desk:
             given: object = read(work.request, fields, dropped=None if strict else dropped)
             reply = {"ok": True, **write(work.run(self, given))}
         except MergeError as error:
-            return {"ok": False, "error": sentence(error)}
+            more = getattr(error, "reply", None)  # what mends it: see `remedies.Refusal`
+            return {"ok": False, "error": sentence(error), **(more() if more is not None else {})}
         except Exception as error:
             log.exception("the operation %s failed", name)
             return {"ok": False, "error": sentence(f"{type(error).__name__}: {error}")}
@@ -209,7 +233,10 @@ class Desk:
         return replace(source, path=self.library.resolve(key))
 
     def setup_of(self, recipe: Recipe) -> Setup:
-        """Return what the tab is to be set to for a recipe; rows of sources that are gone have no key."""
+        """Return what the tab is to be set to for a recipe; rows of sources that are gone have no key.
+
+        Its rank is taken as it is: see `state.as_asked` for recipes that were read from JSON.
+        """
         family = recipe.family
         return from_recipe(
             recipe, lambda source: self.locator.locate(source, family), lambda b: self.expand(b, family)

@@ -13,6 +13,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -34,10 +35,11 @@ YIELDING: tuple[str, ...] = ("report",)
 SHARES: Mapping[str, tuple[tuple[str, float], ...]] = {
     "merge": (("survey", 0.5), ("merge", 6.0), ("verify", 4.0)),
     "verify": (("verify", 1.0),),
+    "sweep": (("survey", 0.5), ("merge", 6.0), ("verify", 4.0)),
 }
 
 
-What = Literal["merge", "verify", "analyze", "report"]
+What = Literal["merge", "verify", "analyze", "report", "sweep"]
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 ON_CPU = "the GPU ran out of memory, so this was computed on the CPU; the result is the same"
 _FULL = ("out of memory", "not enough gpu video memory", "alloc_failed")
@@ -65,6 +67,9 @@ class Task:
     """One piece of work; see `JobReply` for what is told of it.
 
     partial  what there is of its result before it has ended
+    window   id of the page's window that asked for it, "" where none did
+    told     somebody has asked for it after its end
+    part     (which, of how many) like merges it is at
     """
 
     id: int
@@ -79,6 +84,9 @@ class Task:
     started: float = field(default_factory=time.monotonic)
     ended: float = 0.0
     stop: threading.Event = field(default_factory=threading.Event)
+    window: str = ""
+    told: bool = False
+    part: tuple[int, int] = (0, 1)
     share: float = 0.0
     working: float = 0.0
 
@@ -96,7 +104,9 @@ class Task:
         whole = sum(part for _, part in stages)
         for name, part in stages:
             if name == stage and total:
-                self.share = max(self.share, min(1.0, (before + part * done / total) / whole))
+                index, count = self.part
+                now = min(1.0, (before + part * done / total) / whole)
+                self.share = max(self.share, (index + now) / count)
             before += part
         if not stages and total:
             self.share = min(1.0, done / total)
@@ -126,6 +136,10 @@ class Task:
         )
 
 
+# the window of the page whose request is being answered
+WINDOW: ContextVar[str] = ContextVar("WINDOW", default="")
+
+
 class Jobs:
     """Starts tasks and remembers the last ones."""
 
@@ -148,7 +162,7 @@ class Jobs:
             if len(waiting) >= MOST_WAITING:
                 message = f"{MOST_WAITING} jobs are waiting already: wait for one to end, or stop one."
                 raise RecipeError(message)
-            task = Task(next(self._number), what)
+            task = Task(next(self._number), what, window=WINDOW.get())
             self._tasks[task.id] = task
             for old in [number for number, one in self._tasks.items() if one.ended][:-KEEP]:
                 del self._tasks[old]
@@ -166,6 +180,13 @@ class Jobs:
             message = "that job is not known any more: the program was restarted since."
             raise RecipeError(message)
         return task
+
+    def asked_in(self, window: str) -> list[Task]:
+        """Return the tasks that a window of the page asked for and has not seen the end of, oldest first."""
+        with self._lock:
+            return [
+                task for task in self._tasks.values() if window and task.window == window and not task.told
+            ]
 
     def of(self, what: What) -> list[Task]:
         """Return the tasks of a kind that are remembered, the oldest first."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import threading
+from collections.abc import Collection
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -18,14 +19,16 @@ from lib_merge.files.beside import beside
 from lib_merge.files.moving import move_all, move_back
 from lib_merge.files.names import SUFFIX, check_stem
 from lib_merge.kept.history import Entry
+from lib_merge.kept.labels import labels
 from lib_merge.ui.catalog import PresetsReply, presets
 from lib_merge.ui.desk import Desk, Nothing, operation, trash_of
 from lib_merge.ui.protocol import About, write
 from lib_merge.ui.reopening import OpenReply, open_recipe
-from lib_merge.ui.state import TabState, to_recipe
+from lib_merge.ui.state import TabState, as_asked, to_recipe
 from lib_merge.ui.understanding import EntryRequest, PairRequest
 
 HISTORY_PAGE = 100
+Able = Literal["again", "verify", "rename", "use", "changes"]
 # Seconds to wait for a generation before the WebUI is told of a moved file later, by itself.
 PATIENCE = 2.0
 
@@ -97,6 +100,7 @@ class PresetImportReply(PresetsReply):
     lines: list[ImportLine]
     notes: list[str]
     count: Annotated[int, About("presets that were read")]
+    said: Annotated[str, About("how many were read and refused", example="2 presets were read.")]
 
 
 @operation("preset_import")
@@ -117,7 +121,15 @@ def preset_import(desk: Desk, request: PresetImportRequest) -> PresetImportReply
         notes=notes,
         presets=presets(desk.presets),
         count=len(report.entries),
+        said=_imported(len(report.entries), sum(line.outcome == "refused" for line in report.lines)),
     )
+
+
+def _imported(read: int, refused: int) -> str:
+    presets_read = "1 preset was read" if read == 1 else f"{read} presets were read"
+    if not refused:
+        return f"{presets_read}."
+    return f"{presets_read}, {'1 line was' if refused == 1 else f'{refused} lines were'} refused."
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -168,7 +180,7 @@ class RecipesReply:
 def recipes(desk: Desk, request: RecipesRequest) -> RecipesReply | OpenReply:
     """Names of saved recipes; with ?name= one of them, as plan and merge take it."""
     if request.name:
-        return open_recipe(desk, desk.recipe_named(request.name))
+        return open_recipe(desk, as_asked(desk.recipe_named(request.name)))
     return RecipesReply(names=desk.book.names(), all=desk.recipe_names())
 
 
@@ -228,13 +240,31 @@ class HistoryReply:
 
     entries: list[Entry]
     total: Annotated[int, About("how many there are in all")]
+    can: Annotated[
+        dict[str, list[Able]], About("by id: what works beside Load; nothing of a file that is not there")
+    ]
+    labels: Annotated[dict[str, str], About("by id: for menus, short and unlike every other")]
 
 
 @operation("history", rest="GET /history")
 def history(desk: Desk, request: HistoryRequest) -> HistoryReply:
     """What was merged, newest first (?search=)."""
     entries = desk.history.list(request.search)
-    return HistoryReply(entries=[_told(one) for one in entries[: request.count]], total=len(entries))
+    page = entries[: request.count]
+    there = {item.key for item in desk.library.items()}
+    return HistoryReply(
+        entries=[_told(one) for one in page],
+        total=len(entries),
+        can={one.id: _able(one, there) for one in page},
+        labels=labels(page),
+    )
+
+
+def _able(entry: Entry, there: Collection[str]) -> list[Able]:
+    """Return what works on an entry: a merge that was judged and never saved has no file to verify."""
+    able: list[Able] = ["again"] if entry.recipe and entry.key else []
+    able += ["verify", "rename", "use"] if entry.key in there else []
+    return [*able, "changes"] if entry.based_on else able
 
 
 def _told(entry: Entry) -> Entry:

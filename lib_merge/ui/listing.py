@@ -9,13 +9,14 @@ from typing import Annotated, Any
 from lib_merge.adapters import open_lora
 from lib_merge.analysis.measure import FileInfo
 from lib_merge.analysis.training import training
+from lib_merge.analysis.triggers import Word, trigger_words
 from lib_merge.errors import MergeError
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import Item
 from lib_merge.metadata import describe_recipe
 from lib_merge.recipe import from_json
 from lib_merge.ui.desk import Desk, operation
-from lib_merge.ui.protocol import About
+from lib_merge.ui.protocol import About, write
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +90,34 @@ def look(desk: Desk, request: LookRequest) -> LookReply:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class WordsRequest:
+    """Asks for the trigger words of LoRAs."""
+
+    keys: Annotated[list[str], About("as `loras` lists them", most=64)] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WordsReply:
+    """Likely trigger words, the surest first; nothing of a file that is gone or cannot be read."""
+
+    found: Annotated[dict[str, list[Word]], About("by key")]
+
+
+@operation("words")
+def words(desk: Desk, request: WordsRequest) -> WordsReply:
+    """Return the likely trigger words of LoRAs, each with where it comes from."""
+    found: dict[str, list[Word]] = {}
+    for key in dict.fromkeys(request.keys):
+        try:
+            path = desk.library.resolve(key)
+            with open_lora(path) as file:
+                found[key] = trigger_words(path, file.metadata)
+        except (MergeError, OSError):
+            found[key] = []
+    return WordsReply(found=found)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class LoraRequest:
     """Names one LoRA."""
 
@@ -131,6 +160,7 @@ def inspected(path: Path) -> dict[str, Any]:
         )
     rows = training([info], [(0, 0)]).rows
     facts["training"] = [[row.title, row.values[0]] for row in rows if row.field != "rank" and row.values[0]]
+    facts["words"] = [write(word) for word in trigger_words(path, info.metadata)]
     facts["made_of"] = _in_words(facts["recipe"])
     return facts
 

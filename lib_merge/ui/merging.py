@@ -18,12 +18,14 @@ from lib_merge.files.names import SUFFIX, check_stem
 from lib_merge.kept.history import Entry
 from lib_merge.library.partners import noise_level, partner_stem, partners_of
 from lib_merge.loaders import written_in
-from lib_merge.recipe import Recipe, from_json, with_paths
+from lib_merge.recipe import Recipe, with_paths
 from lib_merge.ui.desk import Desk, carried_recipe, operation, trash_of
 from lib_merge.ui.jobs import JobReply, Task, compute
+from lib_merge.ui.lineage import asked_for, developed_from, recipe_of
 from lib_merge.ui.listing import LoraRequest
+from lib_merge.ui.naming import said_source, sub_folder, target_of
 from lib_merge.ui.pictures import keep_preview
-from lib_merge.ui.planning import StateRequest, outlook, sub_folder, target_of
+from lib_merge.ui.planning import StateRequest, foreseen
 from lib_merge.ui.protocol import About
 from lib_merge.ui.state import Output, to_recipe
 from lib_merge.ui.understanding import report_merge
@@ -33,16 +35,13 @@ from lib_merge.ui.understanding import report_merge
 def merge(desk: Desk, request: StateRequest) -> JobReply:
     """Start a merge; the answer has its job."""
     output = request.state.output
-    planned = outlook(desk, request.state)
-    if planned.exists and not output.overwrite:
-        message = f"{planned.name} exists already; choose another name or allow overwriting."
-        raise RecipeError(message)
+    planned = foreseen(desk, request.state, free=True)
     desk.jobs.stop("analyze")  # the person waits for the merge, not for what is known about one
     desk.jobs.stop("report")
 
     def work(task: Task) -> dict[str, Any]:
         recipe = to_recipe(request.state, desk.library.resolve)
-        return run_recipe(desk, recipe, target_of(desk, output, recipe), output, task)
+        return run_recipe(desk, recipe, target_of(desk, output, recipe, planned.rank[1]), output, task)
 
     return desk.jobs.start("merge", work).reply()
 
@@ -71,7 +70,10 @@ class JobRequest:
 @operation("job", rest="GET /jobs/{job}")
 def job(desk: Desk, request: JobRequest) -> JobReply:
     """How far a job is, and its result."""
-    return desk.jobs.get(request.job).reply()
+    task = desk.jobs.get(request.job)
+    reply = task.reply()
+    task.told = task.told or reply.state not in ("waiting", "running")
+    return reply
 
 
 @operation("cancel", rest="POST /jobs/{job}/cancel")
@@ -92,7 +94,7 @@ class AgainRequest:
 def again(desk: Desk, request: AgainRequest) -> JobReply:
     """Start a merge of the history again; under its own name that gives the same bytes."""
     entry = desk.history.get(request.entry)
-    recipe = from_json(entry.recipe, "the entry")
+    recipe = recipe_of(entry)
     lost = desk.locator.missing(recipe)
     if lost:
         message = f"it cannot be run again: {'; '.join(lost)}."
@@ -120,7 +122,7 @@ class PartnersRequest:
 def partners(desk: Desk, request: PartnersRequest) -> JobReply:
     """Start the same recipe for the partner files of Wan 2.2, under the partner's name."""
     entry = desk.history.get(request.entry)
-    recipe = from_json(entry.recipe, "the entry")
+    recipe = recipe_of(entry)
     lost = desk.locator.missing(recipe)
     if lost:
         message = f"the partner files cannot be merged: {'; '.join(lost)}."
@@ -240,6 +242,7 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
     written.
     """
     opened = carried_recipe(saved) or recipe
+    based_on = developed_from(desk, output.based_on, recipe)
     summary = (
         "relative_error",
         "energy_kept",
@@ -260,9 +263,10 @@ def note(desk: Desk, saved: Path, recipe: Recipe, done: dict[str, Any], output: 
             key=str(done["key"]),
             recipe=opened.to_json(),
             method=recipe.method,
-            sources=[{"name": source.label, "ratio": source.ratio} for source in recipe.sources],
+            sources=[{"name": said_source(source), "ratio": source.ratio} for source in recipe.sources],
             report={name: done[name] for name in summary if name in done},
-            based_on=output.based_on,
+            based_on=based_on.id if based_on is not None else "",
+            asked=asked_for(recipe),
             notes=output.notes,
         )
     except OutputError as error:

@@ -10,21 +10,42 @@ from lib_merge.library import inspect
 from lib_merge.library import library as folders
 from lib_merge.library.recipes import RecipeBook
 from lib_merge.ui import (
+    cards,
     catalog,
     comparing,
     keeping,
     listing,
     merging,
     planning,
+    recording,
+    renewing,
     reopening,
+    sweeping,
     understanding,
+    validating,
+    windows,
 )
 from lib_merge.ui.desk import Desk
 from lib_merge.ui.host import Host
 from lib_merge.ui.locating import Locator
 
 # importing a topic registers its operations
-TOPICS = (catalog, comparing, keeping, listing, merging, planning, reopening, understanding)
+TOPICS = (
+    cards,
+    catalog,
+    comparing,
+    keeping,
+    listing,
+    merging,
+    planning,
+    recording,
+    renewing,
+    reopening,
+    sweeping,
+    understanding,
+    validating,
+    windows,
+)
 
 
 def open_desk(host: Host) -> Desk:

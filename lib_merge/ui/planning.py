@@ -4,17 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import math
-import os
-import re
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 from typing import Annotated, Any
 
 from lib_merge import metadata
 from lib_merge.adapters import LoraFile
 from lib_merge.analysis.aside import outside
 from lib_merge.analysis.measure import file_info
+from lib_merge.analysis.model import Advice
 from lib_merge.analysis.normalised import normalised
 from lib_merge.analysis.recognition import recognised
 from lib_merge.analysis.training import training
@@ -22,17 +21,18 @@ from lib_merge.engine.cancelling import NOTHING
 from lib_merge.engine.room import foreseen_names
 from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import Leaf, Tree, open_tree
-from lib_merge.errors import OutputError, RecipeError
+from lib_merge.errors import MergeError, OutputError, RecipeError
 from lib_merge.families import encoder_of
-from lib_merge.files.beside import beside
-from lib_merge.files.names import NOT_ALLOWED, SUFFIX, check_name, check_output_name, check_stem
-from lib_merge.kept.history import differences
+from lib_merge.kept.changes import differences
 from lib_merge.loaders import HOSTS, Contents, lost_on_the_way, verdicts, written_in
-from lib_merge.recipe import Recipe
+from lib_merge.ranks.policy import SizeEstimate
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.desk import Desk, operation
+from lib_merge.ui.lineage import developed_from
+from lib_merge.ui.naming import target_of
 from lib_merge.ui.protocol import About
-from lib_merge.ui.state import Output, TabState, to_recipe
+from lib_merge.ui.remedies import refusal
+from lib_merge.ui.state import TabState, to_recipe
 from lib_merge.ui.understanding import Changes
 
 EDGE = 1 << 16
@@ -85,6 +85,7 @@ class Outlook:
         dict[str, dict[str, Any]], About("host -> how many of the modules it will load, and why not")
     ]
     offers: Annotated[list[Offer], About("what to know before saving, and what to do about it")]
+    based_on: Annotated[str, About("the entry that it is developed from, empty where no source is shared")]
     changes: Annotated[list[str], About("what differs from the merge it is based on")]
 
 
@@ -98,7 +99,31 @@ class PlanReply:
 @operation("plan", rest="POST /plan")
 def plan(desk: Desk, request: StateRequest) -> PlanReply:
     """What a merge would make."""
-    return PlanReply(plan=outlook(desk, request.state))
+    return PlanReply(plan=foreseen(desk, request.state))
+
+
+def foreseen(desk: Desk, state: TabState, *, free: bool = False) -> Outlook:
+    """Return what a merge would make.
+
+    Args:
+        desk: finds the files.
+        state: what is set up.
+        free: also refuse a name that is taken, unless it may be overwritten.
+    Raises:
+        Refusal: what keeps it from being merged, in one sentence, and what mends it.
+    """
+
+    def check(state: TabState) -> Outlook:
+        planned = outlook(desk, state)
+        if free and planned.exists and not state.output.overwrite:
+            message = f"{planned.name} exists already; choose another name or allow overwriting."
+            raise RecipeError(message)
+        return planned
+
+    try:
+        return check(state)
+    except MergeError as error:
+        raise refusal(desk, state, error, check) from error
 
 
 def outlook(desk: Desk, state: TabState) -> Outlook:
@@ -110,28 +135,19 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         MergeError: what keeps it from being merged, in one sentence.
     """
     recipe = to_recipe(state, desk.library.resolve)
-    target = target_of(desk, state.output, recipe)
+    target_of(desk, state.output, recipe)  # a name that cannot be is said before any file is opened
+    based_on = developed_from(desk, state.output.based_on, recipe)
     with open_tree(recipe, desk.headers, drop_unsupported=True) as tree:
-        node = tree.root
-        sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
-        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
-        told = [
-            note for note in node.notes if "more than once" not in note
-        ]  # the cautions say it with letters
-        spoiled = list(outside(recipe, [recognised(leaf.file) for leaf in node.leaves()]))
-        notes = [*_missing(state), *cautions(sources), *told, *_left_out(tree)]
-        notes += [advice.reason for advice in spoiled if not advice.apply]
-        encoders = [source.letter for source in sources if _has_encoder(source.file)]
-        size = foresee(tree)
+        node, size = tree.root, foresee(tree)
         if size.nothing:
             raise OutputError(NOTHING)
-        if size.cancelled:
-            notes.append(_cancelled(size.cancelled))
-        strong = list(normalised(tree))
-        notes += [advice.reason for advice in strong if not advice.apply]
-        spoiled += [advice for advice in strong if advice.apply]
         names = foreseen_names(tree)
-        notes += _lost(desk, names, tree)
+        sources = [Named(leaf.source.handle, leaf) for leaf in node.leaves()]
+        words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
+        advised = [*outside(recipe, [recognised(one.file) for one in sources]), *normalised(tree)]
+        notes = [*_missing(state), *cautions(sources), *_told(tree, size, advised), *_lost(desk, names, tree)]
+        encoders = [source.letter for source in sources if _has_encoder(source.file)]
+    target = target_of(desk, state.output, recipe, size.rank[1])
     return Outlook(
         family=node.family,
         encoders=encoders,
@@ -152,11 +168,22 @@ def outlook(desk: Desk, state: TabState) -> Outlook:
         loads_in={one.host: one.to_json() for one in verdicts(names)},
         offers=[
             Offer(title=advice.title, reason=advice.reason, changes=Changes(**advice.apply))
-            for advice in spoiled
+            for advice in advised
             if advice.apply
         ],
-        changes=_changes(desk, state.output.based_on, node.recipe),
+        based_on=based_on.id if based_on is not None else "",
+        changes=[] if based_on is None else differences(based_on.recipe, node.recipe.to_json()),
     )
+
+
+def _told(tree: Tree, size: SizeEstimate, advised: Sequence[Advice]) -> Iterator[str]:
+    """Yield what tree, estimate and advice without a change say."""
+    # of copies the cautions speak, with letters
+    yield from (note for note in tree.root.notes if "more than once" not in note)
+    yield from _left_out(tree)
+    yield from (advice.reason for advice in advised if not advice.apply)
+    if size.cancelled:
+        yield _cancelled(size.cancelled)
 
 
 def _cancelled(names: Sequence[str]) -> str:
@@ -165,16 +192,6 @@ def _cancelled(names: Sequence[str]) -> str:
         f"{len(names)} {'module stays' if one else 'modules stay'} out: "
         f"the sources cancel each other in {'it' if one else 'them'} ({names[0]}{'' if one else ', …'})"
     )
-
-
-def _changes(desk: Desk, entry: str, recipe: Recipe) -> list[str]:
-    """Return what differs from the merge that this one is based on; nothing where that is gone."""
-    if not entry:
-        return []
-    try:
-        return differences(desk.history.get(entry).recipe, recipe.to_json())
-    except RecipeError:
-        return []
 
 
 def _lost(desk: Desk, names: Contents, tree: Tree) -> list[str]:
@@ -222,19 +239,6 @@ def _claimed(desk: Desk, target: Path) -> str:
             return item.key
     other = desk.host.claims_name(target.stem)
     return "" if other is None or other == target else desk.library.key_of(other)
-
-
-def target_of(desk: Desk, output: Output, recipe: Recipe) -> Path:
-    """Return the file that the output settings name.
-
-    Raises:
-        OutputError: a bad name or folder.
-    """
-    folder = sub_folder(desk.host.lora_folders()[0], output.folder)
-    rank = recipe.policy().text.replace(":", "-")
-    names = [source.label for source in recipe.sources]
-    stem = fill_template(output.template, names, [s.ratio for s in recipe.sources], recipe.method, rank)
-    return output_path(folder, stem, overwrite=output.overwrite)
 
 
 # ---------------------------------------------------------------- cautions
@@ -378,88 +382,3 @@ _MEASURES: Mapping[str, Callable[[LoraFile], float | None]] = {
 
 def _and(names: Sequence[str]) -> str:
     return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"
-
-
-# ---------------------------------------------------------------- the name
-#
-# A template with a live preview, a version that counts itself up, names that every system can keep.
-
-TEMPLATE = "{sources}_{method}_{weights}_v{n}"
-_FIELD = re.compile(r"\{(sources|method|weights|rank|n)\}")
-_BAD = re.compile(f"[{NOT_ALLOWED},{{}}]+")
-MOST = 100
-
-
-def fill_template(
-    template: str, names: Sequence[str], weights: Sequence[float], method: str, rank: str
-) -> str:
-    """Return the stem with every field but the version filled in.
-
-    Args:
-        template: text with {sources}, {method}, {weights}, {rank}, {n}.
-        names: the sources' stems.
-        weights: their ratios.
-        method: its id.
-        rank: "lossless", "32", …
-    """
-    share = max(8, (MOST - 30) // max(1, len(names)))
-    values: Mapping[str, str] = {
-        "sources": "+".join(_clean(name)[:share].strip(" .-_") or "lora" for name in names[:6]),
-        "method": _clean(method),
-        "weights": "-".join(_percent(weight) for weight in weights[:6]),
-        "rank": _clean(rank),
-        "n": "{n}",
-    }
-    stem = _FIELD.sub(lambda match: values[match[1]], template or TEMPLATE)
-    return re.sub(" +", " ", stem).strip(" ") or "merge_v{n}"
-
-
-def _percent(weight: float) -> str:
-    return f"{round(weight * 100):d}".replace("-", "m")
-
-
-def _clean(text: str) -> str:
-    return _BAD.sub("_", text)
-
-
-def output_path(folder: Path, stem: str, *, overwrite: bool) -> Path:
-    """Return the file to write: the first free version where the stem counts one, the stem itself elsewhere.
-
-    Raises:
-        OutputError: a name that a system could not keep, or that leads into another folder.
-    """
-    stem = stem.removesuffix(SUFFIX)
-    check_stem(stem)
-    if "{n}" not in stem:
-        return folder / f"{stem}{SUFFIX}"
-    number = 1
-    while _taken(path := folder / f"{stem.replace('{n}', str(number))}{SUFFIX}", overwrite=overwrite):
-        number += 1
-    if overwrite and number > 1:
-        path = folder / f"{stem.replace('{n}', str(number - 1))}{SUFFIX}"
-    check_output_name(path)
-    return path
-
-
-def _taken(path: Path, *, overwrite: bool) -> bool:
-    """Tell whether a version is there already, or without leave to overwrite, something beside its name."""
-    return os.path.lexists(path) or (not overwrite and bool(beside(path)))
-
-
-def sub_folder(root: Path, name: str) -> Path:
-    """Return a folder below the LoRA folder.
-
-    Raises:
-        OutputError: it would lie outside, also by way of a link.
-    """
-    parts = PurePosixPath(str(name or "").replace("\\", "/")).parts
-    if any(part == ".." or part.endswith(":") for part in parts) or (parts and parts[0] == "/"):
-        message = f"the folder {name!r} is not inside the LoRA folder."
-        raise OutputError(message)
-    for part in parts:
-        check_name(part, "the folder")
-    folder = root.joinpath(*parts)
-    if not Path(os.path.realpath(folder)).is_relative_to(os.path.realpath(root)):
-        message = f"the folder {name!r} is a link that leads out of the LoRA folder: choose one inside."
-        raise OutputError(message)
-    return folder

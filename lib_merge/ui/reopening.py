@@ -9,12 +9,13 @@ from typing import Annotated
 from lib_merge.errors import MergeError, RecipeError
 from lib_merge.families import USUAL
 from lib_merge.library.library import Item
-from lib_merge.recipe import Recipe, from_json, loads
+from lib_merge.recipe import Recipe, loads
 from lib_merge.ui.desk import Desk, carried_recipe, operation
+from lib_merge.ui.lineage import recipe_of
 from lib_merge.ui.pictures import decoded
 from lib_merge.ui.prompt import PromptSource, infotext, read_prompt, recipes_of, write_prompt
 from lib_merge.ui.protocol import About
-from lib_merge.ui.state import Row, Setup, TabState, encoder_ratios, rules_text, unshown
+from lib_merge.ui.state import Row, Setup, TabState, as_asked, encoder_ratios, rules_text, unshown
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,7 +39,9 @@ class OpenReply:
 @operation("open")
 def open_(desk: Desk, request: OpenRequest) -> OpenReply:
     """Return the set-up that made a merged LoRA, a history entry or a recipe."""
-    return open_recipe(desk, _recipe(desk, request))
+    if request.entry:
+        return open_recipe(desk, recipe_of(desk.history.get(request.entry)))
+    return open_recipe(desk, as_asked(_recipe(desk, request)))
 
 
 def open_recipe(desk: Desk, recipe: Recipe) -> OpenReply:
@@ -49,8 +52,6 @@ def open_recipe(desk: Desk, recipe: Recipe) -> OpenReply:
 def _recipe(desk: Desk, request: OpenRequest) -> Recipe:
     if request.recipe:
         return desk.recipe_named(request.recipe)
-    if request.entry:
-        return from_json(desk.history.get(request.entry).recipe, "the entry")
     if request.text:
         return loads(request.text, "the recipe")
     path = desk.library.resolve(request.key)
@@ -108,7 +109,7 @@ def prompt(desk: Desk, request: PromptRequest) -> PromptReply:
     text = _text_of(request.image) if request.image else request.text
     carried = recipes_of(text)
     if carried:
-        opened = open_recipe(desk, carried[0])
+        opened = open_recipe(desk, as_asked(carried[0]))
         return PromptReply(rows=[], notes=opened.notes, state=opened.state)
     tags = read_prompt(text)
     notes = list(tags.notes)

@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal, Union
 
@@ -312,6 +312,19 @@ def from_recipe(recipe: Recipe, locate: Locate, expand: Expand) -> Setup:
         seed=recipe.seed,
         family=recipe.family or "",
     )
+
+
+def as_asked(recipe: Recipe) -> Recipe:
+    """Return the recipe with no rank of its own where it has the one that its method takes by itself.
+
+    A recipe as JSON always says a rank: the tab's *Automatic* becomes the rank that it came to.
+    """
+    sources = tuple(
+        source if source.recipe is None else replace(source, recipe=as_asked(source.recipe))
+        for source in recipe.sources
+    )
+    left = replace(recipe, sources=sources, rank=None)
+    return left if recipe.rank == left.policy() else replace(left, rank=recipe.rank)
 
 
 def _group_names(recipe: Recipe) -> dict[int, str]:

@@ -19,7 +19,7 @@ from lib_merge.recipe_edits import PER_SOURCE, letter, with_changes
 from lib_merge.ui.desk import Desk, operation
 from lib_merge.ui.jobs import JobReply, Task
 from lib_merge.ui.protocol import About
-from lib_merge.ui.state import KnobValue, Row, Setup, TabState, from_recipe, to_recipe, used
+from lib_merge.ui.state import KnobValue, Row, Setup, TabState, from_recipe, policy_of, to_recipe, used
 
 log = logging.getLogger("lib_merge")
 # analyses whose report can still be asked for
@@ -177,6 +177,8 @@ def applied(desk: Desk, state: TabState, changes: Changes) -> Setup:
     given = {name: value for name, value in given.items() if value is not None}
     recipe = with_changes(to_recipe(state, desk.library.resolve), given)
     made = from_recipe(recipe, desk.locator.locate, lambda blocks: desk.expand(blocks, state.family))
+    if recipe.rank == policy_of(state.rank):
+        made = replace(made, rank=state.rank)
     knobs = {**state.knobs, **made.knobs}
     if changes.aside:
         return replace(made, sources=_set_aside(state, recipe, made), knobs=knobs)

@@ -25,7 +25,7 @@ from lib_merge.engine.survey import foresee
 from lib_merge.engine.tree import open_tree
 from lib_merge.errors import MergeError
 from lib_merge.kept.archive import Archive
-from lib_merge.kept.history import differences
+from lib_merge.kept.changes import differences
 from lib_merge.library.inspect import inspect_file
 from lib_merge.library.library import read_facts
 from lib_merge.library.recipes import RecipeBook

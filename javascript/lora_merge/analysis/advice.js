@@ -16,8 +16,8 @@ export const factList = (view) => {
         .slice(0, 6)
         .map((pair) => [
             "info",
-            `${view.letter(pair.first)} and ${view.letter(pair.second)}: ` +
-                `${pair.relation}, cosine ${fixed(pair.whole.cosine, 3)}`,
+            `${view.letter(pair.first)} and ${view.letter(pair.second)}: ${pair.relation}, cosine ` +
+                `${fixed(pair.whole.cosine, 3)}`,
         ]);
     if (report.recipe && report.sources.length > 1) {
         const whole = report.recipe.whole;
@@ -25,15 +25,14 @@ export const factList = (view) => {
             "info",
             "share of the result: " +
                 `${whole.shares.map((value, index) => `${view.letter(index)} ${share(value)}`).join(", ")} ` +
-                "· sum of ratios " +
-                `${figure(report.recipe.total)} · ${fixed(whole.cancel, 2)} × ` +
-                "as strong as unrelated LoRAs (below 1 they cancel)",
+                `· sum of ratios ${figure(report.recipe.total)} · ${fixed(whole.cancel, 2)} × as strong ` +
+                "as unrelated LoRAs (below 1 they cancel)",
         ]);
         if (whole.growth !== null)
             lines.push([
                 whole.growth > 1.5 ? "warn" : "info",
-                `strongest direction × ${fixed(whole.growth, 2)} in the worst ` +
-                    "module (above 1.5 pictures tend to over-bake)",
+                `strongest direction × ${fixed(whole.growth, 2)} in the worst module (above 1.5 ` +
+                    "pictures tend to over-bake)",
             ]);
         if (!report.recipe.direct)
             lines.push([
@@ -47,7 +46,6 @@ export const factList = (view) => {
             `pruning at ${figure(pruned.threshold)} ` +
                 (pruned.field === "prune" ? "of the largest" : "absolute") +
                 `${pruned.chosen ? " (set)" : ""} ` +
-                "" +
                 `saves ${(pruned.saved / 1e6).toFixed(2)} MB, error ${(100 * pruned.error).toFixed(2)}%`,
         ]);
     for (const source of report.sources) {

@@ -41,6 +41,7 @@ export class Scale {
         this.colours = diverging ? DIVERGING : SEQUENTIAL;
     }
 
+    /** @param {number} value to be shown on this ground, in this ink */
     style(value) {
         const rgb = between(
             this.colours,

@@ -17,8 +17,7 @@ export const figureTable = (figures) => {
         const other = one.against.find((found) => found.column === head);
         if (!other) return "–";
         return (
-            `${other.difference.toFixed(2)} ± ` +
-            `${other.spread.toFixed(2)}` +
+            `${other.difference.toFixed(2)} ± ${other.spread.toFixed(2)}` +
             (other.similarity === null ? "" : ` (${other.similarity.toFixed(3)})`)
         );
     };
@@ -31,8 +30,8 @@ export const figureTable = (figures) => {
             el(
                 "caption",
                 {},
-                "Mean difference of the pictures in grey levels of 255 ± spread over the " +
-                    "rows, in brackets structural similarity (1 = the same)",
+                "Mean difference of the pictures in grey levels of 255 ± spread over the rows, in " +
+                    "brackets structural similarity (1 = the same)",
             ),
             el(
                 "thead",

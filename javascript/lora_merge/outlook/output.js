@@ -1,7 +1,10 @@
 /* From what is set up to what was saved: the plan, the job, its result. */
 
-import { button, find, put } from "../core/dom.js";
+import { button } from "../core/dom.js";
+import { proven } from "../core/format.js";
+import { forgetJob, jobsToShow, keepJob } from "../core/running.js";
 import { later, pause } from "../core/timing.js";
+import { addToPrompt } from "../pictures/prompt.js";
 import { Bar } from "./bar.js";
 import { inShort, Outlook } from "./outlook.js";
 import { Result } from "./result.js";
@@ -11,7 +14,6 @@ import { Saving } from "./saving.js";
  * @typedef {Pick<import("../core/needs.js").Needs, "afterSave"
  *     | "ask"
  *     | "catalog"
- *     | "held"
  *     | "preview"
  *     | "request"
  *     | "say"
@@ -20,8 +22,6 @@ import { Saving } from "./saving.js";
  *   & import("./result.js").ResultNeeds
  *   & import("./saving.js").SavingNeeds} OutputNeeds
  */
-
-const JOB = "lora-merge-job";
 
 export class Output {
     /**
@@ -96,13 +96,15 @@ export class Output {
 
     /* said at once in the bar and in the outlook; opened when somebody presses Merge all the same */
     refuse(error) {
+        const { remedy } = error;
         const mends = () =>
-            (error.remedies || []).map((remedy) =>
-                button(remedy.title, () => this.needs.change(remedy.title, remedy.changes), {
-                    class: "lm-button lm-small",
-                    title: remedy.reason,
-                }),
-            );
+            remedy
+                ? [
+                      button(remedy.label, () => this.needs.state.replace(remedy.edit), {
+                          class: "lm-button lm-small",
+                      }),
+                  ]
+                : [];
         this.refusal = { sentence: error.message, mends };
         this.outlook.refused(error.message, mends());
         this.bar.say("bad", "", error.message);
@@ -183,23 +185,24 @@ export class Output {
         return result;
     }
 
-    /* after a reload of the page: a merge that was running goes on, and is shown again */
+    /* after a reload of the page: what was running goes on, and is shown again */
     async resume() {
-        const job = Number(sessionStorage.getItem(JOB));
-        sessionStorage.removeItem(JOB);
-        if (!job) return;
-        try {
-            const now = await this.needs.request("job", { job });
-            if (now.what === "merge") await this.follow(now, (result) => this.saved(result));
-        } catch {
-            /* the program was restarted since: that merge is gone, and nothing of it was written */
-        }
+        const found = await jobsToShow(this.needs.request).catch(() => []);
+        for (const now of found) await this.follow(now, (result) => this.ended(now.what, result));
+        forgetJob();
+    }
+
+    ended(what, result) {
+        if (what === "merge") return this.saved(result);
+        if (what === "verify") return this.needs.say(`Verified: ${proven(result)}.`);
+        this.needs.say(`The sweep has saved ${result.made.map((one) => one.output).join(", ")}.`);
+        return this.needs.afterSave();
     }
 
     async follow(started, then) {
         this.job = started.job;
         this.stopping = false;
-        sessionStorage.setItem(JOB, String(started.job));
+        keepJob(started.job);
         if (started.what === "merge") this.result.close();
         this.bar.run(true);
         let now = started;
@@ -211,7 +214,8 @@ export class Output {
             now = reply;
         }
         this.job = null;
-        sessionStorage.removeItem(JOB);
+        /* where the page is going, or the server was not reached, it is found again */
+        if (now.state !== "waiting" && now.state !== "running") forgetJob();
         this.bar.run(false);
         this.replan();
         if (now.state === "cancelled") this.needs.say("Cancelled; nothing was written.");
@@ -235,20 +239,6 @@ export class Output {
         await this.needs.ask("cancel", { job: this.job });
     }
 
-    async sweep() {
-        const used = this.needs.state.used();
-        const first = used.find((row) => !this.needs.held(row)) || used[0];
-        if (!first) return;
-        for (const ratio of [0.2, 0.4, 0.6, 0.8, 1]) {
-            const state = JSON.parse(JSON.stringify(this.data));
-            state.sources.find((row) => row.id === first.id).ratio = ratio;
-            state.output.overwrite = false;
-            /* five files need five names */
-            if (!/\{(weights|n)\}/.test(state.output.template)) state.output.template += "_{weights}";
-            if (!(await this.merge(state))) return;
-        }
-        this.needs.say("Five merges were saved; the history has them all.");
-    }
     saved(result) {
         this.last = result.output;
         this.result.show(result);
@@ -261,16 +251,12 @@ export class Output {
         if (reply) await this.follow(reply, (done) => this.saved(done));
     }
 
-    /* put a tag into the prompt of txt2img, once, and go there; the prompt is in sight, and has the focus */
+    /* put a tag into the prompt of txt2img, once, and go there */
     async useTag(tag, text = tag) {
-        const field = find("#txt2img_prompt textarea");
-        if (!field) return this.needs.say(text);
-        if (!field.value.includes(tag))
-            put(field, field.value.trim() ? `${field.value.trim()}, ${text}` : text);
-        if (typeof window.switch_to_txt2img === "function") window.switch_to_txt2img();
-        /* gradio shows the tab some time after it was asked to, and a field that is hidden takes no focus */
-        for (let turn = 0; turn < 40 && !field.offsetParent; turn += 1) await pause(50);
-        field.focus({ preventScroll: true });
-        return field.scrollIntoView({ block: "center" });
+        if (!(await addToPrompt(tag, text))) this.needs.say(text);
+    }
+
+    recheck() {
+        return this.result.recheck();
     }
 }

@@ -6,12 +6,13 @@ import { loadsIn } from "./loads.js";
 
 /** What it takes.
  * @typedef {Pick<import("../core/needs.js").Needs, "addSource"
+ *     | "ask"
  *     | "catalog"
  *     | "compare"
- *     | "library"
  *     | "open"
  *     | "say"
  *     | "useTag"
+ *     | "validate"
  *     | "verify">} ResultNeeds
  */
 
@@ -23,6 +24,7 @@ export class Result {
     constructor(needs, partners) {
         this.needs = needs;
         this.partners = partners;
+        this.shown = null;
         this.key = "";
         this.box = el("section", { class: "lm-result", hidden: true, "aria-label": "Result" });
     }
@@ -38,9 +40,27 @@ export class Result {
         else this.close();
     }
 
-    /* its file was renamed or deleted: nothing may be done with it any more */
-    gone(touched) {
-        if (this.key && touched.has(this.key) && !this.needs.library.item(this.key)) this.close();
+    card() {
+        const { entry, key } = this.shown;
+        return this.needs.ask("card", { entry: entry || "", key });
+    }
+
+    /** A file that was renamed is shown under its new name; one that is gone, not at all. */
+    async recheck() {
+        const { shown } = this;
+        if (!this.key) return;
+        const card = await this.card();
+        if (!card || shown !== this.shown || !this.key) return;
+        if (card.state === "renamed")
+            this.show({
+                ...shown,
+                key: card.key,
+                output: `${card.name}.safetensors`,
+                alias: card.prompt.slice(6, -3),
+                prompt: card.prompt,
+                triggers: card.triggers,
+            });
+        else if (card.state !== "there") this.close();
     }
 
     put(kind, ...parts) {
@@ -82,6 +102,7 @@ export class Result {
      * @param {Record<string, any>} result the report of the job
      */
     show(result) {
+        this.shown = result;
         this.key = result.key;
         this.put(
             "good",
@@ -151,6 +172,12 @@ export class Result {
             "div",
             { class: "lm-line lm-next" },
             use ? button("Use in txt2img", () => this.use(result), { class: `${small} lm-primary` }) : null,
+            result.entry
+                ? button("Validate", () => needs.validate(result.entry), {
+                      title: "Five steps and ten test prompts, in the history",
+                      class: small,
+                  })
+                : null,
             button("Copy tag", () => this.copy(result), { title: result.prompt, class: small }),
             use ? button("Compare in txt2img", () => needs.compare(result.alias), { class: small }) : null,
             button("Open recipe", () => needs.open({ key: result.key }), {
@@ -226,7 +253,10 @@ export class Result {
         return result.triggers ? `${result.triggers}, ${result.prompt}` : result.prompt;
     }
 
-    use(result) {
-        this.needs.useTag(result.prompt, this.tag(result));
+    async use(result) {
+        const card = await this.card();
+        if (!card) return;
+        if (!card.prompt) this.needs.say(card.said, true);
+        else this.needs.useTag(card.prompt, this.tag({ ...result, ...card }));
     }
 }

@@ -5,8 +5,11 @@ import { button, el, select } from "../core/dom.js";
 import { Details } from "./details.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "state"> & import("./details.js").DetailsNeeds} SavingNeeds
+ * @typedef {Pick<import("../core/needs.js").Needs, "request" | "state"> & import("./details.js").DetailsNeeds} SavingNeeds
  */
+
+/* of one LoRA */
+const MOST_WORDS = 8;
 
 export class Saving {
     /**
@@ -35,15 +38,19 @@ export class Saving {
         });
         this.precision = select(
             [
-                ["fp16", "fp16, as nearly all LoRAs"],
+                ["fp16", "fp16"],
                 ["bf16", "bf16"],
-                ["float", "float32, twice as large"],
+                ["float", "float32"],
             ],
             "fp16",
             (value) => ((needs.state.data.precision = value), needs.state.changed("value")),
             { "aria-label": "Precision" },
         );
-        this.chips = el("span", { class: "lm-chips", hidden: true });
+        this.chips = el("div", {
+            class: "lm-words lm-double",
+            role: "group",
+            "aria-label": "Likely trigger words",
+        });
         this.box = el(
             "section",
             { class: "lm-save", hidden: true, id: "lora_merge_save", "aria-label": "Save options" },
@@ -72,7 +79,12 @@ export class Saving {
                 el("span", {}, "Folder"),
                 this.folder,
             ),
-            el("label", {}, el("span", {}, "Precision"), this.precision),
+            el(
+                "label",
+                { title: "fp16, as nearly all LoRAs are; float32 is twice as large" },
+                el("span", {}, "Precision"),
+                this.precision,
+            ),
             el("label", { class: "lm-line lm-check" }, this.overwrite, "Overwrite"),
             el(
                 "label",
@@ -82,8 +94,8 @@ export class Saving {
                 },
                 el("span", {}, "Trigger words"),
                 this.triggers,
-                this.chips,
             ),
+            this.chips,
             el("label", { class: "lm-double" }, el("span", {}, "Notes"), this.notes),
             this.details.based_on,
             this.details.preview,
@@ -98,6 +110,52 @@ export class Saving {
     open(yes) {
         this.box.hidden = !yes;
         this.toggle.setAttribute("aria-expanded", String(yes));
+        if (yes) this.offerWords();
+    }
+
+    /* words that the sources may answer to, the surest first; a press puts one in or takes it out */
+    async offerWords() {
+        const keys = [...new Set(this.needs.state.used().map((row) => row.key))];
+        const asked = keys.join("\n");
+        if (this.asked !== asked) {
+            const reply = keys.length ? await this.needs.request("words", { keys }).catch(() => null) : null;
+            this.asked = asked;
+            const seen = new Set();
+            this.words = keys
+                .flatMap((key) => ((reply && reply.found[key]) || []).slice(0, MOST_WORDS))
+                .filter((word) => !seen.has(word.text) && seen.add(word.text));
+        }
+        this.drawWords();
+    }
+
+    chosen() {
+        return this.triggers.value
+            .split(",")
+            .map((text) => text.trim())
+            .filter(Boolean);
+    }
+
+    drawWords() {
+        const now = this.chosen();
+        this.chips.replaceChildren(
+            ...(this.words || []).map((word) =>
+                button(el("bdi", {}, word.text), () => this.turn(word.text), {
+                    class: "lm-button lm-chip",
+                    title: word.says,
+                    "aria-pressed": String(now.includes(word.text)),
+                    "aria-label": `Trigger word ${word.text}`,
+                }),
+            ),
+        );
+    }
+
+    turn(text) {
+        const now = this.chosen();
+        const next = now.includes(text) ? now.filter((one) => one !== text) : [...now, text];
+        this.triggers.value = next.join(", ");
+        this.set("triggers", this.triggers.value);
+        const again = [...this.chips.children].find((chip) => chip.textContent === text);
+        if (again instanceof HTMLElement) again.focus();
     }
 
     set(name, value) {
@@ -120,12 +178,14 @@ export class Saving {
             output.folder !== defaults.folder ||
             this.data.precision !== defaults.precision;
         this.toggle.classList.toggle("lm-set", Boolean(set));
+        if (!this.box.hidden) this.offerWords();
     }
 
     /** @param {import("../types.js").Outlook} plan */
     show(plan) {
         if (this.data.output.triggers === null && this.triggers !== document.activeElement)
             this.triggers.value = plan.triggers;
+        if (!this.box.hidden) this.drawWords();
         this.details.show(plan.changes || []);
     }
 }

@@ -1,19 +1,21 @@
 /* The panel "Compare": pictures of the merge beside its sources, and several merges to choose from. */
 
 import { button, el } from "../core/dom.js";
+import { openSweep } from "../history/sweep.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "catalog" | "compare" | "preview">} SeeingNeeds
+ * @typedef {Pick<import("../core/needs.js").Needs, "catalog" | "compare" | "preview">
+ *   & import("../history/sweep.js").SweepNeeds} SeeingNeeds
  */
 
 /**
  * The panel.
  * @param {SeeingNeeds} needs what it takes
  * @param {HTMLElement} strip where a preview's pictures come
- * @param {() => void} sweep saves several merges
+ * @param {HTMLElement} two where two merges stand side by side
  * @returns {HTMLElement}
  */
-export const comparePanel = (needs, strip, sweep) => {
+export const comparePanel = (needs, strip, two) => {
     const pictures = needs.catalog.can_generate
         ? [
               el(
@@ -51,12 +53,13 @@ export const comparePanel = (needs, strip, sweep) => {
         el(
             "div",
             { class: "lm-line" },
-            button("Sweep", sweep),
+            button("Sweep…", () => openSweep(needs)),
             el(
                 "span",
                 { class: "lm-dim" },
-                "saves five merges, with the first source at 0.2, 0.4, 0.6, 0.8 and 1.0",
+                "the same merge with one thing changed, several times; it asks before it writes",
             ),
         ),
+        two,
     );
 };

@@ -101,8 +101,8 @@ export class Groups {
                     ? button("Compare this level", () => this.compare(label), {
                           class: small,
                           title:
-                              "The comparison in txt2img shows this group alone: " +
-                              "its sources, their stack, its merge",
+                              "The comparison in txt2img shows this group alone: its sources, their " +
+                              "stack, its merge",
                       })
                     : null,
                 this.saved[label]

@@ -425,8 +425,8 @@ export class Sources {
                 kept
                     .map(
                         (row) =>
-                            `${letterOf(this.data.sources.indexOf(row))} keeps ` +
-                            `its ratio: ${this.held(row).said}.`,
+                            `${letterOf(this.data.sources.indexOf(row))} keeps its ratio: ` +
+                            `${this.held(row).said}.`,
                     )
                     .join(" "),
             );

@@ -141,7 +141,7 @@ def estimate(desk: Desk, given: Mapping[str, Any], setup: str) -> str:
     )
     text = (
         f"{_many(len(columns), 'column')} × {_many(len(rows), 'row')} = "
-        f"{_many(count, 'picture')}, live merges: {merges}"
+        f"{_many(count, 'picture')}, {_many(merges, 'merge')} made for them and not saved"
     )
     seconds = PACE.estimate(count)
     if seconds is None:

@@ -12,21 +12,14 @@ from lib_merge.errors import RecipeError
 from lib_merge.metadata import trigger_words
 from lib_merge.recipe import Recipe, Source
 from lib_merge.recipe_edits import number
+from lib_merge.ui import validating
 from lib_merge.webui.compare.columns import words
 
 MOST = 400
-PROMPTS = (
-    "{trigger}, portrait, looking at viewer, plain background",
-    "{trigger}, full body, standing in a street, daylight",
-    "{trigger}, sitting at a table, indoors, warm light",
-    "{trigger}, close-up of the face, smiling",
-    "{trigger}, from behind, walking in a forest",
-    "{trigger}, action pose, dynamic angle",
-    "{trigger}, night, city lights, rain",
-    "{trigger}, wide shot, landscape, small figure",
-    "a cat on a windowsill",
-    "an empty room with a wooden floor",
-)
+PROMPTS = tuple(validating.lines())
+# a prompt without a word, and what parts a prompt from what is to be kept out of the picture
+EMPTY, NEGATIVE = "{empty}", "{negative}"
+_EDGES = re.compile(r"^[\s,]+|[\s,]+$")
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +32,7 @@ class Row:
     sampler: str | None = None
     cfg: float | None = None
     size: tuple[int, int] | None = None
+    negative: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,15 +50,17 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
     """Return the rows asked for.
 
     Args:
-        lines: prompts one per line, where `{trigger}` becomes the sources' trigger words; seeds, CFG scales
-            and sizes (`512x768`) separated by commas; names of samplers.
+        lines: prompts one per line, where `{trigger}` becomes the sources' trigger words, `{empty}` is a
+            prompt without a word and `{negative}` stands before what is to be kept out; seeds, CFG scales and
+            sizes (`512x768`) separated by commas; names of samplers.
         recipe: for the trigger words.
         prompt: of the tab, where no prompts are given.
         seed: of the tab, never −1, where no seeds are given.
     Raises:
         RecipeError: a seed, scale or size that is none, or too many rows.
     """
-    texts = [line.strip() for line in lines.prompts.splitlines() if line.strip()] or [prompt]
+    given = [line.strip() for line in lines.prompts.splitlines() if line.strip()]
+    texts = given or [prompt]
     seeds = [_seed(word) for word in words(lines.seeds)] or [seed]
     samplers: list[str | None] = [name for name in lines.samplers if name] or [None]
     cfgs: list[float | None] = [number(word) for word in words(lines.cfgs)] or [None]
@@ -74,11 +70,11 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
         message = f"{count} rows are too many; {MOST} is the limit."
         raise RecipeError(message)
     trigger = ", ".join(_triggers(recipe)) if any("{trigger}" in text for text in texts) else ""
-    texts = [re.sub(r"^[\s,]+|[\s,]+$", "", text.replace("{trigger}", trigger)) for text in texts]
+    pairs = [_prompt(text.replace("{trigger}", trigger)) for text in texts]
     rows = []
-    for text, one, sampler, cfg, size in itertools.product(texts, seeds, samplers, cfgs, sizes):
+    for (text, negative), one, sampler, cfg, size in itertools.product(pairs, seeds, samplers, cfgs, sizes):
         parts = [
-            text[:60],
+            text[:60] if text or not given else "(empty)",
             str(one) if len(seeds) > 1 else "",
             sampler or "",
             "" if cfg is None else f"CFG {cfg:g}",
@@ -92,9 +88,17 @@ def plan_rows(lines: Lines, recipe: Recipe, prompt: str, seed: int) -> list[Row]
                 sampler=sampler,
                 cfg=cfg,
                 size=size,
+                negative=negative,
             )
         )
     return rows
+
+
+def _prompt(line: str) -> tuple[str, str | None]:
+    """Return a line's prompt, and what is to be kept out where it says so."""
+    text, mark, negative = line.partition(NEGATIVE)
+    text, negative = (_EDGES.sub("", part.replace(EMPTY, "")) for part in (text, negative))
+    return text, negative if mark else None
 
 
 def _seed(word: str) -> int:

@@ -16,6 +16,7 @@ from lib_merge import metadata
 from lib_merge.errors import RecipeError
 from lib_merge.recipe import Recipe
 from lib_merge.ui.desk import Desk
+from lib_merge.ui.naming import said_source
 from lib_merge.webui import checkpoint, lora_code
 from lib_merge.webui.compare import pictures
 from lib_merge.webui.compare.columns import TICKED, Column, ColumnChoices, Place, plan_columns
@@ -167,6 +168,8 @@ def _picture(p: Any, row: Row, column: Column) -> Cell:  # noqa: ANN401
 
     one = copy(p)
     one.prompt, one.seed, one.n_iter, one.batch_size = row.prompt, row.seed, 1, 1
+    if row.negative is not None:
+        one.negative_prompt = row.negative
     one.sampler_name = row.sampler or p.sampler_name
     one.cfg_scale = p.cfg_scale if row.cfg is None else row.cfg
     one.width, one.height = row.size or (p.width, p.height)
@@ -211,7 +214,7 @@ def _finish(p: Any, desk: Desk, recipe: Recipe, grid: Grid, *, maps: bool) -> An
     if drawn is not None:
         desk.comparisons.add(
             drawn,
-            sources=[source.label for source in recipe.sources],
+            sources=[said_source(source) for source in recipe.sources],
             columns=[
                 {"label": one.label, "kind": one.kind, "recipe": one.recipe.to_json() if one.recipe else None}
                 for one in grid.columns
