@@ -262,7 +262,7 @@ export class Sources {
     fold(row, index, letter, item) {
         return el(
             "div",
-            { class: "lm-line lm-fold lm-more", hidden: !this.opened.has(row.id) },
+            { class: "lm-line lm-fold lm-row-more", hidden: !this.opened.has(row.id) },
             ...this.encoders(row, item, letter),
             el(
                 "label",
