@@ -39,6 +39,13 @@ test("values of a sweep are numbers, switches and names", () => {
     assert.deepEqual(words.valuesOf(""), []);
 });
 
+test("a sweep over ranks begins below what can come out", () => {
+    assert.equal(words.usualRanks(24), "2, 4, 8, 16");
+    assert.equal(words.usualRanks(256), "16, 32, 64, 128");
+    assert.equal(words.usualRanks(0), "8, 16, 32, 64");
+    assert.equal(words.usualRanks(2), "1");
+});
+
 test("every step of the validation says what to change", () => {
     for (const step of ["loads", "pictures", "strengths", "prompts", "speed"])
         assert.ok(words.changesFor(step).length > 1, step);
