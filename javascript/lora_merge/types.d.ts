@@ -974,7 +974,7 @@ export interface ValidationSetRequest {
     entry: string;
     step: "loads" | "pictures" | "strengths" | "prompts" | "speed";
     /** null takes the hand's word back. */
-    state?: "passed" | "failed" | "open" | null;
+    mark?: "passed" | "failed" | "open" | null;
     note?: string;
 }
 

@@ -134,7 +134,7 @@ class ValidationSetRequest:
 
     entry: str
     step: Step
-    state: Annotated[StepState | None, About("null takes the hand's word back")] = None
+    mark: Annotated[StepState | None, About("null takes the hand's word back")] = None
     note: Annotated[str, About(most=10_000)] = ""
 
 
@@ -142,7 +142,7 @@ class ValidationSetRequest:
 def validation_set(desk: Desk, request: ValidationSetRequest) -> ValidationReply:
     """Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised."""
     entry = desk.history.get(request.entry)
-    said = None if request.state is None else {"state": request.state, "note": request.note}
+    said = None if request.mark is None else {"state": request.mark, "note": request.note}
     desk.validations.put(entry.id, request.step, said)
     reply = checklist(desk, entry)
     if entry.status in ("ok", "revise") and reply.state != "open":
@@ -264,10 +264,10 @@ def _speed(entry: Entry, seen: Sequence[Mapping[str, Any]]) -> tuple[StepState, 
         stack = next((figure for figure in figures if figure.get("kind") == "stack"), None)
         if merged is None or stack is None:
             continue
-        pairs = [(merged.get(name), stack.get(name)) for name in ("load", "seconds")]
-        if any(value is None for pair in pairs for value in pair):
+        given = [figure.get(name) for name in ("load", "seconds") for figure in (merged, stack)]
+        if not all(isinstance(value, (int, float)) for value in given):
             continue
-        (load, stack_load), (each, stack_each) = pairs
+        load, stack_load, each, stack_each = (float(value) for value in given if value is not None)
         told = (
             f"{load:.2f} s to load against {stack_load:.2f} s of the stack, "
             f"{each:.1f} s a picture against {stack_each:.1f} s"
