@@ -17,8 +17,8 @@ ONE = {"window": "w-1", "browser": "b"}
 TWO = {"window": "w-2", "browser": "b"}
 
 
-def _page(desk, op, window="", **fields):  # noqa: F811
-    text = json.dumps({"op": op, "id": 1, "token": desk.token, "asked_in": window, **fields})
+def _page(desk, op, asked_in="", **fields):  # noqa: F811
+    text = json.dumps({"op": op, "id": 1, "token": desk.token, "asked_in": asked_in, **fields})
     return json.loads(desk.handle(text))
 
 
@@ -149,7 +149,7 @@ def test_the_checklist_fills_itself_and_the_rest_is_ticked(desk, host):  # noqa:
     assert desk.handle_dict(verdict)["ok"]
     assert desk.handle_dict(ask)["state"] == "validated"
     failed = desk.handle_dict(
-        {"op": "validation_set", "entry": entry, "step": "prompts", "state": "failed", "note": "<b>hands</b>"}
+        {"op": "validation_set", "entry": entry, "step": "prompts", "mark": "failed", "note": "<b>hands</b>"}
     )
     assert (failed["state"], desk.history.get(entry).status) == ("revise", "revise")
     again = open_desk(host).handle_dict(ask)
@@ -180,7 +180,7 @@ def test_a_history_of_the_version_before_gets_its_new_tables(desk, host):  # noq
     connection.executescript("DROP TABLE windows; DROP TABLE validations; PRAGMA user_version = 1")
     connection.close()
     again = open_desk(host)
-    assert again.handle_dict({"op": "validation_set", "entry": entry, "step": "speed", "state": "passed"})[
+    assert again.handle_dict({"op": "validation_set", "entry": entry, "step": "speed", "mark": "passed"})[
         "ok"
     ]
     assert again.history.get(entry).name == "out"

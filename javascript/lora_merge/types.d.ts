@@ -977,8 +977,20 @@ export interface ValidationSetRequest {
     entry: string;
     step: "loads" | "pictures" | "strengths" | "prompts" | "speed";
     /** null takes the hand's word back. */
-    state?: "passed" | "failed" | "open" | null;
+    mark?: "passed" | "failed" | "open" | null;
     note?: string;
+}
+
+/** How far merges are validated. */
+export interface ValidationsReply {
+    /** by id; nothing of one that is not there. */
+    states: Record<string, "validated" | "revise" | "open">;
+}
+
+/** Names merges of the history. */
+export interface ValidationsRequest {
+    /** their ids. */
+    entries: string[];
 }
 
 /** What a person thinks of a merge. */
@@ -1174,6 +1186,8 @@ export interface Operations {
     validation: { request: EntryRequest; reply: ValidationReply };
     /** Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised. */
     validation_set: { request: ValidationSetRequest; reply: ValidationReply };
+    /** Return how far merges are validated; those that cannot be looked at are open. */
+    validations: { request: ValidationsRequest; reply: ValidationsReply };
     /** Write down what a person thinks of a merge. */
     verdict: { request: VerdictRequest; reply: VerdictReply };
     /** Start to hold a merged LoRA against its recipe. */

@@ -224,7 +224,7 @@ def _fits(knob: Knob, value: object, count: int, method: str) -> bool:
     if not single and (knob.scope is not Scope.SOURCE or len(value) != count):  # type: ignore[arg-type]
         return False
     try:
-        for one in [value] if single else value:  # type: ignore[union-attr,attr-defined]
+        for one in [value] if single else value:  # type: ignore[attr-defined]
             knob.check(one, method)
     except MergeError:
         return False

@@ -134,7 +134,7 @@ class ValidationSetRequest:
 
     entry: str
     step: Step
-    state: Annotated[StepState | None, About("null takes the hand's word back")] = None
+    mark: Annotated[StepState | None, About("null takes the hand's word back")] = None
     note: Annotated[str, About(most=10_000)] = ""
 
 
@@ -142,7 +142,7 @@ class ValidationSetRequest:
 def validation_set(desk: Desk, request: ValidationSetRequest) -> ValidationReply:
     """Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised."""
     entry = desk.history.get(request.entry)
-    said = None if request.state is None else {"state": request.state, "note": request.note}
+    said = None if request.mark is None else {"state": request.mark, "note": request.note}
     desk.validations.put(entry.id, request.step, said)
     reply = checklist(desk, entry)
     if entry.status in ("ok", "revise") and reply.state != "open":
@@ -150,11 +150,20 @@ def validation_set(desk: Desk, request: ValidationSetRequest) -> ValidationReply
     return reply
 
 
-def checklist(desk: Desk, entry: Entry) -> ValidationReply:
-    """Return the five steps of a merge: the person's word where there is one, else what is known."""
+def checklist(
+    desk: Desk, entry: Entry, compared: Sequence[Mapping[str, Any]] | None = None
+) -> ValidationReply:
+    """Return the five steps of a merge: the person's word where there is one, else what is known.
+
+    Args:
+        desk: history, ticks, comparisons.
+        entry: the merge.
+        compared: every comparison, where they are read already.
+    """
     ticked = desk.validations.of(entry.id)
-    seen = [desk.comparisons.get(one) for one in desk.comparisons.ids()]
-    seen = [one for one in seen if one["id"] == entry.grid or _columns(one, entry)]
+    if compared is None:
+        compared = list(_compared(desk))
+    seen = [one for one in compared if one["id"] == entry.grid or _columns(one, entry)]
     known: dict[Step, tuple[StepState, str]] = {
         "loads": _loads(desk, entry),
         "pictures": _pictures(entry, seen),
@@ -166,6 +175,15 @@ def checklist(desk: Desk, entry: Entry) -> ValidationReply:
     states = {step.state for step in steps}
     state: MergeState = "revise" if "failed" in states else "open" if "open" in states else "validated"
     return ValidationReply(entry=entry.id, state=state, steps=steps)
+
+
+def _compared(desk: Desk) -> Iterator[Mapping[str, Any]]:
+    """Yield every comparison that can be read."""
+    for identity in desk.comparisons.ids():
+        try:
+            yield desk.comparisons.get(identity)
+        except RecipeError:
+            continue
 
 
 def _step(step: Step, known: tuple[StepState, str], ticked: Mapping[str, Any] | None) -> StepReply:
@@ -246,10 +264,10 @@ def _speed(entry: Entry, seen: Sequence[Mapping[str, Any]]) -> tuple[StepState, 
         stack = next((figure for figure in figures if figure.get("kind") == "stack"), None)
         if merged is None or stack is None:
             continue
-        pairs = [(merged.get(name), stack.get(name)) for name in ("load", "seconds")]
-        if any(value is None for pair in pairs for value in pair):
+        given = [figure.get(name) for name in ("load", "seconds") for figure in (merged, stack)]
+        if not all(isinstance(value, (int, float)) for value in given):
             continue
-        (load, stack_load), (each, stack_each) = pairs
+        load, stack_load, each, stack_each = (float(value) for value in given if value is not None)
         told = (
             f"{load:.2f} s to load against {stack_load:.2f} s of the stack, "
             f"{each:.1f} s a picture against {stack_each:.1f} s"
@@ -270,12 +288,34 @@ def _columns(comparison: Mapping[str, Any], entry: Entry) -> list[Mapping[str, A
     ]
 
 
-def validation_states(desk: Desk, entries: Sequence[Entry]) -> dict[str, MergeState]:
-    """Return how far merges are validated, by id; those that cannot be looked at are open."""
+# -------------------------------------------------------------------------------------------- the whole list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationsRequest:
+    """Names merges of the history."""
+
+    entries: Annotated[list[str], About("their ids", most=10_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationsReply:
+    """How far merges are validated."""
+
+    states: Annotated[dict[str, MergeState], About("by id; nothing of one that is not there")]
+
+
+@operation("validations")
+def validations(desk: Desk, request: ValidationsRequest) -> ValidationsReply:
+    """Return how far merges are validated; those that cannot be looked at are open."""
+    wanted = set(request.entries)
+    compared = list(_compared(desk))
     states: dict[str, MergeState] = {}
-    for entry in entries:
+    for entry in desk.history.list(""):
+        if entry.id not in wanted:
+            continue
         try:
-            states[entry.id] = checklist(desk, entry).state
+            states[entry.id] = checklist(desk, entry, compared).state
         except RecipeError:
             states[entry.id] = "open"
-    return states
+    return ValidationsReply(states=states)

@@ -22,6 +22,7 @@ from fastapi.responses import Response
 from lib_merge.ui.describe import Schemas, example, summary
 from lib_merge.ui.desk import OPERATIONS, Desk, Operation
 from lib_merge.ui.protocol import Sort, dumps, fields_of
+from lib_merge.ui.remedies import Remedy
 
 log = logging.getLogger("lib_merge")
 PREFIX = "/lora-merge/v1"
@@ -34,10 +35,12 @@ _WHOLE = re.compile(r"-?[0-9]{1,15}")
 
 @dataclass(frozen=True, slots=True)
 class Failure:
-    """Why a request was refused, in one sentence."""
+    """Why a request was refused, in one sentence; of a set-up also what mends it, or why nothing does."""
 
     ok: bool
     error: str
+    remedy: Remedy | None = None
+    unmended: str = ""
 
 
 def add_routes(app: FastAPI, desk: Desk) -> None:

@@ -131,9 +131,7 @@ export const heatMap = ({ label, rows, columns, values, scale, tell, hint }) => 
             class: `lm-heat${columns.length > 24 ? " lm-heat-many" : ""}`,
             role: "grid",
             "aria-label": label,
-            style:
-                `grid-template-columns: max-content repeat(${columns.length}, ` +
-                `minmax(${columns.length > 24 ? 24 : 30}px, 1fr))`,
+            style: `--lm-columns:${columns.length}`,
             onmouseover: show,
             onfocusin: show,
             onkeydown: move,

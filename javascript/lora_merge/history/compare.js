@@ -350,6 +350,7 @@ export class CompareRecipes {
                 change(block.change),
             ]),
             "Block by block, both merges",
+            false,
         );
     }
 

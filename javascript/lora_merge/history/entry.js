@@ -1,6 +1,6 @@
 /* One merge of the history as a row: what it was, how it was judged, and what can be done with it. */
 
-import { button, el } from "../core/dom.js";
+import { button, el, plain } from "../core/dom.js";
 import { numberText, proven, timeText } from "../core/format.js";
 import { moreButton } from "./menu.js";
 import { verdictCell } from "./verdicts.js";
@@ -63,18 +63,30 @@ const menuOf = (entry, can, acts, line) =>
         .map(({ name, text, title }) => ({ text, title, work: () => acts[name](entry, line()) }));
 
 /**
+ * Show how far the merge of a row is validated.
+ * @param {HTMLElement} line
+ * @param {string} state
+ */
+export const showState = (line, state) => {
+    const shown = line.querySelector(".lm-plain-state");
+    const [mark, words] = VALIDATED[state] || VALIDATED.open;
+    if (!(shown instanceof HTMLElement)) return;
+    shown.className = `lm-button lm-small lm-plain-state lm-is-${state}`;
+    shown.textContent = `${mark} ${words}`;
+    shown.setAttribute("aria-label", plain(`Validation of ${shown.dataset.name}: ${words}`));
+};
+
+/**
  * The row of an entry.
  * @param {EntryNeeds} needs what is taken
  * @param {any} entry of the history
- * @param {{can: string[], label: string, state: string}} known what works on it, what menus call it, how far
- *     it is validated
+ * @param {{can: string[], label: string}} known what works on it, and what menus call it
  * @param {EntryActs} acts
  * @returns {HTMLElement}
  */
-export const entryRow = (needs, entry, { can, label, state }, acts) => {
+export const entryRow = (needs, entry, { can, label }, acts) => {
     const report = entry.report || {};
     const own = () => line;
-    const [mark, words] = VALIDATED[state] || VALIDATED.open;
     const name = entry.name || entry.id;
     const line = el(
         "tr",
@@ -93,10 +105,7 @@ export const entryRow = (needs, entry, { can, label, state }, acts) => {
             "state",
             {},
             verdictCell(needs, entry, own),
-            button(`${mark} ${words}`, () => acts.validate(entry, line), {
-                class: `lm-button lm-small lm-plain-state lm-is-${state}`,
-                "aria-label": `Validation of ${name}: ${words}`,
-            }),
+            button("", () => acts.validate(entry, line), { "data-name": name, class: "lm-plain-state" }),
         ),
         cell(
             "acts",
@@ -113,5 +122,6 @@ export const entryRow = (needs, entry, { can, label, state }, acts) => {
             moreButton(`More for ${label}`, () => menuOf(entry, can, acts, own)),
         ),
     );
+    showState(line, entry.status === "revise" ? "revise" : "open");
     return line;
 };

@@ -4,7 +4,7 @@ import { button, el, find } from "../core/dom.js";
 import { later } from "../core/timing.js";
 import { addToPrompt } from "../pictures/prompt.js";
 import { confirmed } from "./dialog.js";
-import { entryRow } from "./entry.js";
+import { entryRow, showState } from "./entry.js";
 import { recordParts } from "./record.js";
 import { Trash } from "./trash.js";
 import { Validation } from "./validation.js";
@@ -89,7 +89,6 @@ export class History {
                 {
                     can: reply.can[entry.id] || [],
                     label: reply.labels[entry.id] || entry.name,
-                    state: entry.status === "revise" ? "revise" : "open",
                 },
                 this.acts,
             ),
@@ -106,6 +105,16 @@ export class History {
         );
         this.trash.drawn();
         keep();
+        this.tick(rows, turn);
+    }
+
+    /* how far each is validated, which takes a look into what was compared */
+    async tick(rows, turn) {
+        if (!rows.length) return;
+        const entries = rows.map((row) => row.dataset.entry);
+        const reply = await this.needs.ask("validations", { entries });
+        if (!reply || turn !== this.turn) return;
+        for (const row of rows) showState(row, reply.states[row.dataset.entry]);
     }
 
     table(rows) {
@@ -292,7 +301,8 @@ export class History {
 
     again(entry, line) {
         const run = async (name, close) => {
-            const question = `Replace ${entry.name} by a new run? The bytes are the same as long as its sources are.`;
+            const question =
+                `Replace ${entry.name} by a new run? ` + "The bytes are the same as long as its sources are.";
             if (name === entry.name && !(await confirmed(question, "Replace"))) return;
             const started = await this.needs.ask("again", { entry: entry.id, name });
             if (!started) return;

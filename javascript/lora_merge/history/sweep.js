@@ -5,11 +5,11 @@ import { megabytes } from "../core/format.js";
 import { letterOf } from "../core/letters.js";
 import { later, pause } from "../core/timing.js";
 import { openDialog } from "./dialog.js";
-import { counted, valuesOf } from "./words.js";
+import { counted, usualRanks, valuesOf } from "./words.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "afterSave" | "ask" | "catalog" | "held" | "request"
- *     | "say" | "state">} SweepNeeds
+ * @typedef {Pick<import("../core/needs.js").Needs, "afterSave" | "ask" | "catalog" | "held" | "library"
+ *     | "request" | "say" | "state">} SweepNeeds
  */
 
 const KINDS = [
@@ -24,7 +24,6 @@ const USUAL = {
     ratio: "0.2, 0.4, 0.6, 0.8, 1",
     balance: "0.7, 0.6, 0.5, 0.4, 0.3",
     total: "0.6, 0.8, 1, 1.2",
-    rank: "8, 16, 32, 64",
     knob: "",
 };
 
@@ -78,6 +77,12 @@ class SweepDialog {
         return [...found];
     }
 
+    /* the largest rank that can come out */
+    most() {
+        const items = this.needs.state.used().map((row) => this.needs.library.item(row.key));
+        return items.reduce((sum, item) => sum + (item ? Math.max(...item.rank, 0) : 0), 0);
+    }
+
     knobs() {
         return this.needs.catalog
             .method(this.state.method)
@@ -121,7 +126,7 @@ class SweepDialog {
         const shown = { source: ["ratio", "balance"], other: ["balance"], knob: ["knob"] };
         for (const [name, kinds] of Object.entries(shown))
             this.form.querySelector(`[data-field=${name}]`).hidden = !kinds.includes(kind);
-        this.values.value = USUAL[kind];
+        this.values.value = kind === "rank" ? usualRanks(this.most()) : USUAL[kind];
         this.hint.textContent = HINTS[kind];
         this.foresee();
     }
@@ -154,7 +159,7 @@ class SweepDialog {
         this.tell(plan ? `${plan.said}. Nothing is written yet.` : wrong, !plan);
         this.steps.replaceChildren(...(plan ? [this.table(plan.steps)] : []));
         this.go.disabled = !plan;
-        if (plan) this.go.textContent = `Save ${counted(plan.steps.length, "file")}`;
+        this.go.textContent = plan ? `Save ${counted(plan.steps.length, "file")}` : "Save them";
     }
 
     tell(text, bad) {

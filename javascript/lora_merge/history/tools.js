@@ -189,7 +189,12 @@ export class Tools {
             el(
                 "div",
                 { class: "lm-fields lm-wide-fields" },
-                el("label", {}, el("span", {}, "Rank"), el("span", { class: "lm-line" }, mode, value)),
+                el(
+                    "label",
+                    { class: "lm-double" },
+                    el("span", {}, "Rank"),
+                    el("span", { class: "lm-line" }, mode, value),
+                ),
                 el(
                     "label",
                     { title: "The new LoRA at 1 is the old one at this strength" },

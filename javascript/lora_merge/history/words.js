@@ -89,3 +89,13 @@ export const valuesOf = (text) =>
             const known = { on: true, off: false }[part.toLowerCase()];
             return known !== undefined ? known : Number.isFinite(Number(part)) ? Number(part) : part;
         });
+
+/**
+ * Ranks for a sweep, as they are typed: the last powers of two that cut something.
+ * @param {number} most the largest rank that can come out, 0 where it is not known
+ */
+export const usualRanks = (most) =>
+    [1, 2, 4, 8, 16, 32, 64, 128]
+        .filter((rank) => rank < (most || 100))
+        .slice(-4)
+        .join(", ");
