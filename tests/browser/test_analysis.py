@@ -227,13 +227,13 @@ def test_two_recipes_stand_side_by_side(tab):
 
 def test_it_can_be_switched_off(tab):
     _set_up(tab, "sample-ink-style", "sample-mira-character")
-    tab.page.get_by_label("by itself").uncheck()
+    tab.page.get_by_label("automatically").uncheck()
     tab.ratio(0, 0.9)
     tab.page.wait_for_timeout(1500)
     assert "analyse again" in _box(tab).inner_text()
     tab.open()
     tab.see("Understand")
-    assert not tab.page.get_by_label("by itself").is_checked()
+    assert not tab.page.get_by_label("automatically").is_checked()
     tab.page.wait_for_timeout(1500)
     assert tab.page.evaluate("() => window.loraMerge.app.analysis.report") is None
     _box(tab).get_by_role("button", name="Analyse").click()

@@ -72,7 +72,7 @@ export class Tools {
         this.pick = button("Pick a LoRA …", () => this.choose(), {
             class: "lm-button lm-name",
             "aria-haspopup": "dialog",
-            "aria-label": "LoRA for the tools",
+            "aria-label": "LoRA for the tools: Pick a LoRA …",
         });
         this.place = el("div", { class: "lm-anchor" }, this.pick);
         this.out = el("div", { class: "lm-inspected", "aria-live": "polite" });
@@ -120,6 +120,7 @@ export class Tools {
         const choose = (item) => {
             this.item = item;
             this.pick.replaceChildren(el("bdi", {}, item.name));
+            this.pick.setAttribute("aria-label", `LoRA for the tools: ${item.name}`);
             this.pick.title = item.folder ? `${item.folder}/${item.name}` : item.name;
             this.inspect(item.key);
             this.foresee();

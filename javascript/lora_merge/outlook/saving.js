@@ -85,7 +85,6 @@ export class Saving {
                 el("span", {}, "Precision"),
                 this.precision,
             ),
-            el("label", { class: "lm-line lm-check" }, this.overwrite, "Overwrite"),
             el(
                 "label",
                 {
@@ -99,6 +98,7 @@ export class Saving {
             el("label", { class: "lm-double" }, el("span", {}, "Notes"), this.notes),
             this.details.based_on,
             this.details.preview,
+            el("label", { class: "lm-line lm-check" }, this.overwrite, "Overwrite"),
         );
     }
 
