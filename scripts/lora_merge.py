@@ -18,7 +18,7 @@ def _failed(reason: str) -> None:
     def tab() -> list[tuple[gr.Blocks, str, str]]:
         with gr.Blocks(analytics_enabled=False) as page:
             gr.HTML(f"<p><b>LoRA Merge could not start.</b> {html.escape(reason)}</p>")
-        return [(page, "Merge", "lora_merge_tab")]
+        return [(page, "LoRA Merge", "lora_merge_tab")]
 
     script_callbacks.on_ui_tabs(tab)
 

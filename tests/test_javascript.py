@@ -10,10 +10,13 @@ from pathlib import Path
 
 import pytest
 
+from lib_merge import Recipe, Source
+from lib_merge.analysis import analyze, plots, to_json
 from lib_merge.ranks.policy import parse_policy
 from lib_merge.recipe_edits import letter
 from lib_merge.ui.protocol import fields_of
 from lib_merge.ui.state import Defaults, Output, Rank, Row, TabState, named, tab_state
+from tests.factories import write_lora
 
 SCRIPTS = Path(__file__).parents[1] / "javascript" / "lora_merge"
 NODE = shutil.which("node")
@@ -21,7 +24,14 @@ pytestmark = pytest.mark.skipif(NODE is None, reason="Node is not installed")
 SETTINGS = {"template": "{sources}_v{n}", "folder": "merged", "precision": "fp16", "names": ""}
 
 
-MODULES = ("core/letters.js", "core/format.js", "core/state.js", "outlook/strength.js")
+MODULES = (
+    "core/letters.js",
+    "core/format.js",
+    "core/state.js",
+    "outlook/strength.js",
+    "analysis/figures.js",
+    "analysis/curve.js",
+)
 
 
 def run(code, kept=None):
@@ -172,3 +182,70 @@ def test_every_import_is_of_a_module_that_is_there_and_none_goes_round():
         for file in leaves:
             del left[file]
     assert not left, sorted(file.name for file in left)
+
+
+# ------------------------------------------------------------------ the report's pictures and the tab's
+
+
+def test_maps_of_the_tab_have_the_colours_and_words_of_a_reports():
+    numbers = [-12.0, -1.0, -0.937, -0.255, -0.0449, -0.004, 0.0, 0.0951, 0.3333, 0.6181, 0.99, 1.0, 3.26, 11.0]
+    told = run(
+        f"""const numbers = {json.dumps(numbers)};
+        return Object.fromEntries(Object.entries(space.SCALES).map(([name, scale]) =>
+            [name, numbers.map((value) => [scale.write(value), scale.style(value)])]));"""
+    )
+    for name, scale in (("shares", plots.SHARE), ("cosine", plots.COSINE), ("excess", plots.EXCESS)):
+        for value, (written, style) in zip(numbers, told[name]):
+            assert written == scale.write(value), (name, value)
+            ground, colour = re.fullmatch(r"background:rgb\(([\d,]+)\);color:(#\w+)", style).groups()
+            wanted = scale.colour(value)
+            parts = [int(wanted[at : at + 2], 16) for at in (1, 3, 5)]
+            assert max(abs(int(a) - b) for a, b in zip(ground.split(","), parts)) <= 1, (name, value)
+            assert colour == plots.ink(wanted), (name, value)
+
+
+def _cells(svg):
+    """Return (row, column) -> what stands in the cell of a heat map."""
+    return dict(
+        ((row, column), shown)
+        for row, column, shown in re.findall(r"<title>([^<]*), ([^<,]*): ([^<]*)</title>", svg)
+    )
+
+
+def test_maps_and_curve_of_the_tab_show_what_a_report_shows(tmp_path):
+    files = [write_lora(tmp_path / f"{name}.safetensors", seed=seed) for seed, name in enumerate("ab")]
+    report = analyze(
+        Recipe(sources=tuple(Source(str(file), ratio) for file, ratio in zip(files, (0.8, 0.3))), rank=3)
+    )
+    blocks = plots.block_names(report)
+    told = run(
+        f"""const report = {to_json(report)}, blocks = {json.dumps(blocks)}, [pair] = report.pairs;
+        const written = (scale, value) => value === null || value === undefined ? null : scale.write(value);
+        return {{
+            shares: [0, 1].map((at) => blocks.map((block) =>
+                written(space.SCALES.shares, space.shareOf(report, at, block)))),
+            pairs: ["cosine", "excess"].map((kind) => blocks.map((block) =>
+                written(space.SCALES[kind], space.pairFigure(pair, kind, block)))),
+            line: space.linePoints(report.recipe.curve.map((point) => ({{ x: point.rank, y: point.energy }}))),
+            cut: space.cutText(report.recipe),
+        }};"""
+    )
+    shares = _cells(plots.dominance_map(report, blocks))
+    names = sorted({row for row, _ in shares})
+    assert told["shares"] == [[shares.get((row, block)) for block in blocks] for row in names]
+    assert any(value for row in told["shares"] for value in row)
+    for figures, shown in (
+        (plots.pair_map(report, blocks, lambda part: part.cosine, plots.COSINE), told["pairs"][0]),
+        (plots.pair_map(report, blocks, plots._sure_excess, plots.EXCESS), told["pairs"][1]),
+    ):
+        cells = {column: value for (_, column), value in _cells(figures).items()}
+        assert shown == [cells.get(block) for block in blocks]
+    svg = plots.rank_curve(report)
+    line = [tuple(map(float, at.split(","))) for at in re.search(r'points="([^"]+)"', svg)[1].split()]
+    own = [tuple(map(float, at.split(","))) for at in told["line"].split()]
+    most = report.recipe.curve[-1].energy
+    # both begin at (0, 0) and end at the largest rank: the same shares of the way between
+    for (x, y), (left, up) in zip(line[1:], own, strict=True):
+        assert (x - 62) / (560 - 62 - 16) == pytest.approx((left - 66) / (430 - 66 - 14), abs=1e-3)
+        assert most * (214 - y) / (214 - 14) == pytest.approx((186 - up) / (186 - 10), abs=2e-3)
+    assert told["cut"] in svg

@@ -6,15 +6,20 @@ import { Catalog } from "./core/catalog.js";
 import { button, el, find, keepFocus, put } from "./core/dom.js";
 import { proven } from "./core/format.js";
 import { Library } from "./core/library.js";
+import { Panels } from "./core/panels.js";
 import { State } from "./core/state.js";
+import { stay } from "./core/stay.js";
 import { Below } from "./history/below.js";
 import { Method } from "./method/method.js";
 import { Output } from "./outlook/output.js";
+import { comparePanel } from "./outlook/seeing.js";
 import { Pictures } from "./pictures/pictures.js";
 import { Sources } from "./sources/sources.js";
 
-/* how long a message stays that asks for nothing */
-const SHOWN = 12000;
+/* how long a message stays */
+const SHOWN = 8000;
+
+const SHOWN_BAD = 60000;
 
 export class App {
     /**
@@ -35,15 +40,24 @@ export class App {
         this.sources = new Sources(needs);
         this.grid = new Grid(needs);
         this.methodPanel = new Method(needs);
-        this.output = new Output(needs);
-        this.analysis = new Analysis(needs);
+        this.output = new Output(needs, this.message, () => this.sources.add());
         this.pictures = new Pictures(needs);
-        this.below = new Below(needs);
-        root.replaceChildren(this.message, this.columns(), this.below.box);
+        this.panels = new Panels("About this merge", this.offered(needs));
+        const place = el("div", { class: "lm-see-place" }, this.panels.box);
+        this.columns = el(
+            "div",
+            { class: "lm-columns" },
+            el("div", { class: "lm-main" }, this.sources.box, this.grid.box, this.methodPanel.box),
+            place,
+        );
+        const skip = button("Go to Merge", () => this.output.bar.go.focus(), { class: "lm-button lm-skip" });
+        root.replaceChildren(skip, this.columns, this.output.bar.box);
+        stay(root, place, this.output.bar.box);
         root.addEventListener("keydown", (event) => this.key(event));
         this.library.listen((touched) => this.relisted(touched));
         this.state.listen(() => {
             this.compared = null;
+            if (this.message.classList.contains("lm-bad")) this.silent();
             this.tellScripts();
         });
         this.tellScripts();
@@ -51,10 +65,46 @@ export class App {
         this.output.resume();
     }
 
-    columns() {
-        const main = [this.sources, this.grid].map((panel) => panel.box);
-        main.push(this.pictures.strip, this.methodPanel.box, this.analysis.box);
-        return el("div", { class: "lm-columns" }, el("div", { class: "lm-main" }, ...main), this.output.box);
+    /**
+     * What one looks at beside what one does; each panel is made when it is first opened.
+     * @param {import("./core/needs.js").Needs} needs
+     * @returns {import("./core/panels.js").Panel[]}
+     */
+    offered(needs) {
+        const below = (name, hint) => ({
+            name,
+            hint,
+            make: () => this.kept().place(name),
+            shown: () => this.kept().show(name),
+        });
+        return [
+            {
+                name: "Outcome",
+                hint: "What will come out, and what to know before saving",
+                make: () => this.output.outlook.box,
+            },
+            {
+                name: "Understand",
+                hint: "Who dominates where, what fights, what a rank costs, what to do",
+                make: () => (this.analysis = new Analysis(needs)).box,
+            },
+            {
+                name: "Compare",
+                hint: "Pictures of the sources, their stack and the merge",
+                make: () => comparePanel(needs, this.pictures.strip, this.kept().place("Compare")),
+                shown: () => this.kept().show("Compare"),
+            },
+            below("History", "Every merge with its recipe and its proof"),
+            below("Recipes", "Set-ups that are kept by a name"),
+            below("Presets", "Block weights that are kept by a name"),
+            below("Tools", "Look into one LoRA, resize, bake, convert it"),
+        ];
+    }
+
+    /* history, recipes, presets and tools are one thing that draws one of them at a time */
+    kept() {
+        this.below = this.below || new Below(this.needs());
+        return this.below;
     }
 
     /**
@@ -71,7 +121,7 @@ export class App {
             ask: (op, fields) => this.ask(op, fields),
             request: (op, fields) => this.bridge.ask(op, fields),
             say: (text, bad) => this.say(text, bad),
-            said: () => this.message.textContent.replace("✕", ""),
+            said: () => (this.message.firstChild ? this.message.firstChild.textContent : ""),
             use: (state, from, lacking) => this.use(state, from, lacking),
             open: (which) => this.open(which),
             change: (title, changes) => this.change(title, changes),
@@ -87,10 +137,13 @@ export class App {
             working: () => this.output.job !== null,
             weigh: () => this.output.weigh(),
             useTag: (tag, text) => this.output.useTag(tag, text),
+            recheck: () => this.output.recheck(),
             compare: (name) => this.pictures.compare(name),
-            preview: () => this.pictures.preview(),
-            savePreset: (row) => this.below.savePreset(row),
-            refreshHistory: () => this.below.refresh(),
+            preview: () => (this.panels.show("Compare"), this.pictures.preview()),
+            see: (panel) => this.panels.show(panel),
+            savePreset: (row) => (this.panels.show("Presets"), this.below.savePreset(row)),
+            refreshHistory: () => this.below && this.below.refresh(),
+            validate: (entry) => (this.panels.show("History"), this.below.validate(entry)),
             held: (row) => this.sources.held(row),
             pick: (anchor, place, choose, more) => this.sources.picker.open(anchor, place, choose, more),
             get grid() {
@@ -137,21 +190,30 @@ export class App {
         }
     }
 
-    /* over the page, so that nothing moves; what went wrong or asks for something stays until it is
-       dismissed */
+    /* in the bar, over the name of the file: it covers nothing that is used, and moves nothing. What went
+       wrong stays until something is changed, for a minute at most */
     say(text, bad) {
         clearTimeout(this.silence);
-        const close = () => this.message.replaceChildren();
-        const dismiss = button("✕", close, { class: "lm-button lm-small", "aria-label": "Dismiss" });
+        const dismiss = button("✕", () => this.silent(), {
+            class: "lm-button lm-small lm-icon",
+            "aria-label": "Dismiss",
+        });
         this.message.replaceChildren(el("span", {}, text), dismiss);
         this.message.classList.toggle("lm-bad", Boolean(bad));
-        if (!bad && typeof text === "string") this.silence = setTimeout(close, SHOWN);
+        this.silence = setTimeout(() => this.silent(), bad ? SHOWN_BAD : SHOWN);
+    }
+
+    silent() {
+        clearTimeout(this.silence);
+        this.message.replaceChildren();
+        this.message.classList.remove("lm-bad");
     }
 
     /* rows are drawn anew only where one of them is concerned: nobody is typing into a row that is being
        read */
     relisted(touched) {
         const { picker } = this.sources;
+        if (touched.has(this.output.result.key)) this.output.recheck();
         if (!picker.box.hidden) picker.filter(true);
         if (!this.state.data.sources.some((row) => touched.has(row.key))) return;
         for (const key of touched) delete this.library.looked[key];
@@ -185,6 +247,7 @@ export class App {
         const output = { ...this.state.data.output, triggers: null, ...based };
         this.state.replace({ ...state, sources: rows, output });
         const well = "Opened; change what you like and merge again. Ctrl+Z takes it back.";
+        this.sources.box.scrollIntoView({ block: "nearest" });
         this.say(notes.length ? `Opened, but ${notes.join("; ")}.` : well, notes.length > 0);
         return !gone.length;
     }
@@ -207,7 +270,7 @@ export class App {
 
     async afterSave() {
         await this.library.refresh(true);
-        this.below.refresh();
+        if (this.below) this.below.refresh();
         /* the cards are cached on the server; only this hidden button makes them anew */
         for (const tab of ["txt2img", "img2img"]) {
             const refresh = find(`#${tab}_lora_extra_refresh_internal`);

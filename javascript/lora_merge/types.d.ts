@@ -315,6 +315,7 @@ export interface Item {
     size: number;
     mtime: number;
     te: boolean;
+    convolutions: boolean;
     blocks: string[];
     tags: string[];
     has_recipe: boolean;
@@ -458,6 +459,8 @@ export interface MethodInfo {
     roles: string[];
     /** the order of the sources does not matter. */
     symmetric: boolean;
+    /** leaves out at random: the seed counts. */
+    draws: boolean;
     knobs: KnobInfo[];
 }
 
@@ -978,6 +981,18 @@ export interface ValidationSetRequest {
     note?: string;
 }
 
+/** How far merges are validated. */
+export interface ValidationsReply {
+    /** by id; nothing of one that is not there. */
+    states: Record<string, "validated" | "revise" | "open">;
+}
+
+/** Names merges of the history. */
+export interface ValidationsRequest {
+    /** their ids. */
+    entries: string[];
+}
+
 /** What a person thinks of a merge. */
 export interface Verdict {
     /** by source. */
@@ -1171,6 +1186,8 @@ export interface Operations {
     validation: { request: EntryRequest; reply: ValidationReply };
     /** Tick a step of the checklist by hand, or take that back; a merge that failed one is to be revised. */
     validation_set: { request: ValidationSetRequest; reply: ValidationReply };
+    /** Return how far merges are validated; those that cannot be looked at are open. */
+    validations: { request: ValidationsRequest; reply: ValidationsReply };
     /** Write down what a person thinks of a merge. */
     verdict: { request: VerdictRequest; reply: VerdictReply };
     /** Start to hold a merged LoRA against its recipe. */

@@ -112,7 +112,8 @@ def _changed(name: str, before: Mapping[str, Any], after: Mapping[str, Any]) -> 
         old, new = before.get(what), after.get(what)
         if old != new:
             title = what.replace("te_ratio", "text-encoder ratio")
-            lines.append(f"{name}, {title}: {none if old is None else old} → {none if new is None else new}")
+            told = [none if value is None else value_title(value) for value in (old, new)]
+            lines.append(f"{name}, {title}: {told[0]} → {told[1]}")
     if before.get("blocks") != after.get("blocks"):
         lines.append(f"{name}, block weights: {_blocks(before.get('blocks'), after.get('blocks'))}")
     if before.get("elements") != after.get("elements"):

@@ -27,7 +27,7 @@ from lib_merge.recipe import loads
 
 log = logging.getLogger("lib_merge")
 # of what `read_facts` returns
-VERSION = 2
+VERSION = 3
 MOST_FILES = 100_000
 MOST_TAGS = 20
 SUFFIXES = (".safetensors", ".pt", ".bin", ".ckpt")
@@ -40,6 +40,7 @@ class Item:
     key         "folder number/path below it", how the browser names it
     candidates  families its shapes allow
     te          it has text-encoder modules
+    convolutions  it has k×k ones, which may get a rank of their own
     blocks      the blocks it has modules in
     marks       what it is besides: a speed LoRA, a slider, an epoch …
     problem     one sentence when it cannot be merged
@@ -56,6 +57,7 @@ class Item:
     size: int = 0
     mtime: float = 0.0
     te: bool = False
+    convolutions: bool = False
     blocks: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
     has_recipe: bool = False
@@ -334,7 +336,7 @@ def _read_key(key: str) -> tuple[str, str]:
 
 
 # fields of `Item` that `read_facts` returns
-_TOLD = ("family", "candidates", "kinds", "rank", "te", "blocks", "tags", "has_recipe", "problem")
+_TOLD = ("family", "candidates", "kinds", "rank", "te", "convolutions", "blocks", "tags", "has_recipe", "problem")
 
 
 def walk(folder: Path) -> Iterator[Path]:
@@ -367,6 +369,7 @@ def read_facts(path: Path) -> dict[str, Any]:
                 "kinds": [kind for kind, _ in Counter(str(layout.kind) for layout in layouts).most_common(3)],
                 "rank": [min(ranks, default=0), max(ranks, default=0)],
                 "te": any(encoder_of(name) for name in shown.modules),
+                "convolutions": any(max(layout.kernel, default=1) > 1 for layout in layouts),
                 "blocks": list(blocks_present(shown.modules, first)),
                 "tags": [tag[:80] for tag in common_tags(file.metadata, MOST_TAGS)],
                 "has_recipe": metadata.recipe_of(file.metadata) is not None,

@@ -55,6 +55,7 @@ class MethodInfo:
     most: Annotated[int | None, About("most sources, null where there is no end")]
     roles: list[str]
     symmetric: Annotated[bool, About("the order of the sources does not matter")]
+    draws: Annotated[bool, About("leaves out at random: the seed counts")]
     knobs: list[KnobInfo]
 
 
@@ -173,6 +174,7 @@ def methods() -> list[MethodInfo]:
             most=method.sources[1],
             roles=list(method.roles),
             symmetric=method.symmetric,
+            draws=method.drops,
             knobs=[_knob(knob) for knob in method.knobs],
         )
         for method in METHODS.values()

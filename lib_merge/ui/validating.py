@@ -150,11 +150,20 @@ def validation_set(desk: Desk, request: ValidationSetRequest) -> ValidationReply
     return reply
 
 
-def checklist(desk: Desk, entry: Entry) -> ValidationReply:
-    """Return the five steps of a merge: the person's word where there is one, else what is known."""
+def checklist(
+    desk: Desk, entry: Entry, compared: Sequence[Mapping[str, Any]] | None = None
+) -> ValidationReply:
+    """Return the five steps of a merge: the person's word where there is one, else what is known.
+
+    Args:
+        desk: history, ticks, comparisons.
+        entry: the merge.
+        compared: every comparison, where they are read already.
+    """
     ticked = desk.validations.of(entry.id)
-    seen = [desk.comparisons.get(one) for one in desk.comparisons.ids()]
-    seen = [one for one in seen if one["id"] == entry.grid or _columns(one, entry)]
+    if compared is None:
+        compared = list(_compared(desk))
+    seen = [one for one in compared if one["id"] == entry.grid or _columns(one, entry)]
     known: dict[Step, tuple[StepState, str]] = {
         "loads": _loads(desk, entry),
         "pictures": _pictures(entry, seen),
@@ -166,6 +175,15 @@ def checklist(desk: Desk, entry: Entry) -> ValidationReply:
     states = {step.state for step in steps}
     state: MergeState = "revise" if "failed" in states else "open" if "open" in states else "validated"
     return ValidationReply(entry=entry.id, state=state, steps=steps)
+
+
+def _compared(desk: Desk) -> Iterator[Mapping[str, Any]]:
+    """Yield every comparison that can be read."""
+    for identity in desk.comparisons.ids():
+        try:
+            yield desk.comparisons.get(identity)
+        except RecipeError:
+            continue
 
 
 def _step(step: Step, known: tuple[StepState, str], ticked: Mapping[str, Any] | None) -> StepReply:
@@ -270,12 +288,34 @@ def _columns(comparison: Mapping[str, Any], entry: Entry) -> list[Mapping[str, A
     ]
 
 
-def validation_states(desk: Desk, entries: Sequence[Entry]) -> dict[str, MergeState]:
-    """Return how far merges are validated, by id; those that cannot be looked at are open."""
+# -------------------------------------------------------------------------------------------- the whole list
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationsRequest:
+    """Names merges of the history."""
+
+    entries: Annotated[list[str], About("their ids", most=10_000)]
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ValidationsReply:
+    """How far merges are validated."""
+
+    states: Annotated[dict[str, MergeState], About("by id; nothing of one that is not there")]
+
+
+@operation("validations")
+def validations(desk: Desk, request: ValidationsRequest) -> ValidationsReply:
+    """Return how far merges are validated; those that cannot be looked at are open."""
+    wanted = set(request.entries)
+    compared = list(_compared(desk))
     states: dict[str, MergeState] = {}
-    for entry in entries:
+    for entry in desk.history.list(""):
+        if entry.id not in wanted:
+            continue
         try:
-            states[entry.id] = checklist(desk, entry).state
+            states[entry.id] = checklist(desk, entry, compared).state
         except RecipeError:
             states[entry.id] = "open"
-    return states
+    return ValidationsReply(states=states)

@@ -38,7 +38,7 @@ def _tabs(extension: Path) -> list[tuple[Any, str, str]]:
     except Exception as error:
         log.exception("the Merge tab could not be built")
         tab = failed_tab(f"{type(error).__name__}: {error}")
-    return [(tab, "Merge", "lora_merge_tab")]
+    return [(tab, "LoRA Merge", "lora_merge_tab")]
 
 
 def _axes(extension: Path) -> None:

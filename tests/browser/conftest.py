@@ -149,7 +149,7 @@ class Tab:
     def fresh(self):
         """An empty tab; a page that was just opened in a browser of its own is not loaded twice."""
         if not self.page.evaluate(UNTOUCHED):
-            self.page.evaluate("() => localStorage.clear()")
+            self.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
             self.open()
 
     def pick(self, row, name):
@@ -190,7 +190,7 @@ class Tab:
 
     def merge(self):
         self.planned()
-        self.saves(lambda: self.page.locator(".lm-side .lm-big").click())
+        self.saves(lambda: self.press())
         text = self.page.locator(".lm-result").inner_text()
         assert not {"null", "undefined", "NaN"} & set(text.split()), text
         return text
@@ -205,6 +205,36 @@ class Tab:
             timeout=60000,
         )
         self.quiet()
+
+    def press(self):
+        """Press Merge, as by its name in the bar."""
+        self.page.get_by_role("button", name="Merge", exact=True).click()
+
+    def see(self, name):
+        """Show one of the panels beside what is set up."""
+        self.page.get_by_role("tab", name=name, exact=True).click()
+        self.quiet()
+
+    def options(self):
+        """Open what is saved beside the file, where it is not open already."""
+        if not self.page.locator(".lm-save").is_visible():
+            self.page.get_by_role("button", name="Save options").click()
+
+    def settings(self):
+        """Open the settings that few need, where they are not open already."""
+        if not self.page.get_by_label("Rank", exact=True).is_visible():
+            self.page.get_by_text("More settings").click()
+
+    def more(self, letter):
+        """Open what is behind the three dots of a row, where it is not open already."""
+        dots = self.page.get_by_label(f"More of {letter}", exact=True)
+        if dots.get_attribute("aria-expanded") == "false":
+            dots.click()
+
+    def group(self, letter, name):
+        """Put a row into a group."""
+        self.more(letter)
+        self.page.get_by_label(f"Group of {letter}").select_option(name)
 
     def shot(self, label):
         """Take a picture for people, where they asked for them."""

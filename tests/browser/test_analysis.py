@@ -29,6 +29,7 @@ def _set_up(tab, *names):
     )
     for row, name in enumerate(names):
         tab.pick(row, name)
+    tab.see("Understand")
     tab.page.wait_for_function(COMPLETE, timeout=60000)
 
 
@@ -39,6 +40,7 @@ def _box(tab):
 @pytest.mark.both
 def test_it_arrives_by_itself_first_parts_first_and_blocks_nothing(tab):
     tab.fresh()
+    tab.see("Understand")
     tab.page.evaluate(
         """() => { const a = window.loraMerge.app.analysis, show = a.show.bind(a); window.stages = [];
         a.show = (report, job) => { window.stages.push(report.stage); show(report, job); }; }"""
@@ -196,6 +198,7 @@ def test_two_recipes_stand_side_by_side(tab):
     tab.page.get_by_label("Merge method").select_option("average")
     tab.page.get_by_label("Name of the merge").fill("after")
     tab.merge()
+    tab.see("History")
     tab.page.wait_for_function(
         "() => document.querySelector('[aria-label=\"Second recipe\"]').textContent.includes('after')"
     )
@@ -224,12 +227,13 @@ def test_two_recipes_stand_side_by_side(tab):
 
 def test_it_can_be_switched_off(tab):
     _set_up(tab, "sample-ink-style", "sample-mira-character")
-    tab.page.get_by_label("by itself").uncheck()
+    tab.page.get_by_label("automatically").uncheck()
     tab.ratio(0, 0.9)
     tab.page.wait_for_timeout(1500)
     assert "analyse again" in _box(tab).inner_text()
     tab.open()
-    assert not tab.page.get_by_label("by itself").is_checked()
+    tab.see("Understand")
+    assert not tab.page.get_by_label("automatically").is_checked()
     tab.page.wait_for_timeout(1500)
     assert tab.page.evaluate("() => window.loraMerge.app.analysis.report") is None
     _box(tab).get_by_role("button", name="Analyse").click()

@@ -18,7 +18,7 @@ pytestmark = [pytest.mark.browser, pytest.mark.gradio4]
 def test_a_level_is_saved_alone_and_takes_the_groups_place(tab, app):
     _pair(tab)
     for letter in "AB":
-        tab.page.get_by_label(f"Group of {letter}").select_option("1")
+        tab.group(letter, "1")
     tab.page.get_by_label("Method of group 1").select_option("core_ties")
     tab.page.get_by_label("trim fraction of group 1, exact").fill("0.4")
     tab.page.get_by_label("Ratio of group 1").fill("0.5")
@@ -42,7 +42,7 @@ def test_a_level_is_saved_alone_and_takes_the_groups_place(tab, app):
 def test_tools_resize_and_bake_without_touching_what_is_set_up(tab, app):
     _pair(tab)
     before = tab.state()["sources"]
-    tab.page.get_by_role("tab", name="Tools").click()
+    tab.see("Tools")
     tab.page.get_by_label("LoRA for the tools").click()
     tab.page.keyboard.type("sample-ink")
     tab.page.keyboard.press("Enter")
@@ -74,6 +74,7 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     tab.quiet()
     assert "ratio: 0.5 → 0.9" in tab.page.locator(".lm-changes").inner_text()
     tab.merge()
+    tab.see("History")
     row = tab.page.locator(".lm-table tbody tr").filter(has_text="step2").first
     row.get_by_role("button", name="Changes").click()
     assert "0.5 → 0.9" in tab.page.locator(".lm-detail").inner_text()
@@ -143,6 +144,7 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
     _pair(tab)
     tab.pick(0, "img src")
     tab.pick(1, "img src")
+    tab.options()
     tab.page.get_by_label("Trigger words").fill(EVIL)
     tab.planned()
     notes = tab.page.locator("[aria-label='What will come out']").inner_text()
@@ -152,8 +154,7 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
     )
     assert not tab.page.evaluate(marks)
     for name in ("History", "Presets", "Tools"):
-        tab.page.get_by_role("tab", name=name).click()
-        tab.quiet()
+        tab.see(name)
         assert not tab.page.evaluate(marks)
     tab.page.get_by_role("button", name="From prompt or image…").click()
     tab.page.get_by_label("Prompt with LoRA tags").fill(
@@ -172,7 +173,7 @@ def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
         tab.page.get_by_role("button", name="+ Add source").click()
         tab.page.keyboard.type(name)
         tab.page.keyboard.press("Enter")
-    tab.page.get_by_label("Group of C").select_option("2")
+    tab.group("C", "2")
     tab.page.get_by_label("Preset for A", exact=True).focus()
     tab.quiet()
     assert tab.page.locator("#lora_merge_root *").count() <= 1200
@@ -208,13 +209,13 @@ def test_a_merge_goes_on_over_a_reload_of_the_page(tab, app):
     tab.page.get_by_label("Merge method").select_option("ties")
     tab.page.get_by_label("Name of the merge").fill("over-reload")
     tab.planned()
-    tab.page.locator(".lm-side .lm-big").click()
+    tab.press()
     tab.page.wait_for_selector("progress:not([hidden])")
     tab.open()
     tab.page.wait_for_function("() => window.loraMerge.app.output.job !== null")
     tab.page.get_by_role("button", name="Cancel").click()
     tab.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
-    assert "Cancelled" in tab.page.locator(".lm-side").inner_text()
+    assert "Cancelled" in tab.page.locator(".lm-message").inner_text()
     assert not list(app.folder.rglob("over-reload*"))
 
 
@@ -260,7 +261,7 @@ def test_progress_says_what_it_waits_for_and_how_long_it_takes(tab):
         }
         return tab.page.evaluate(
             "(now) => { const { output } = window.loraMerge.app; output.progress(now);"
-            " return [output.stage.textContent, output.bar.hasAttribute('value') ? output.bar.value : null]; }",
+            " return [output.bar.stage.textContent, output.bar.bar.hasAttribute('value') ? output.bar.bar.value : null]; }",
             {**state, **now},
         )
 
@@ -305,6 +306,7 @@ def test_a_sweep_saves_five_merges_under_any_template(tab, app):
     _pair(tab)
     tab.page.get_by_label("Name of the merge").fill("sweep")
     tab.planned()
+    tab.see("Compare")
     tab.page.get_by_role("button", name="Sweep").click()
     tab.page.get_by_text("Five merges were saved").wait_for(timeout=60000)
     ratios = []
@@ -314,7 +316,7 @@ def test_a_sweep_saves_five_merges_under_any_template(tab, app):
         ratios.append([source["ratio"] for source in recipe["sources"]])
     assert sorted(ratios) == [[first, 0.5] for first in (0.2, 0.4, 0.6, 0.8, 1.0)]
     assert tab.state()["output"]["template"] == "sweep"
-    tab.page.get_by_label("Ratio for all").fill("0.3")
+    tab.page.get_by_label("One ratio for all").fill("0.3")
     tab.page.get_by_role("button", name="Set all to").click()
     assert [row["ratio"] for row in tab.state()["sources"]] == [0.3, 0.3]
 
@@ -374,6 +376,7 @@ def test_older_merges_are_a_click_away(tab):
     tab.merge()
     tab.page.get_by_label("Name of the merge").fill("older-2")
     tab.merge()
+    tab.see("History")
     tab.page.evaluate("() => { loraMerge.app.below.count = 1; loraMerge.app.below.refresh(); }")
     tab.page.get_by_text("the newest 1 of").wait_for()
     assert tab.page.locator(".lm-table tbody tr[data-entry]").count() == 1

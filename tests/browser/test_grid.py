@@ -40,10 +40,10 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     _pair(tab)
     slow = tab.page.context.new_cdp_session(tab.page)
     slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-    tab.page.evaluate("() => localStorage.clear()")
+    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
     tab.open()
     tab.page.evaluate(
-        WATCH, [".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big", "[aria-label='Undo']"]
+        WATCH, [".lm-row:nth-child(2)", "#lora_merge_go", "[aria-label='Undo']"]
     )
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
@@ -57,7 +57,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
             ".lm-cell",
             ".lm-list",
             "[aria-label='Redo']",
-            ".lm-side .lm-big",
+            "#lora_merge_go",
         ],
     )
     tab.page.evaluate("() => window.loraMerge.app.grid.measure()")
@@ -73,7 +73,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
 def test_choosing_a_lora_leaves_the_rows_where_they_are(tab):
     tab.fresh()
     tab.page.evaluate(
-        WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", ".lm-side .lm-big"]
+        WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", "#lora_merge_go"]
     )
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
@@ -147,7 +147,7 @@ def test_a_preset_with_drawn_values_is_drawn_once(tab, tmp_path):
     _pair(tab)
     file = tmp_path / "lbwpresets.txt"
     file.write_text("DICE:R,0,0,0,0,0,0,0,R,R,R,0,0,0,0,0,0\n", encoding="utf-8")
-    tab.page.get_by_role("tab", name="Presets").click()
+    tab.see("Presets")
     tab.page.get_by_label("Preset file of another tool").set_input_files(str(file))
     tab.page.wait_for_selector(".lm-report li")
     tab.preset("A", "DICE")
@@ -183,6 +183,8 @@ def test_the_whole_tab_by_keyboard_only(tab, app):
     keys.press("Enter")
     until("Ratio of A")
     keys.press("ArrowRight")
+    until("More of A")
+    keys.press("Enter")
     until("Move A down")
     keys.press("Enter")
     assert "B" in tab.page.evaluate("() => document.activeElement.getAttribute('aria-label')")

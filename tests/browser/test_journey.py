@@ -39,6 +39,7 @@ def test_a_first_merge_in_five_clicks(tab, app):
     )
     wanted = {n: 0.5 * a.get(n, 0) + 0.5 * b.get(n, 0) for n in set(a) | set(b)}
     assert relative(dense_of(saved, 3), wanted) <= 1e-3
+    tab.see("History")
     history = tab.page.locator(".lm-table tbody tr").first.inner_text()
     assert "Weighted sum" in history
 
@@ -107,7 +108,7 @@ def test_a_list_beside_the_row_and_presets_that_survive_a_reload(tab, app):
     field.fill("1,0,0,0,0,0,0,0,1,1,1,1,1,1,1,1,1")
     field.press("Tab")
     tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources[0].blocks.IN01 === 0")
-    tab.page.get_by_role("tab", name="Presets").click()
+    tab.see("Presets")
     tab.page.get_by_label("Name of the preset").fill("my <b>look</b>")
     tab.page.get_by_role("button", name="Save preset").click()
     tab.page.wait_for_selector(".lm-presets li")
@@ -140,11 +141,11 @@ def test_a_merge_can_be_cancelled_and_started_again(tab, app):
     tab.page.get_by_label("Merge method").select_option("ties")
     tab.page.get_by_label("Name of the merge").fill("slow")
     tab.planned()
-    tab.page.locator(".lm-side .lm-big").click()
+    tab.press()
     tab.page.wait_for_selector("progress:not([hidden])")
     tab.page.get_by_role("button", name="Cancel").click()
     tab.page.wait_for_function("() => window.loraMerge.app.output.job === null", timeout=60000)
-    assert "Cancelled" in tab.page.locator(".lm-side").inner_text()
+    assert "Cancelled" in tab.page.locator(".lm-message").inner_text()
     assert not list(app.folder.rglob("slow*"))
     tab.page.get_by_label("Merge method").select_option("weighted_sum")
     assert "slow" in tab.merge()
@@ -164,6 +165,7 @@ def test_a_saved_merge_is_replaced_only_after_a_yes(tab, app):
 
     tab.page.once("dialog", no)
     tab.ratio(0, 0.9)
+    tab.options()
     tab.page.get_by_label("Overwrite").check()
     tab.page.keyboard.press("Control+Enter")
     tab.page.wait_for_timeout(1500)
@@ -178,6 +180,7 @@ def test_knobs_and_rank_are_asked_for(tab, app):
     _pair(tab)
     tab.page.get_by_label("Merge method").select_option("core_ties")
     tab.page.get_by_label("trim fraction, exact").fill("0.5")
+    tab.settings()
     tab.page.get_by_label("Rank", exact=True).select_option("rank")
     tab.page.get_by_label("Value of the rank policy").fill("8")
     tab.page.get_by_label("Name of the merge").fill("knobs")
@@ -217,9 +220,10 @@ def test_history_opens_a_merge_again(tab, app):
     tab.ratio(0, 0.9)
     tab.page.get_by_label("Name of the merge").fill("again")
     tab.merge()
-    tab.page.evaluate("() => localStorage.clear()")
+    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
     tab.open()
     assert not tab.state()["sources"][0]["key"]
+    tab.see("History")
     row = tab.page.locator(".lm-table tbody tr").filter(has_text="again").first
     row.get_by_role("button", name="Load").click()
     tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources[0].key")
@@ -256,7 +260,7 @@ def test_presets_of_another_tool(tab, tmp_path):
     _pair(tab)
     file = tmp_path / "lbwpresets.txt"
     file.write_text("FACE:1,0,0,0,0,0,0,0,1,1,1,0,0,0,0,0,0\nBROKEN:1,2\n", encoding="utf-8")
-    tab.page.get_by_role("tab", name="Presets").click()
+    tab.see("Presets")
     tab.page.get_by_label("Preset file of another tool").set_input_files(str(file))
     tab.page.wait_for_selector(".lm-report li")
     assert tab.page.locator(".lm-report .lm-bad").count() == 1
@@ -269,7 +273,7 @@ def test_a_hostile_file_stays_text(tab, app):
     _pair(tab)
     tab.pick(0, app.hostile)
     tab.planned()
-    tab.page.get_by_role("tab", name="Tools").click()
+    tab.see("Tools")
     tab.page.get_by_label("LoRA for the tools").click()
     tab.page.keyboard.type(app.hostile)
     tab.page.keyboard.press("Enter")
@@ -291,13 +295,15 @@ def test_what_is_wrong_is_said_before_the_merge(tab):
     assert (
         "slerp takes exactly 2 sources" in tab.page.locator("[aria-label='What will come out']").inner_text()
     )
-    assert tab.page.locator(".lm-big").is_disabled()
+    tab.press()  # says why, where the eye is
+    assert "takes exactly 2 sources" in tab.page.locator(".lm-result").inner_text()
+    assert not tab.page.evaluate("() => loraMerge.app.output.job")
 
 
 def test_a_level_is_merged_first(tab, app):
     _pair(tab)
-    tab.page.get_by_label("Group of A").select_option("1")
-    tab.page.get_by_label("Group of B").select_option("1")
+    tab.group("A", "1")
+    tab.group("B", "1")
     tab.page.get_by_label("Method of group 1").select_option("average")
     tab.page.get_by_label("Ratio of group 1").fill("0.5")
     tab.page.get_by_label("Name of the merge").fill("level")
@@ -359,6 +365,7 @@ def test_the_analysis_advises_and_its_advice_is_applied(tab, app):
     _pair(tab)
     tab.pick(1, app.hostile)
     tab.planned()
+    tab.see("Understand")
     tab.page.get_by_role("button", name="Analyse").click()
     tab.page.wait_for_selector(".lm-report-page", state="attached", timeout=60000)
     assert "cosine" in tab.page.locator("[aria-label=Analysis]").inner_text()

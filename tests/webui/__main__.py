@@ -167,6 +167,7 @@ def journey(browser, server, merged) -> None:
     for row, ratio in ((0, 0.6), (1, 0.4)):
         page.locator(".lm-row").nth(row).locator("input.lm-number").first.fill(str(ratio))
     ours = page.locator("#lora_merge_root")
+    ours.get_by_role("button", name="Save options").click()
     ours.get_by_label("Sub-folder").fill("webui-test")
     ours.get_by_label("Name of the merge").fill("webui-merge")
     text = merge(page)
@@ -239,7 +240,7 @@ def pick(page, row, name):
 def merge(page):
     page.wait_for_timeout(600)
     page.wait_for_function("() => !loraMerge.bridge.current && !loraMerge.bridge.queue.length")
-    page.locator(".lm-side .lm-big").click()
+    page.locator("#lora_merge_go").click()
     page.wait_for_function("() => loraMerge.app.output.job !== null", timeout=30_000)
     page.wait_for_function("() => loraMerge.app.output.job === null", timeout=120_000)
     page.wait_for_selector(".lm-result:not([hidden])", timeout=30_000)
@@ -257,6 +258,8 @@ def pictures(server, page) -> None:
     check("merge = stack", *grids.near(stack, single))
     page.evaluate("() => (window.confirm = () => true)")
     grids.merge_tab(page)
+    if not page.locator(".lm-save").is_visible():
+        page.locator("#lora_merge_root").get_by_role("button", name="Save options").click()
     page.locator("#lora_merge_root").get_by_label("Overwrite").check()
     page.locator(".lm-row").nth(0).locator("input.lm-number").first.fill("0.25")
     page.locator(".lm-row").nth(1).locator("input.lm-number").first.fill("1.5")

@@ -385,11 +385,11 @@ def in_the_page(server, page, check):
         refused(page, check)
         page.locator("#txt2img_prompt textarea").fill("a cat")
         merge_tab(page)
-        page.locator("#lora_merge_root").get_by_role("button", name="Preview").click()
+        page.locator("#lora_merge_root .lm-foot").get_by_role("button", name="Preview", exact=True).click()
         page.wait_for_selector(".lm-strip figure img, .lm-strip .lm-bad", timeout=120_000)
     count = page.locator(".lm-strip figure img").count()
     check("Preview shows stack and merge", count == 2, page.locator(".lm-strip").inner_text())
-    page.locator("#lora_merge_root .lm-side").get_by_role("button", name="Compare in txt2img").first.click()
+    page.locator("#lora_merge_root .lm-seeing").get_by_role("button", name="Compare in txt2img").click()
     panel = page.locator("#lora_merge_panel_txt2img")
     panel.get_by_label("Merge to compare").wait_for(timeout=20_000)
     check(
@@ -482,8 +482,6 @@ def verdict(page, check):
 
 
 def merge_tab(page):
-    """Go to the Merge tab; A1111 has a "Checkpoint Merger" too."""
-    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="Merge").filter(
-        has_not_text="Checkpoint"
-    ).first.click()
+    """Go to our tab."""
+    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="LoRA Merge").first.click()
     page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=60_000)

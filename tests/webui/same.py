@@ -144,9 +144,9 @@ def _waits(server, tab, check):
     server.until("sampling_step", 2, thread)
     tab.page.get_by_label("Name of the merge").fill("never")
     tab.planned()
-    tab.page.locator(".lm-side .lm-big").click()
+    tab.page.locator("#lora_merge_go").click()
     tab.page.wait_for_function(
-        "() => /waiting for the generation/.test(document.querySelector('.lm-side').textContent)",
+        "() => /waiting for the generation/.test(document.querySelector('.lm-foot').textContent)",
         timeout=30_000,
     )
     check("a merge waits for the generation and says so", thread.is_alive())

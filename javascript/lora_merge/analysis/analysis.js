@@ -62,7 +62,7 @@ export class Analysis {
                     "label",
                     { class: "lm-line", title: "Measure whenever you pause" },
                     this.live,
-                    "by itself",
+                    "automatically",
                 ),
                 this.go,
             ),

@@ -16,6 +16,33 @@ const nice = (most, count) => {
     return base * [1, 2, 5, 10].find((factor) => factor * base >= rough);
 };
 
+const [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM] = [430, 230, 66, 14, 10, 44];
+
+/**
+ * Where a point lies in the picture.
+ * @param {number} x
+ * @param {number} y 0…1
+ * @param {number} most the largest x
+ * @returns {[number, number]}
+ */
+const placed = (x, y, most) => [
+    LEFT + ((WIDTH - LEFT - RIGHT) * x) / most,
+    HEIGHT - BOTTOM - (HEIGHT - BOTTOM - TOP) * y,
+];
+
+/**
+ * A curve as a polyline's points, from 0.
+ * @param {{x: number, y: number}[]} points with x ascending and y in 0…1
+ */
+export const linePoints = (points) =>
+    [{ x: 0, y: 0 }, ...points]
+        .map((point) =>
+            placed(point.x, point.y, points.at(-1).x)
+                .map((at) => at.toFixed(1))
+                .join(","),
+        )
+        .join(" ");
+
 /**
  * A curve that one moves along.
  * @param {object} what
@@ -29,10 +56,10 @@ const nice = (most, count) => {
  * @returns {HTMLElement}
  */
 export const curvePlot = ({ label, across, up, points, mark, tell, pick }) => {
-    const [width, height, left, right, top, bottom] = [430, 230, 66, 14, 10, 44];
+    const [width, height, left, right, top, bottom] = [WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM];
     const most = points[points.length - 1].x;
-    const toX = (x) => left + ((width - left - right) * x) / most;
-    const toY = (y) => height - bottom - (height - bottom - top) * y;
+    const toX = (x) => placed(x, 0, most)[0];
+    const toY = (y) => placed(0, y, most)[1];
     const text = (x, y, content, anchor, extra) =>
         svg("text", { x, y, "text-anchor": anchor, ...extra }, content);
     const drawing = [];
@@ -52,9 +79,7 @@ export const curvePlot = ({ label, across, up, points, mark, tell, pick }) => {
     drawing.push(
         svg("polyline", {
             class: "lm-plot-line",
-            points: [{ x: 0, y: 0 }, ...points]
-                .map((point) => `${toX(point.x).toFixed(1)},${toY(point.y).toFixed(1)}`)
-                .join(" "),
+            points: linePoints(points),
         }),
     );
     if (mark) {

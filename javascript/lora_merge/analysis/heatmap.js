@@ -41,6 +41,7 @@ export class Scale {
         this.colours = diverging ? DIVERGING : SEQUENTIAL;
     }
 
+    /** @param {number} value to be shown on this ground, in this ink */
     style(value) {
         const rgb = between(
             this.colours,
@@ -130,9 +131,7 @@ export const heatMap = ({ label, rows, columns, values, scale, tell, hint }) => 
             class: `lm-heat${columns.length > 24 ? " lm-heat-many" : ""}`,
             role: "grid",
             "aria-label": label,
-            style:
-                `grid-template-columns: max-content repeat(${columns.length}, ` +
-                `minmax(${columns.length > 24 ? 24 : 30}px, 1fr))`,
+            style: `--lm-columns:${columns.length}`,
             onmouseover: show,
             onfocusin: show,
             onkeydown: move,

@@ -3,6 +3,7 @@
 import { button, el, keepFocus } from "../core/dom.js";
 import { figure, fixed, megabytes, share } from "../core/format.js";
 import { curvePlot } from "./curve.js";
+import { SCALES, cutText, pairFigure, shareOf } from "./figures.js";
 import { Scale, heatMap } from "./heatmap.js";
 import { times } from "./numbers.js";
 
@@ -78,19 +79,15 @@ export class Maps {
     }
 
     sourceMap(kind) {
-        const { sources, recipe } = this.view.report;
+        const { report } = this.view;
+        const { sources, recipe } = report;
         const columns = this.blocks();
         const rows = sources.map((source, index) => ({
             name: this.view.name(index),
             head: el("span", { class: "lm-line" }, this.view.chip(index), el("bdi", {}, source.label)),
         }));
         if (kind === "shares") {
-            const at = (index, block) =>
-                recipe.blocks[block] && recipe.blocks[block].shares.some(Boolean)
-                    ? recipe.blocks[block].shares[index]
-                    : null;
-            const values = sources.map((_, index) => columns.map((block) => at(index, block)));
-            const scale = new Scale(0, 1, (value) => String(Math.round(100 * value)), " %");
+            const values = sources.map((_, index) => columns.map((block) => shareOf(report, index, block)));
             const tell = (line, column) => {
                 const out = recipe.blocks[columns[column]];
                 return (
@@ -106,7 +103,7 @@ export class Maps {
                     rows,
                     columns,
                     values,
-                    scale,
+                    scale: SCALES.shares,
                     tell,
                 }),
             };
@@ -149,14 +146,8 @@ export class Maps {
             name: `${this.view.letter(pair.first)} and ${this.view.letter(pair.second)}`,
             head: el("span", { class: "lm-line" }, this.view.chip(pair.first), this.view.chip(pair.second)),
         }));
-        const excess = (part) =>
-            part.excess === null ? null : Math.abs(part.excess) > 3 * part.error ? 100 * part.excess : 0;
-        const value = (part) => (part === undefined ? null : kind === "cosine" ? part.cosine : excess(part));
-        const values = pairs.map((pair) => columns.map((block) => value(pair.blocks[block])));
-        const short = (number) =>
-            number ? String(Number(number.toFixed(kind === "cosine" ? 2 : 1))).replace("0.", ".") : "0";
-        const most = kind === "cosine" ? 1 : 10;
-        const scale = new Scale(-most, most, short, kind === "cosine" ? "" : " points", true);
+        const values = pairs.map((pair) => columns.map((block) => pairFigure(pair, kind, block)));
+        const scale = SCALES[kind];
         const tell = (line, column) => {
             const part = pairs[line].blocks[columns[column]];
             if (kind === "cosine")
@@ -189,10 +180,6 @@ export class Maps {
 
     curve() {
         const { recipe } = this.view.report;
-        const [least, most] = recipe.rank;
-        const cut =
-            `${least === most ? `rank ${most}` : `rank ${least} to ${most}`}: ` +
-            `${share(1 - recipe.error ** 2, 1)} kept, ${megabytes(recipe.bytes)}`;
         const points = recipe.curve.map((point) => ({ x: point.rank, y: point.energy, ...point }));
         const tell = (point) =>
             `rank ${point.rank}: ${share(point.energy, 2)} of the energy kept, ${megabytes(point.bytes)}`;
@@ -209,7 +196,7 @@ export class Maps {
                 across: "Rank of every module",
                 up: "Energy kept, % of Σ S²",
                 points,
-                mark: { x: most, text: cut },
+                mark: { x: recipe.rank[1], text: cutText(recipe) },
                 tell,
                 pick,
             }),

@@ -32,34 +32,25 @@ export class Grid {
             "aria-label": "Block weights",
             "aria-describedby": "lora_merge_grid_help",
         });
+        this.help = this.keys();
+        this.asked = button("?", () => this.explain(), {
+            class: "lm-button lm-small lm-icon",
+            "aria-label": "Keys and mouse in the block weights",
+            title: "Keys and mouse",
+            "aria-expanded": "false",
+        });
         this.box = el(
             "section",
             { class: "lm-card", "aria-label": "Block weights" },
             el(
                 "div",
-                { class: "lm-line lm-still" },
+                { class: "lm-line lm-still lm-head" },
                 el("h3", {}, "Block weights"),
-                el("span", { class: "lm-grow" }),
                 this.note,
-                button("↶", () => needs.state.undo(), {
-                    title: "Undo (Ctrl+Z)",
-                    "aria-label": "Undo",
-                    class: "lm-button lm-small",
-                }),
-                button("↷", () => needs.state.redo(), {
-                    title: "Redo (Ctrl+Y)",
-                    "aria-label": "Redo",
-                    class: "lm-button lm-small",
-                }),
+                el("span", { class: "lm-grow" }),
+                this.asked,
             ),
-            el(
-                "p",
-                { class: "lm-dim lm-help", id: "lora_merge_grid_help" },
-                "Drag paints · ↑↓ adjust, ←→ move, Ctrl+↑↓ change the row, Shift selects · digits or " +
-                    "double-click type · Home 0, End 1 · Ctrl+C, Ctrl+V a row. The bar is how much of " +
-                    "the LoRA sits there. Blocks are layers, not places in the picture: no single file " +
-                    "can keep two characters apart in one picture.",
-            ),
+            this.help,
             this.table,
             this.lists.box,
         );
@@ -72,6 +63,38 @@ export class Grid {
         this.table.addEventListener("wheel", (event) => this.wheel(event), { passive: false });
         needs.state.listen((what) => (what === "rows" ? this.render() : this.update()));
         this.render();
+    }
+
+    keys() {
+        const key = (keys, does) => [el("dt", {}, keys), el("dd", {}, does)];
+        return el(
+            "div",
+            { class: "lm-help", id: "lora_merge_grid_help", hidden: true },
+            el(
+                "dl",
+                { class: "lm-keys" },
+                ...key("drag", "paints, up and down changes"),
+                ...key("↑ ↓", "change by 0.05; Page keys by 0.25"),
+                ...key("← →", "the next block; Ctrl+↑ ↓ the next row"),
+                ...key("Shift", "with a click or an arrow selects"),
+                ...key("0 … 9", "or a double click types a number"),
+                ...key("Home, End", "0 and 1"),
+                ...key("Ctrl+C, Ctrl+V", "copy and paste a row"),
+                ...key("Ctrl+Z, Ctrl+Y", "undo, redo: anything in the tab"),
+                ...key("Ctrl+Enter", "merges, from anywhere in the tab"),
+            ),
+            el(
+                "p",
+                { class: "lm-dim" },
+                "The bar below a number is how much of the LoRA sits there. Blocks are layers, not places in " +
+                    "the picture: no single file can keep two characters apart in one picture.",
+            ),
+        );
+    }
+
+    explain() {
+        this.help.hidden = !this.help.hidden;
+        this.asked.setAttribute("aria-expanded", String(!this.help.hidden));
     }
 
     rows() {
@@ -94,21 +117,20 @@ export class Grid {
         this.columns = blocks;
         this.box.classList.toggle("lm-empty", !rows.length || !blocks.length);
         if (!rows.length || !blocks.length) {
-            this.table.replaceChildren(
-                el(
-                    "p",
-                    { class: "lm-dim" },
-                    rows.length
-                        ? "The blocks show as soon as the header is read."
-                        : "Pick a LoRA to see its blocks.",
-                ),
-            );
+            this.table.replaceChildren();
+            this.table.hidden = true;
+            this.asked.hidden = true;
+            this.help.hidden = true;
+            this.note.textContent = rows.length
+                ? "shown as soon as the header is read"
+                : "shown when a LoRA is picked";
             this.lists.render([]);
             return;
         }
+        this.table.hidden = this.asked.hidden = false;
         const wide = blocks.length > 30;
-        const column = `minmax(${wide ? 19 : 21}px, 1fr)`;
-        this.table.style.gridTemplateColumns = `auto repeat(${blocks.length}, ${column})`;
+        this.table.style.gridTemplateColumns =
+            `auto repeat(${blocks.length}, ` + `minmax(${blocks.length > 24 ? 19 : 21}px, 1fr))`;
         this.table.classList.toggle("lm-wide", wide);
         const head = el(
             "div",

@@ -1,6 +1,7 @@
 /* The bridge to Python: one request at a time through gradio. */
 
 import { find } from "./dom.js";
+import { thisWindow } from "./window.js";
 
 /* What the server knows our page by: it is given to pages of its own origin alone, a new one at every
    start. A server that is just starting may have its pages before it gives tokens. */
@@ -55,7 +56,9 @@ export class Bridge {
 
     /* gradio calls this for the text to send */
     take() {
-        return this.current ? JSON.stringify({ ...this.current.message, token: this.token }) : "{}";
+        if (!this.current) return "{}";
+        const asked_in = thisWindow().window;
+        return JSON.stringify({ ...this.current.message, token: this.token, asked_in });
     }
 
     /* and this with the reply */
@@ -78,7 +81,13 @@ export class Bridge {
         clearTimeout(timer);
         this.current = null;
         if (reply.ok) resolve(reply);
-        else reject(new Error(reply.error || "something went wrong"));
+        else
+            reject(
+                Object.assign(new Error(reply.error || "something went wrong"), {
+                    remedy: reply.remedy || null,
+                    unmended: reply.unmended || "",
+                }),
+            );
         this.next();
     }
 

@@ -12,6 +12,7 @@ const filled = (item) => ({
     kinds: [],
     rank: [0, 0],
     te: false,
+    convolutions: false,
     tags: [],
     preview: "",
     problem: "",

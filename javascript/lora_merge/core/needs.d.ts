@@ -54,14 +54,20 @@ export interface Needs {
     weigh(): void;
     /** puts a tag into the prompt of txt2img. */
     useTag(tag: string, text?: string): void;
+    /** looks again whether the file of the merge that is shown is still there under its name. */
+    recheck(): Promise<void>;
 
     /** goes to the comparison in txt2img, of what is set up or of a name. */
     compare(name?: string): Promise<any>;
     preview(): Promise<any>;
 
+    /** shows one of the panels beside what is set up, by its name. */
+    see(panel: string): void;
     /** opens the panel in which a row is saved as a preset. */
     savePreset(row: Row): void;
     refreshHistory(): void;
+    /** opens the validation of an entry of the history. */
+    validate(entry: string): Promise<void>;
 
     /** the mark that keeps a row's ratio as it is, as a speed LoRA's does. */
     held(row: Row): any;

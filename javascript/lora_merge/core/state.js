@@ -1,8 +1,12 @@
-/* What the person has set up. It lives in this browser, survives reloads, and every change can be undone. */
+/* What the person has set up. It lives in this window of the browser, survives reloads, and every change can
+   be undone. A new window begins with what was set up last in any. */
 
 import { later } from "./timing.js";
 
 const KEY = "lora-merge-state-1";
+
+/* this window's own first, then what any window of the browser has set up last */
+const PLACES = [() => sessionStorage, () => localStorage];
 
 const MOST = 100;
 
@@ -84,14 +88,15 @@ export class State {
     }
 
     load() {
-        try {
-            const found = JSON.parse(localStorage.getItem(KEY));
-            return found && found.version === 1 && Array.isArray(found.sources)
-                ? this.renewed({ ...this.fresh(), ...found }, found.defaults)
-                : null;
-        } catch {
-            return null;
-        }
+        for (const kept of PLACES)
+            try {
+                const found = JSON.parse(kept().getItem(KEY));
+                if (found && found.version === 1 && Array.isArray(found.sources))
+                    return this.renewed({ ...this.fresh(), ...found }, found.defaults);
+            } catch {
+                /* nothing is kept there, or nothing that can be read */
+            }
+        return null;
     }
 
     /* what was left as the settings had it follows them when they change; groups had letters in 0.1 */
@@ -119,11 +124,12 @@ export class State {
     }
 
     store() {
-        try {
-            localStorage.setItem(KEY, JSON.stringify(this.data));
-        } catch {
-            /* private windows keep nothing; the tab works all the same */
-        }
+        for (const kept of PLACES)
+            try {
+                kept().setItem(KEY, JSON.stringify(this.data));
+            } catch {
+                /* private windows keep nothing; the tab works all the same */
+            }
     }
 
     listen(work) {

@@ -1,36 +1,20 @@
-/* Below: what was merged, the presets, and tools for one file. */
+/* The panels beside the merge: what was merged, two merges side by side, recipes, presets, and tools. */
 
-import { button, el } from "../core/dom.js";
-import { numberText, proven, timeText } from "../core/format.js";
-import { later } from "../core/timing.js";
+import { el } from "../core/dom.js";
 import { CompareRecipes } from "./compare.js";
+import { History } from "./history.js";
 import { Presets } from "./presets.js";
 import { drawRecipes } from "./recipes.js";
 import { Tools } from "./tools.js";
-import { Trash } from "./trash.js";
-import { verdictCell } from "./verdicts.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "ask"
- *     | "catalog"
- *     | "follow"
- *     | "grid"
- *     | "library"
- *     | "open"
- *     | "saved"
- *     | "say"
- *     | "state"
- *     | "verify">
+ * @typedef {Pick<import("../core/needs.js").Needs, "see">
  *   & import("./compare.js").CompareNeeds
+ *   & import("./history.js").HistoryNeeds
  *   & import("./presets.js").PresetsNeeds
  *   & import("./recipes.js").RecipesNeeds
- *   & import("./tools.js").ToolsNeeds
- *   & import("./trash.js").TrashNeeds
- *   & import("./verdicts.js").VerdictNeeds} BelowNeeds
+ *   & import("./tools.js").ToolsNeeds} BelowNeeds
  */
-
-/* entries of the history that are drawn at a time */
-const PAGE = 100;
 
 export class Below {
     /**
@@ -38,285 +22,52 @@ export class Below {
      */
     constructor(needs) {
         this.needs = needs;
-        this.count = PAGE;
         this.presets = new Presets(needs, () => this.name === "Presets");
-        this.tabs = ["History", "Recipes", "Presets", "Tools"];
-        this.list = el("div", { class: "lm-line lm-tabs", role: "tablist" });
-        this.panel = el("div", { class: "lm-panel", role: "tabpanel" });
-        this.box = el(
-            "section",
-            { class: "lm-card", "aria-label": "History, presets, tools" },
-            this.list,
-            this.panel,
-        );
-        this.show("History");
+        this.compared = new CompareRecipes(needs);
+        this.history = new History(needs, {
+            listed: (entries, labels) => this.compared.draw(entries, labels),
+            compare: (entry) => {
+                needs.see("Compare");
+                this.compared.choose(entry);
+            },
+        });
+        /** @type {Record<string, HTMLElement>} */
+        this.places = {};
+        this.panel = el("div", { class: "lm-panel" });
+        this.name = "";
     }
 
+    /**
+     * The place where one of them is drawn: what is drawn goes where it is looked at.
+     * @param {string} name of a panel
+     * @returns {HTMLElement}
+     */
+    place(name) {
+        return (this.places[name] = el("div", { class: "lm-place" }));
+    }
+
+    /** @param {string} name of a panel, which has its place */
     show(name) {
         this.name = name;
-        const tabs = this.tabs.map((tab) =>
-            button(tab, () => this.show(tab), {
-                role: "tab",
-                "aria-selected": String(tab === name),
-                tabindex: tab === name ? 0 : -1,
-                class: `lm-tab${tab === name ? " lm-active" : ""}`,
-            }),
-        );
-        this.list.replaceChildren(...tabs);
-        this.list.onkeydown = (event) => {
-            const step = { ArrowRight: 1, ArrowLeft: -1 }[event.key];
-            if (!step) return;
-            this.show(this.tabs[(this.tabs.indexOf(this.name) + step + this.tabs.length) % this.tabs.length]);
-            this.list.querySelector(".lm-active").focus();
-        };
+        if (this.panel.parentElement !== this.places[name]) this.places[name].append(this.panel);
         this[`draw${name}`]();
     }
 
+    /** Draw what is shown anew: something was saved. */
     refresh() {
-        this[`draw${this.name}`]();
+        if (this.name === "Compare") this.history.draw();
+        else this[`draw${this.name}`]();
     }
 
-    /* ------------------------------------------------------------ history */
-
-    async drawHistory() {
-        const reply = await this.needs.ask("history", { search: this.search || "", count: this.count });
-        if (!reply || this.name !== "History") return;
-        const typing =
-            document.activeElement &&
-            document.activeElement.getAttribute("aria-label") === "Search the history";
-        const look = later(() => ((this.search = search.value), this.drawHistory()), 250);
-        const search = el("input", {
-            type: "search",
-            placeholder: "Search the history",
-            value: this.search || "",
-            "aria-label": "Search the history",
-            oninput: look,
-        });
-        const rows = reply.entries.map((entry) => this.entry(entry));
-        const merges = `${reply.total} ${reply.total === 1 ? "merge" : "merges"}`;
-        const older = () => ((this.count += PAGE), this.drawHistory());
-        const keep = this.opened(rows);
-        this.panel.replaceChildren(
-            el(
-                "div",
-                { class: "lm-line" },
-                search,
-                el(
-                    "span",
-                    { class: "lm-dim", "aria-live": "polite" },
-                    rows.length < reply.total ? `the newest ${rows.length} of ${merges}` : merges,
-                ),
-            ),
-            rows.length
-                ? el(
-                      "table",
-                      { class: "lm-table" },
-                      el(
-                          "thead",
-                          {},
-                          el(
-                              "tr",
-                              {},
-                              ...["When", "Name", "Sources", "Method", "Proof", "Verdict", ""].map((text) =>
-                                  el("th", {}, text),
-                              ),
-                          ),
-                      ),
-                      el("tbody", {}, ...rows),
-                  )
-                : el(
-                      "p",
-                      { class: "lm-dim" },
-                      this.search
-                          ? "No merge fits the search."
-                          : "Every merge is written down here, with its recipe and its proof.",
-                  ),
-            rows.length < reply.total ? button("Show older", older, { class: "lm-button lm-small" }) : "",
-            (this.compared = this.compared || new CompareRecipes(this.needs)).draw(reply.entries),
-            (this.trash = this.trash || new Trash(this.needs, () => this.moved())).drawn(),
-        );
-        keep();
-        if (!typing) return;
-        search.focus({ preventScroll: true });
-        search.setSelectionRange(search.value.length, search.value.length);
+    drawHistory() {
+        this.hold(this.history.box);
+        return this.history.draw();
     }
 
-    /* what is open below an entry stays open, with what was typed into it, when the list is drawn anew */
-    opened(rows) {
-        const active = document.activeElement;
-        const found = [...this.panel.querySelectorAll(".lm-detail, .lm-judge")].map((node) => {
-            let line = node.previousElementSibling;
-            while (line && !line.dataset.entry) line = line.previousElementSibling;
-            return [line && line.dataset.entry, node];
-        });
-        return () => {
-            for (const [identity, node] of found) {
-                const line = rows.find((row) => row.dataset.entry === identity);
-                if (!line) continue;
-                line.after(node);
-                if (node.contains(active) && active instanceof HTMLElement)
-                    active.focus({ preventScroll: true });
-            }
-        };
+    drawCompare() {
+        this.hold(this.compared.box);
+        return this.history.draw();
     }
-
-    entry(entry) {
-        const report = entry.report || {};
-        const proof = (report.proof || "")
-            .replace("asked = saved", "exact")
-            .replace(/^saved exactly |, to .*$/g, "");
-        const verdict = verdictCell(this.needs, entry, () => line);
-        const line = el(
-            "tr",
-            { "data-entry": entry.id },
-            el("td", {}, timeText(entry.time)),
-            el("td", {}, el("bdi", {}, entry.name || entry.id)),
-            el(
-                "td",
-                {},
-                ...(entry.sources || []).flatMap((source, index) => [
-                    index ? " · " : "",
-                    el("bdi", {}, source.name),
-                    ` ${numberText(source.ratio)}`,
-                ]),
-            ),
-            el("td", {}, this.needs.catalog.title(entry.method)),
-            el(
-                "td",
-                { title: proven(report) },
-                el("div", {}, proof),
-                report.choice ? el("small", {}, report.choice) : null,
-            ),
-            el("td", {}, verdict),
-            el(
-                "td",
-                { class: "lm-line" },
-                button("Load", () => this.needs.open({ entry: entry.id, name: entry.name }), {
-                    class: "lm-button lm-small",
-                    title: "Put its sources and settings into the tab",
-                }),
-                button("Run again…", () => this.again(entry, line), {
-                    class: "lm-button lm-small",
-                    title: "Merge it once more, without touching what is set up above",
-                }),
-                button("Verify", () => this.needs.verify(entry.key), { class: "lm-button lm-small" }),
-                entry.based_on
-                    ? button("Changes", () => this.changes(entry, line), {
-                          class: "lm-button lm-small",
-                          title: "What changed from the merge it was developed from",
-                      })
-                    : null,
-                button("Rename", () => this.renameMerge(entry), { class: "lm-button lm-small" }),
-                button("✕", () => this.removeMerge(entry), {
-                    class: "lm-button lm-small",
-                    title: "Into the trash folder",
-                    "aria-label": `Delete ${entry.name}`,
-                }),
-            ),
-        );
-        return line;
-    }
-
-    /* one more line below an entry; the same button takes it away again */
-    below(line, what, ...content) {
-        for (
-            let next = line.nextElementSibling;
-            next && /lm-detail|lm-judge/.test(next.className);
-            next = line.nextElementSibling
-        ) {
-            next.remove();
-            if (next.dataset.what === what) return null;
-        }
-        const more = el(
-            "tr",
-            { class: "lm-detail", "data-what": what },
-            el("td", { colspan: 7 }, ...content),
-        );
-        line.after(more);
-        return more;
-    }
-
-    async changes(entry, line) {
-        const reply = await this.needs.ask("history_diff", { entry: entry.id, other: entry.based_on });
-        if (reply)
-            this.below(
-                line,
-                "changes",
-                el("b", {}, "Changed from the merge it was developed from"),
-                el(
-                    "ul",
-                    { class: "lm-facts" },
-                    ...reply.lines.map((text) => el("li", { class: "lm-info" }, text)),
-                ),
-            );
-    }
-
-    async renameMerge(entry) {
-        const to = window.prompt("New name of the LoRA", entry.name);
-        if (to && to !== entry.name && (await this.needs.ask("rename", { entry: entry.id, to })))
-            this.moved();
-    }
-
-    async removeMerge(entry) {
-        if (
-            window.confirm(`Move ${entry.name} and its history entry into the trash folder?`) &&
-            (await this.needs.ask("remove", { entry: entry.id }))
-        )
-            this.moved();
-    }
-
-    async moved() {
-        await this.needs.library.refresh(true);
-        this.drawHistory();
-    }
-
-    again(entry, line) {
-        const name = el("input", {
-            type: "text",
-            value: entry.name,
-            "aria-label": "Name to run it under",
-            onkeydown: (event) => event.key === "Enter" && run(),
-        });
-        const run = async () => {
-            const same = name.value.trim() === entry.name;
-            if (
-                same &&
-                !window.confirm(
-                    `Replace ${entry.name} by a new run? The bytes are the same as long as its sources are.`,
-                )
-            )
-                return;
-            const started = await this.needs.ask("again", { entry: entry.id, name: name.value });
-            if (!started) return;
-            more.remove();
-            const result = await this.needs.follow(started, (done) => this.needs.saved(done));
-            if (result)
-                this.needs.say(
-                    result.same_tensors
-                        ? `${result.output} holds the same tensors as ${entry.name} did.`
-                        : `${result.output} differs from what ${entry.name} was.`,
-                    !result.same_tensors,
-                );
-        };
-        const more = this.below(
-            line,
-            "again",
-            el(
-                "div",
-                { class: "lm-line" },
-                el("label", {}, "Name ", name),
-                button("Run", run, { class: "lm-button lm-primary" }),
-                el(
-                    "span",
-                    { class: "lm-dim" },
-                    "the same name gives the same file again, another name the same tensors",
-                ),
-            ),
-        );
-        if (more) name.select();
-    }
-
-    /* ------------------------------------------------------------ the other panels */
 
     drawRecipes() {
         return drawRecipes(this.needs, this.panel, () => this.name === "Recipes");
@@ -326,13 +77,28 @@ export class Below {
         this.presets.draw(this.panel);
     }
 
+    drawTools() {
+        this.tools = this.tools || new Tools(this.needs);
+        this.hold(this.tools.box);
+    }
+
+    /* what is there already is not taken out and put back: that would take the keyboard away */
+    hold(box) {
+        if (this.panel.firstChild !== box || this.panel.childNodes.length > 1)
+            this.panel.replaceChildren(box);
+    }
+
     savePreset(row) {
-        this.show("Presets");
+        this.needs.see("Presets");
         this.presets.choose(row);
     }
 
-    drawTools() {
-        this.tools = this.tools || new Tools(this.needs);
-        this.panel.replaceChildren(this.tools.box);
+    /**
+     * Open the validation of a merge.
+     * @param {string} entry of the history
+     */
+    validate(entry) {
+        this.needs.see("History");
+        return this.history.openValidation(entry);
     }
 }

@@ -3,7 +3,7 @@
 
 import { Scale, heatMap } from "../analysis/heatmap.js";
 import { numbersTable, themed } from "../analysis/tables.js";
-import { button, el, select } from "../core/dom.js";
+import { button, el, fillSelect, select } from "../core/dom.js";
 import { figure, fixed, megabytes, policyWords, share } from "../core/format.js";
 import { colourOf, letterOf } from "../core/letters.js";
 import { pause } from "../core/timing.js";
@@ -29,37 +29,69 @@ export class CompareRecipes {
         this.needs = needs;
         this.kind = "shares";
         this.picked = ["", ""];
-        this.bar = el("div", { class: "lm-line" });
-        this.out = el("div", { class: "lm-panel", "aria-live": "polite" });
-        this.box = el("section", { class: "lm-panel", "aria-label": "Compare recipes" }, this.bar, this.out);
-    }
-
-    draw(entries) {
-        const usable = entries.filter((entry) => entry.status !== "broken");
-        const options = usable.map((entry) => [
-            entry.id,
-            `${(entry.time || "").slice(5, 16).replace("T", " ")} · ${entry.name || entry.id}`,
-        ]);
-        this.bar.hidden = !usable.length;
-        const ids = usable.map((entry) => entry.id);
-        /* the newest and the one before it, until the person picks */
-        const newest = [ids[1] || ids[0] || "", ids[0] || ""];
-        this.picked = this.picked.map((id, at) => (this.chosen && ids.includes(id) ? id : newest[at]));
         const pick = (at, label) =>
-            select(options, this.picked[at], (value) => ((this.picked[at] = value), (this.chosen = true)), {
+            select([], "", (value) => ((this.picked[at] = value), (this.chosen = true)), {
                 "aria-label": label,
                 class: "lm-entry",
             });
-        this.bar.replaceChildren(
-            pick(0, "First recipe"),
+        this.menus = [pick(0, "First recipe"), pick(1, "Second recipe")];
+        this.bar = el(
+            "div",
+            { class: "lm-line" },
+            this.menus[0],
             "and",
-            pick(1, "Second recipe"),
+            this.menus[1],
             button("Compare recipes", () => this.compare(), { title: "Side by side, block by block" }),
             button("Its report", () => this.report(this.picked[1]), {
                 title: "The analysis kept with the second one",
             }),
         );
-        return this.box;
+        this.out = el("div", { class: "lm-panel", "aria-live": "polite" });
+        this.none = el(
+            "p",
+            { class: "lm-dim" },
+            "Two merges stand side by side here, once there are two: change something and merge again.",
+        );
+        this.box = el(
+            "section",
+            { class: "lm-panel lm-compare", "aria-label": "Compare recipes" },
+            this.bar,
+            this.none,
+            this.out,
+        );
+    }
+
+    /**
+     * Offer the entries of the history.
+     * @param {any[]} entries
+     * @param {Record<string, string>} labels by id: what tells each from every other
+     */
+    draw(entries, labels) {
+        const usable = entries.filter((entry) => entry.status !== "broken");
+        const options = usable.map((entry) => [entry.id, labels[entry.id] || entry.name]);
+        this.bar.hidden = !usable.length;
+        this.none.hidden = usable.length > 0;
+        const ids = usable.map((entry) => entry.id);
+        /* the newest and the one before it, until the person picks */
+        const newest = [ids[1] || ids[0] || "", ids[0] || ""];
+        this.picked = this.picked.map((id, at) => (this.chosen && ids.includes(id) ? id : newest[at]));
+        this.before = Object.fromEntries(
+            usable.map((entry, at) => [entry.id, entry.based_on || ids[at + 1]]),
+        );
+        this.menus.forEach((menu, at) => fillSelect(menu, options, this.picked[at]));
+    }
+
+    /**
+     * Put an entry beside the one it was developed from, or the one before it.
+     * @param {string} entry
+     */
+    choose(entry) {
+        this.chosen = true;
+        this.picked = [(this.before && this.before[entry]) || this.picked[0], entry];
+        if (this.picked[0] === entry && this.before)
+            this.picked[0] = Object.keys(this.before).find((id) => id !== entry) || entry;
+        this.menus.forEach((menu, at) => (menu.value = this.picked[at]));
+        return this.compare();
     }
 
     /* make the report of an entry that has none; false when it cannot be made */
@@ -318,6 +350,7 @@ export class CompareRecipes {
                 change(block.change),
             ]),
             "Block by block, both merges",
+            false,
         );
     }
 

@@ -2,6 +2,8 @@
 
 import { button, el, select } from "../core/dom.js";
 import { letterOf } from "../core/letters.js";
+import { confirmed, named } from "./dialog.js";
+import { counted } from "./words.js";
 
 /** What it takes.
  * @typedef {Pick<import("../core/needs.js").Needs, "ask" | "catalog" | "grid" | "library" | "say" | "state">
@@ -51,7 +53,7 @@ export class Presets {
             if (!name.value.trim()) return void name.focus();
             if (
                 own.some((item) => item.name.toLowerCase() === name.value.trim().toLowerCase()) &&
-                !window.confirm(`Replace the preset ${name.value.trim()}?`)
+                !(await confirmed(`Replace the preset ${name.value.trim()}?`, "Replace"))
             )
                 return;
             const weights = Object.fromEntries(
@@ -112,13 +114,16 @@ export class Presets {
                         "li",
                         { class: "lm-line" },
                         el("bdi", { class: "lm-grow" }, item.name),
-                        button("Rename", () => this.rename(item.name), { class: "lm-button lm-small" }),
+                        button("Rename", () => this.rename(item.name), {
+                            class: "lm-button lm-small",
+                            "aria-label": `Rename ${item.name}`,
+                        }),
                         button(
                             "Delete",
-                            () =>
-                                window.confirm(`Delete the preset ${item.name}?`) &&
+                            async () =>
+                                (await confirmed(`Delete the preset ${item.name}?`, "Delete")) &&
                                 this.ask("preset_delete", { name: item.name }),
-                            { class: "lm-button lm-small" },
+                            { class: "lm-button lm-small", "aria-label": `Delete ${item.name}` },
                         ),
                     ),
                 ),
@@ -149,8 +154,8 @@ export class Presets {
         return reply;
     }
 
-    rename(name) {
-        const to = window.prompt("New name", name);
+    async rename(name) {
+        const to = await named("Rename the preset", name, "Rename");
         if (to && to !== name) this.ask("preset_rename", { name, to });
     }
 
@@ -186,15 +191,9 @@ export class Presets {
         if (!reply) return;
         const said = reply.lines.filter((line) => line.outcome !== "skipped");
         const rest = said.slice(MOST_LINES);
-        const refused = said.filter((line) => line.outcome === "refused").length;
         this.lines.replaceChildren(
-            el(
-                "p",
-                {},
-                `${reply.count} ${reply.count === 1 ? "preset was" : "presets were"} read, ` +
-                    `${refused === 1 ? "1 line was" : `${refused} lines were`} refused.`,
-            ),
-            ...reply.notes.map((note) => el("p", { class: "lm-warn" }, note)),
+            el("p", { role: "status" }, reply.said),
+            ...reply.notes.map((note) => el("p", { class: "lm-dim" }, note)),
             el(
                 "ol",
                 { class: "lm-report" },
@@ -213,9 +212,8 @@ export class Presets {
                       el(
                           "p",
                           { class: "lm-dim" },
-                          `… and ${rest.length} more lines, ` +
-                              `${rest.filter((line) => line.outcome === "refused").length} of them ` +
-                              "refused.",
+                          `… and ${counted(rest.length, "more line")}, of them refused: ` +
+                              `${rest.filter((line) => line.outcome === "refused").length}.`,
                       ),
                   ]
                 : []),

@@ -1,6 +1,7 @@
 /* Saved recipes. */
 
 import { button, el } from "../core/dom.js";
+import { confirmed } from "./dialog.js";
 
 /** What it takes.
  * @typedef {Pick<import("../core/needs.js").Needs, "ask"
@@ -26,10 +27,12 @@ export const drawRecipes = async (needs, panel, wanted) => {
         placeholder: "Name",
         maxlength: 80,
         "aria-label": "Name of the recipe",
+        onkeydown: (event) => event.key === "Enter" && !event.ctrlKey && !event.metaKey && save(),
     });
     const save = async () => {
+        if (!name.value.trim()) return void name.focus();
         const known = reply.names.includes(name.value.trim());
-        if (known && !window.confirm(`Replace the recipe ${name.value.trim()}?`)) return;
+        if (known && !(await confirmed(`Replace the recipe ${name.value.trim()}?`, "Replace"))) return;
         const done = await needs.ask("recipe_save", {
             name: name.value,
             state: needs.state.data,
@@ -43,6 +46,10 @@ export const drawRecipes = async (needs, panel, wanted) => {
             "li",
             { class: "lm-line" },
             el("bdi", { class: "lm-grow" }, one),
+            button("Load", () => needs.open({ recipe: one }), {
+                class: "lm-button lm-small",
+                "aria-label": `Load ${one}`,
+            }),
             needs.catalog.can_generate
                 ? button("Use in txt2img", () => needs.useTag(`<merge:${one}:1>`), {
                       class: "lm-button lm-small",
@@ -51,11 +58,10 @@ export const drawRecipes = async (needs, panel, wanted) => {
             needs.catalog.can_generate
                 ? button("Compare in txt2img", () => needs.compare(one), { class: "lm-button lm-small" })
                 : null,
-            button("Load", () => needs.open({ recipe: one }), { class: "lm-button lm-small" }),
             button(
                 "✕",
                 async () =>
-                    window.confirm(`Move the recipe ${one} into the trash folder?`) &&
+                    (await confirmed(`Move the recipe ${one} into the trash folder?`, "Delete")) &&
                     (await needs.ask("recipe_remove", { name: one })) &&
                     drawRecipes(needs, panel, wanted),
                 { class: "lm-button lm-small", "aria-label": `Delete ${one}` },

@@ -3,6 +3,7 @@
 
 import { button, el, select } from "../core/dom.js";
 import { megabytes, percentText } from "../core/format.js";
+import { later } from "../core/timing.js";
 import { RANKS, RANK_START } from "../method/ranks.js";
 
 /** What it takes.
@@ -13,9 +14,53 @@ import { RANKS, RANK_START } from "../method/ranks.js";
  *     | "merge"
  *     | "open"
  *     | "pick"
+ *     | "request"
  *     | "state"
  *     | "verify">} ToolsNeeds
  */
+
+const NOTHING = "Pick a LoRA: its size, rank and name are said here before anything is saved.";
+
+const numberOf = (field, none) => (Number.isFinite(field.valueAsNumber) ? field.valueAsNumber : none);
+
+/** @param {number[]} rank least and most */
+const rankText = ([least, most]) => (least === most ? String(most) : `${least} to ${most}`);
+
+/**
+ * What a resized, baked or converted LoRA comes to, beside what it is now.
+ * @param {import("../types.js").AnewReply} found
+ * @returns {HTMLElement[]}
+ */
+const forecastParts = ({ before, plan, said, larger }) => {
+    const most = plan.exact ? "" : "at most ";
+    const rows = [
+        ["Rank", rankText(before.rank), most + rankText(plan.rank)],
+        ["Size", megabytes(before.bytes), most + megabytes(plan.bytes)],
+        ["Name", "", plan.name],
+    ];
+    const taken = plan.exists ? [`${plan.name} exists already: give it another name`] : [];
+    return [
+        el(
+            "table",
+            { class: "lm-table lm-forecast-table", "aria-label": "What that gives" },
+            el(
+                "tbody",
+                {},
+                ...rows.map(([title, now, then]) =>
+                    el(
+                        "tr",
+                        {},
+                        el("th", { scope: "row" }, title),
+                        el("td", {}, now ? `${now} → ` : "", el("b", {}, el("bdi", {}, then))),
+                    ),
+                ),
+            ),
+        ),
+        ...[...said, ...taken].map((text) =>
+            el("p", { class: larger || plan.exists ? "lm-warn" : "lm-dim" }, text),
+        ),
+    ];
+};
 
 export class Tools {
     /**
@@ -27,14 +72,20 @@ export class Tools {
         this.pick = button("Pick a LoRA …", () => this.choose(), {
             class: "lm-button lm-name",
             "aria-haspopup": "dialog",
-            "aria-label": "LoRA for the tools",
+            "aria-label": "LoRA for the tools: Pick a LoRA …",
         });
         this.place = el("div", { class: "lm-anchor" }, this.pick);
         this.out = el("div", { class: "lm-inspected", "aria-live": "polite" });
+        this.forecast = el("div", {
+            class: "lm-forecast",
+            "aria-live": "polite",
+            "aria-label": "What that gives",
+        });
+        this.forecast.append(NOTHING);
         const picked = (work) => () => (this.item ? work(this.item.key) : this.choose());
         this.box = el(
             "div",
-            { class: "lm-panel" },
+            { class: "lm-panel lm-tools" },
             el(
                 "div",
                 { class: "lm-line" },
@@ -57,7 +108,7 @@ export class Tools {
                 button(
                     "Merge it",
                     picked((key) => needs.addSource(key)),
-                    { title: "Put it into a row above" },
+                    { title: "Put it into a row of the merge" },
                 ),
             ),
             this.form(),
@@ -69,8 +120,10 @@ export class Tools {
         const choose = (item) => {
             this.item = item;
             this.pick.replaceChildren(el("bdi", {}, item.name));
+            this.pick.setAttribute("aria-label", `LoRA for the tools: ${item.name}`);
             this.pick.title = item.folder ? `${item.folder}/${item.name}` : item.name;
             this.inspect(item.key);
+            this.foresee();
             this.pick.focus({ preventScroll: true });
         };
         this.needs.pick(this.pick, this.place, choose, {
@@ -82,6 +135,7 @@ export class Tools {
     /* ------------------------------------------------------------ save it anew */
 
     form() {
+        const soon = later(() => this.foresee(), 250);
         const modes = RANKS.filter(([mode]) => mode !== "auto").map(([mode, text]) => [
             mode,
             mode === "lossless" ? "As it is" : text,
@@ -99,36 +153,36 @@ export class Tools {
                 value.hidden = mode.value === "lossless";
                 value.value = RANK_START[mode.value] || "";
                 value.step = mode.value === "energy" || mode.value === "error" ? 0.005 : 1;
-                this.rename();
+                this.foresee();
             },
             { "aria-label": "New rank" },
         );
-        value.addEventListener("input", () => this.rename());
+        value.addEventListener("input", soon);
         const strength = el("input", {
             type: "number",
             step: 0.05,
             value: 1,
             class: "lm-number",
             "aria-label": "Strength to bake in",
-            oninput: () => this.rename(),
+            oninput: soon,
         });
         const blocks = el("input", {
             type: "text",
             placeholder: "all 1",
             "aria-label": "Block weights to bake in",
             title: "A list of 12, 17, 20, 26 or 61 values, a preset's name, or OUT00-OUT05=0.5,M00=1",
-            oninput: () => this.rename(),
+            oninput: soon,
         });
-        const names = select(this.needs.catalog.namings, "", () => this.rename(), {
+        const names = select(this.needs.catalog.namings, "", () => this.foresee(), {
             "aria-label": "Names in the new LoRA",
         });
         const name = el("input", {
             type: "text",
             "aria-label": "Name of the new LoRA",
-            oninput: () => (this.named = name.value !== ""),
+            placeholder: "says what is changed",
+            oninput: soon,
         });
         this.fields = { mode, value, strength, blocks, names, name };
-        this.rename();
         return el(
             "fieldset",
             { class: "lm-anew" },
@@ -136,7 +190,12 @@ export class Tools {
             el(
                 "div",
                 { class: "lm-fields lm-wide-fields" },
-                el("label", {}, el("span", {}, "Rank"), el("span", { class: "lm-line" }, mode, value)),
+                el(
+                    "label",
+                    { class: "lm-double" },
+                    el("span", {}, "Rank"),
+                    el("span", { class: "lm-line" }, mode, value),
+                ),
                 el(
                     "label",
                     { title: "The new LoRA at 1 is the old one at this strength" },
@@ -157,67 +216,56 @@ export class Tools {
                 ),
                 el("label", { class: "lm-double" }, el("span", {}, "Name"), name),
             ),
+            this.forecast,
             el(
                 "div",
                 { class: "lm-line" },
                 button("Save as a new LoRA", () => this.save(), { class: "lm-button lm-primary" }),
-                el("span", { class: "lm-dim" }, "the file itself stays as it is; what is set up above, too"),
+                el("span", { class: "lm-dim" }, "the file itself stays as it is, and so does what is set up"),
             ),
         );
     }
 
-    rename() {
-        if (this.named) return;
+    asked() {
         const { mode, value, strength, blocks, names, name } = this.fields;
-        const parts = ["{sources}"];
-        if (mode.value !== "lossless")
-            parts.push(mode.value === "rank" ? `r${value.value}` : `${mode.value}${value.value}`);
-        if (Number(strength.value) !== 1) parts.push(`x${strength.value}`);
-        if (blocks.value.trim()) parts.push("baked");
-        if (names.value) parts.push(names.value);
-        name.value = `${parts.length > 1 ? parts.join("_") : "{sources}_copy"}_v{n}`;
+        const { data } = this.needs.state;
+        return {
+            key: this.item.key,
+            rank: { mode: mode.value, value: mode.value === "lossless" ? null : numberOf(value, null) },
+            strength: numberOf(strength, 1),
+            blocks: blocks.value,
+            names: names.value,
+            precision: data.precision,
+            template: name.value.trim(),
+            folder: data.output.folder,
+        };
+    }
+
+    /* size, rank and name before anything is written; the newest answer counts */
+    async foresee() {
+        if (!this.item) return null;
+        const turn = (this.turn = (this.turn || 0) + 1);
+        let found = null;
+        let wrong = "";
+        try {
+            found = await this.needs.request("anew", this.asked());
+        } catch (error) {
+            wrong = error.message;
+        }
+        if (turn !== this.turn) return null;
+        this.fields.blocks.classList.toggle("lm-wrong", !found && Boolean(this.fields.blocks.value.trim()));
+        this.fields.name.placeholder = found ? found.plan.name : "";
+        this.forecast.replaceChildren(
+            ...(found ? forecastParts(found) : [el("p", { class: "lm-bad" }, wrong)]),
+        );
+        return found;
     }
 
     async save() {
         if (!this.item) return void this.choose();
-        const { mode, value, strength, blocks, names, name } = this.fields;
-        const family = this.item.family || (this.item.candidates || [])[0] || "";
-        let weights = {};
-        if (blocks.value.trim()) {
-            const reply = await this.needs.ask("blocks", { text: blocks.value, family });
-            blocks.classList.toggle("lm-wrong", !reply);
-            if (!reply) return;
-            weights = reply.weights;
-        }
-        const source = this.needs.state.row(1, {
-            key: this.item.key,
-            name: this.item.name,
-            ratio: Number.isFinite(strength.valueAsNumber) ? strength.valueAsNumber : 1,
-            blocks: weights,
-        });
-        const { data } = this.needs.state;
-        await this.needs.merge({
-            ...data,
-            sources: [source],
-            groups: {},
-            method: "weighted_sum",
-            knobs: {},
-            conv_rank: null,
-            prune: 0,
-            prune_below: 0,
-            seed: 0,
-            family: this.item.family ? "" : family,
-            names: names.value,
-            rank: { mode: mode.value, value: value.valueAsNumber },
-            output: {
-                template: name.value,
-                folder: data.output.folder,
-                overwrite: false,
-                triggers: null,
-                notes: "",
-                based_on: "",
-            },
-        });
+        const found = await this.foresee();
+        if (found) await this.needs.merge(found.state);
+        if (found) await this.foresee();
     }
 
     /* ------------------------------------------------------------ look into it */

@@ -55,7 +55,7 @@ export class Trash {
             rows.length
                 ? el(
                       "table",
-                      { class: "lm-table", "aria-label": "Deleted and replaced LoRAs" },
+                      { class: "lm-table lm-thrown", "aria-label": "Deleted and replaced LoRAs" },
                       el("tbody", {}, ...rows),
                   )
                 : el("p", { class: "lm-dim" }, "Nothing lies in the trash."),

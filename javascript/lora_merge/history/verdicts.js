@@ -175,7 +175,7 @@ export const verdictCell = (needs, entry, after) => {
     const verdict = entry.verdict || {};
     const words = { keep: "keep", discard: "discard", next: "try again", revise: "try again" };
     const text =
-        words[verdict.decision] || (entry.status === "revise" ? "to revise" : verdict.against || "–");
+        words[verdict.decision] || (entry.status === "revise" ? "to revise" : verdict.against || "Verdict…");
     return button(
         text,
         () => {

@@ -16,7 +16,7 @@ export const knobControl = (knob, given, of, changed) => {
         given[knob.name] = next;
         changed(origin);
     };
-    const title = knob.name.replaceAll("_", " ");
+    const { title } = knob;
     const label = of ? `${title} ${of}` : title;
     let control;
     if (knob.kind === "choice")

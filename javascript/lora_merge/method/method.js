@@ -1,12 +1,15 @@
 /* How the sources are merged: the method, its settings, and how large the result may be. */
 
 import { el, select } from "../core/dom.js";
+import { leave, wasOpen } from "../core/folds.js";
 import { knobControl } from "./knob.js";
 import { RANKS, RANK_START, RANK_UNITS } from "./ranks.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "catalog" | "state">} MethodNeeds
+ * @typedef {Pick<import("../core/needs.js").Needs, "catalog" | "library" | "state">} MethodNeeds
  */
+
+const FOLD = "more settings";
 
 export class Method {
     /**
@@ -62,89 +65,135 @@ export class Method {
             "aria-label": "Seed",
             oninput: () => this.field("seed", this.seed),
         });
-        this.precision = select(
-            [
-                ["fp16", "fp16"],
-                ["bf16", "bf16"],
-                ["float", "float32"],
-            ],
-            "fp16",
-            (value) => ((needs.state.data.precision = value), needs.state.changed("value")),
-            { "aria-label": "Precision" },
-        );
         this.names = select(
             needs.catalog.namings,
             "",
             (value) => ((needs.state.data.names = value), needs.state.changed("value")),
             { "aria-label": "Names" },
         );
+        this.set = el("span", { class: "lm-dim" });
+        this.convolutions = this.field3x3();
+        this.drawn = el(
+            "label",
+            { title: "Of random dropping: the same seed gives the same file", hidden: true },
+            el("span", {}, "Seed"),
+            this.seed,
+        );
+        this.more = el(
+            "details",
+            {
+                class: "lm-more-settings",
+                ontoggle: () => this.toggled(),
+            },
+            el("summary", {}, "More settings ", this.set),
+            this.settings(),
+        );
         this.box = el(
             "section",
             { class: "lm-card", "aria-label": "Method" },
-            el(
-                "div",
-                { class: "lm-fields lm-settings" },
-                el("label", { class: "lm-double" }, el("span", {}, "Method"), this.choice),
-                el(
-                    "label",
-                    {
-                        class: "lm-double",
-                        title:
-                            "How many ranks are kept. Automatic: everything where the method is " +
-                            "exact, the sum of the sources' ranks elsewhere",
-                    },
-                    el("span", {}, "Rank"),
-                    el("span", { class: "lm-line" }, this.mode, this.value, this.unit),
-                ),
-                el(
-                    "label",
-                    { title: "Rank of 3×3 convolutions, where it differs" },
-                    el("span", {}, "Conv rank"),
-                    this.conv,
-                ),
-                el(
-                    "label",
-                    { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" },
-                    el("span", {}, "Prune"),
-                    this.prune,
-                ),
-                el(
-                    "label",
-                    {
-                        title:
-                            "Leave out ranks whose singular value is below this number, whatever the " +
-                            "largest; 0 = keep all. An analysis says what either saves and costs",
-                    },
-                    el("span", {}, "Prune below"),
-                    this.below,
-                ),
-                el("label", {}, el("span", {}, "Precision"), this.precision),
-                el(
-                    "label",
-                    { title: "Of random dropping: the same seed gives the same file" },
-                    el("span", {}, "Seed"),
-                    this.seed,
-                ),
-                el(
-                    "label",
-                    {
-                        title:
-                            "How the modules are called in the file. By default as every host of the " +
-                            "base model knows them",
-                    },
-                    el("span", {}, "Names"),
-                    this.names,
-                ),
-            ),
-            this.knobs,
+            el("div", { class: "lm-line lm-head" }, el("h3", {}, "Method"), this.choice, this.drawn),
             this.sentence,
+            this.knobs,
+            this.more,
         );
         needs.state.listen((what, origin) => (what === "rows" ? this.render() : this.update(origin)));
         this.render();
+        this.unfold(wasOpen(FOLD));
+    }
+
+    field3x3() {
+        return el(
+            "label",
+            { title: "Rank of 3×3 convolutions, where it differs" },
+            el("span", {}, "Rank of convolutions"),
+            this.conv,
+        );
+    }
+
+    settings() {
+        return el(
+            "div",
+            { class: "lm-fields lm-settings" },
+            el(
+                "label",
+                {
+                    class: "lm-double",
+                    title:
+                        "How many ranks are kept. Automatic: everything where the method is " +
+                        "exact, the sum of the sources' ranks elsewhere",
+                },
+                el("span", {}, "Rank"),
+                el("span", { class: "lm-line" }, this.mode, this.value, this.unit),
+            ),
+            this.convolutions,
+            el(
+                "label",
+                { title: "Leave out ranks and modules below this share of the largest; 0 = keep all" },
+                el("span", {}, "Prune below a share"),
+                this.prune,
+            ),
+            el(
+                "label",
+                {
+                    title:
+                        "Leave out ranks whose singular value is below this number, whatever the " +
+                        "largest; 0 = keep all. An analysis says what either saves and costs",
+                },
+                el("span", {}, "Prune below a number"),
+                this.below,
+            ),
+            el(
+                "label",
+                {
+                    class: "lm-double",
+                    title:
+                        "How the modules are called in the file. By default as " +
+                        "every host of the base model knows them",
+                },
+                el("span", {}, "Names"),
+                this.names,
+            ),
+        );
+    }
+
+    /* what differs from the usual, in words; nothing acts unseen */
+    differing() {
+        const { rank, conv_rank, prune, prune_below, names, defaults } = this.data;
+        const mode = RANKS.find(([name]) => name === rank.mode) || RANKS[0];
+        const unit = { rank: "", budget: " MB" }[rank.mode] || "";
+        return [
+            rank.mode === "auto"
+                ? ""
+                : `${mode[1].toLowerCase()}${rank.value === null ? "" : ` ${rank.value}${unit}`}`,
+            conv_rank === null ? "" : `rank of convolutions ${conv_rank}`,
+            prune ? `pruned below ${prune}` : "",
+            prune_below ? `pruned below the number ${prune_below}` : "",
+            (names || "") === (defaults.names || "") ? "" : "names",
+        ].filter(Boolean);
+    }
+
+    /* as it was left by hand; a recipe that sets something of it opens it, too */
+    toggled() {
+        if (this.more.open !== this.opens) leave(FOLD, this.more.open);
+        this.opens = this.more.open;
+    }
+
+    unfold(yes) {
+        this.opens = yes;
+        this.more.open = yes;
     }
 
     get data() {
         return this.needs.state.data;
+    }
+
+    /* the method, or that of a group, drops at random */
+    draws() {
+        const used = new Set(this.needs.state.used().map((row) => row.group));
+        const groups = Object.entries(this.data.groups).filter(([name]) => used.has(name));
+        return [this.data.method, ...groups.map(([, group]) => group.method)].some(
+            (name) => this.needs.catalog.method(name).draws,
+        );
     }
 
     pick(name) {
@@ -183,6 +232,7 @@ export class Method {
                 knobControl(knob, given, "", (origin) => this.needs.state.changed("value", origin)),
             ),
         );
+        if (this.differing().length) this.unfold(true);
         this.update();
     }
 
@@ -201,7 +251,11 @@ export class Method {
         show(this.prune, this.data.prune);
         show(this.below, this.data.prune_below || 0);
         show(this.seed, this.data.seed);
-        this.precision.value = this.data.precision;
         this.names.value = this.data.names || "";
+        this.set.textContent = this.differing().join(" · ");
+        const items = this.needs.state.used().map((row) => this.needs.library.item(row.key));
+        this.convolutions.hidden =
+            this.data.conv_rank === null && !items.some((item) => item && item.convolutions);
+        this.drawn.hidden = !this.draws();
     }
 }

@@ -61,11 +61,13 @@ export class Pictures {
     async preview() {
         if (this.busy || !this.needs.state.used().length) return;
         this.busy = true;
+        this.halted = false;
         this.show(
             el(
                 "p",
-                { class: "lm-dim", role: "status" },
+                { class: "lm-dim lm-line", role: "status" },
                 "Making two pictures with the settings of txt2img …",
+                button("Stop", () => (this.halted = true), { class: "lm-button lm-small" }),
             ),
         );
         const before = await chooseScript("txt2img", "None");
@@ -94,6 +96,7 @@ export class Pictures {
         const shown = images().join();
         this.needs.tellScripts({ preview: true });
         await pause(200);
+        if (this.halted) return this.stopped();
         find("#txt2img_generate").click();
         const stop = () => find("#txt2img_interrupt");
         const busy = () => Boolean(stop() && (stop().offsetParent || stop().style.display === "block"));
@@ -104,13 +107,15 @@ export class Pictures {
             await pause(250);
             const now = busy() || Boolean(find("#txt2img_results .progressDiv"));
             running = running || now || info() !== old;
+            if (this.halted && busy()) stop().click();
             if (running && !now && turn > 3) break;
             if (!running && turn > 40) break;
         }
         /* the pictures, or what is wrong, come a moment after the bar has gone */
-        const come = () => (info() === old ? said() !== told : images().join() !== shown);
+        const come = () => this.halted || (info() === old ? said() !== told : images().join() !== shown);
         for (let turn = 0; turn < 60 && !come(); turn += 1) await pause(150);
         const found = images().filter((source) => !shown.includes(source));
+        if (this.halted) return this.stopped();
         if (found.length < 2) return this.show(el("p", { class: "lm-bad" }, log() || "No preview was made."));
         return this.show(
             ...["Stack of the LoRAs", "Merge"].map((label, index) =>
@@ -122,6 +127,10 @@ export class Pictures {
                 ),
             ),
         );
+    }
+
+    stopped() {
+        return this.show(el("p", { class: "lm-dim", role: "status" }, "The preview was stopped."));
     }
 
     show(...nodes) {
@@ -228,7 +237,7 @@ export class Pictures {
         if (!state) return;
         this.needs.use(state);
         const tabs = findAll("#tabs > .tab-nav button, #tabs button[role=tab]");
-        const tab = tabs.find((one) => one.textContent.trim() === "Merge");
+        const tab = tabs.find((one) => one.textContent.trim() === "LoRA Merge");
         if (tab) tab.click();
     }
 

@@ -9,7 +9,13 @@ import { badges, markText } from "./badges.js";
 
 const HEIGHT = 46;
 
+const MOST_TAGS = 4;
+
 const COLLATOR = new Intl.Collator(undefined, { numeric: true, sensitivity: "base" });
+
+/* folder and the words that most of its captions have */
+const about = (item) =>
+    [item.folder, (item.tags || []).slice(0, MOST_TAGS).join(", ")].filter(Boolean).join(" · ");
 
 /**
  * What a search finds a LoRA by, in small letters.
@@ -214,7 +220,7 @@ export class Picker {
                         "span",
                         { class: "lm-pick-name" },
                         el("bdi", {}, item.name),
-                        el("small", {}, el("bdi", {}, item.problem || item.folder)),
+                        el("small", {}, el("bdi", {}, item.problem || about(item))),
                     ),
                     badges(item),
                 );

@@ -23,7 +23,10 @@ export class Sources {
      */
     constructor(needs) {
         this.needs = needs;
+        /* rows whose rarer settings are open, by their number */
+        this.opened = new Set();
         this.rows = el("div", { class: "lm-rows" });
+        this.next = el("p", { class: "lm-dim lm-next-step" });
         this.sum = el("output", {
             class: "lm-sum",
             title: "Sum of the ratios of all sources that are on; 1 is usual for a weighted sum",
@@ -38,50 +41,69 @@ export class Sources {
         this.prompt = new PromptReader(needs);
         this.groups = new Groups(needs);
         this.base = el("div", { class: "lm-line", hidden: true });
+        this.ratios = this.ratioTools();
         this.box = el(
             "section",
             { class: "lm-card", "aria-label": "Sources" },
-            el(
-                "div",
-                { class: "lm-line" },
-                el("h3", {}, "Sources"),
-                el("span", { class: "lm-grow" }),
-                button("+ Add source", () => this.add(), { class: `${small} lm-primary` }),
-                button("From prompt or image…", () => this.prompt.toggle(), { class: small }),
-                button("Copy as prompt", () => this.prompt.copy(), {
-                    class: small,
-                    title: "The sources as <lora:…> tags",
-                }),
-            ),
+            this.head(),
             this.prompt.box,
             this.rows,
-            el(
-                "div",
-                { class: "lm-line lm-ratios" },
-                el("span", { class: "lm-dim" }, "Ratios"),
-                button("Equal", () => this.spread((n) => 1 / n), {
-                    class: small,
-                    title: "The same share for all, 1 in all",
-                }),
-                button("0.7 / 0.3", () => this.lead(), { class: small, title: "The first leads" }),
-                button("Normalise to 1", () => this.normalise(), {
-                    class: small,
-                    title: "Keep the proportions, make the sum 1",
-                }),
-                button("Set all to", () => this.setAll(), {
-                    class: small,
-                    title: "The same ratio for every source",
-                }),
-                this.every,
-                el("span", { class: "lm-grow" }),
-                this.sum,
-            ),
+            el("div", { class: "lm-below-rows" }, this.next, this.ratios),
             this.base,
             this.groups.box,
         );
         this.picker = new Picker(needs);
         needs.state.listen((what, origin) => (what === "rows" ? this.render() : this.update(origin)));
         this.render();
+    }
+
+    head() {
+        const { state, library } = this.needs;
+        const icon = (sign, name, title, work) =>
+            button(sign, work, { class: `${small} lm-icon`, "aria-label": name, title });
+        this.copy = button("Copy as prompt", () => this.prompt.copy(), {
+            class: small,
+            title: "The sources as <lora:…> tags",
+        });
+        return el(
+            "div",
+            { class: "lm-line lm-head" },
+            el("h3", {}, "Sources"),
+            icon("↶", "Undo", "Undo (Ctrl+Z)", () => state.undo()),
+            icon("↷", "Redo", "Redo (Ctrl+Y)", () => state.redo()),
+            el("span", { class: "lm-grow" }),
+            button("+ Add source", () => this.add(), { class: small }),
+            button("From prompt or image…", () => this.prompt.toggle(), { class: small }),
+            this.copy,
+            button("Refresh", () => library.refresh(true), {
+                class: small,
+                title: "Look at the LoRA folders again",
+            }),
+        );
+    }
+
+    ratioTools() {
+        return el(
+            "div",
+            { class: "lm-line lm-ratios" },
+            el("span", { class: "lm-dim" }, "Ratios"),
+            button("Equal", () => this.spread((n) => 1 / n), {
+                class: small,
+                title: "The same share for all, 1 in all",
+            }),
+            button("0.7 / 0.3", () => this.lead(), { class: small, title: "The first leads" }),
+            button("Normalise to 1", () => this.normalise(), {
+                class: small,
+                title: "Keep the proportions, make the sum 1",
+            }),
+            button("Set all to", () => this.setAll(), {
+                class: small,
+                title: "The same ratio for every source",
+            }),
+            this.every,
+            el("span", { class: "lm-grow" }),
+            this.sum,
+        );
     }
 
     get data() {
@@ -92,12 +114,17 @@ export class Sources {
         this.picker.close(true);
         this.views = this.data.sources.map((row, index) => this.view(row, index));
         this.rows.replaceChildren(...this.views.map((view) => view.box));
-        if (!this.views.length)
-            this.rows.replaceChildren(
-                el("p", { class: "lm-dim" }, "No sources. Add one, or read them from a prompt."),
-            );
         this.groups.render();
         this.renderBase();
+        const picked = this.data.sources.filter((row) => row.key).length;
+        this.copy.hidden = !picked;
+        this.ratios.hidden = picked < 2;
+        this.next.hidden = picked > 1;
+        this.next.textContent = !this.data.sources.length
+            ? "No sources. Add one, or read them from a prompt."
+            : picked
+              ? "Pick a second LoRA to merge with it."
+              : "Pick two LoRAs, say how strong each should be, and press Merge.";
         this.update();
     }
 
@@ -127,11 +154,17 @@ export class Sources {
             "aria-label": `Ratio of ${letter}, exact`,
             oninput: () => change(box.value, box),
         });
-        const fold = this.encoders(row, item, letter);
+        const fold = this.fold(row, index, letter, item);
         const view = { row, slider, box };
+        const empty = !row.key && !row.name;
         view.box = el(
             "div",
-            { class: `lm-row${row.on ? "" : " lm-off"}`, style: `--lm-colour:${colourOf(index)}` },
+            {
+                class: `lm-row${row.on ? "" : " lm-off"}${empty ? " lm-unpicked" : ""}`,
+                style: `--lm-colour:${colourOf(index)}`,
+                role: "group",
+                "aria-label": `Source ${letter}`,
+            },
             el("input", {
                 type: "checkbox",
                 checked: row.on,
@@ -143,14 +176,14 @@ export class Sources {
             this.name(row, item, letter),
             slider,
             box,
-            el("div", { class: "lm-row-tools" }, ...this.tools(row, index, letter, fold)),
+            el("div", { class: "lm-row-tools" }, ...this.tools(row, letter, fold)),
             el(
                 "div",
                 { class: "lm-row-facts" },
                 item
                     ? badges(item)
                     : el("span", { class: "lm-dim" }, row.name ? "not in the LoRA folders" : ""),
-                this.elements(row, letter),
+                ...this.settings(row, letter),
             ),
             fold,
             item && item.problem ? el("div", { class: "lm-problem" }, item.problem) : null,
@@ -159,7 +192,7 @@ export class Sources {
     }
 
     name(row, item, letter) {
-        const text = item ? item.name : row.name ? `${row.name} (missing)` : "Pick a LoRA …";
+        const text = item ? item.name : row.name ? `${row.name} (missing)` : "Pick a LoRA";
         const picture =
             item && item.preview ? el("img", { src: item.preview, alt: "", class: "lm-thumb" }) : null;
         const pick = button([picture, el("bdi", {}, text)], () => this.pick(row), {
@@ -171,20 +204,23 @@ export class Sources {
         return pick;
     }
 
-    tools(row, index, letter, fold) {
+    tools(row, letter, fold) {
         const group = row.group && this.data.groups[row.group];
         const { roles } =
             (group && this.needs.catalog.titles[group.method]) ||
             this.needs.catalog.method(this.needs.state.data.method);
-        const change = (field, what) => (value) => ((row[field] = value), this.needs.state.changed(what));
-        const te = button(
-            "TE",
-            () => ((fold.hidden = !fold.hidden), te.setAttribute("aria-expanded", String(!fold.hidden))),
+        const more = button(
+            "⋯",
+            () => {
+                fold.hidden = !fold.hidden;
+                more.setAttribute("aria-expanded", String(!fold.hidden));
+                this.opened[fold.hidden ? "delete" : "add"](row.id);
+            },
             {
-                title: "Ratio for the text encoder",
-                "aria-label": `Text-encoder ratio of ${letter}`,
+                "aria-label": `More of ${letter}`,
+                title: "Text encoder strength, group, order",
                 "aria-expanded": String(!fold.hidden),
-                class: `${small}${row.te ? " lm-set" : ""}`,
+                class: `${small} lm-icon`,
             },
         );
         return [
@@ -192,38 +228,67 @@ export class Sources {
                 ? select(
                       [["", "role –"], ...roles.map((role) => [role, role])],
                       row.role,
-                      change("role", "value"),
+                      (value) => ((row.role = value), this.needs.state.changed("value")),
                       { "aria-label": `Role of ${letter}`, title: "What this LoRA is for" },
                   )
                 : null,
-            select(
-                [["", "no group"], ...groupsOf(this.data.sources).map((group) => [group, `group ${group}`])],
-                row.group,
-                change("group", "rows"),
-                {
-                    "aria-label": `Group of ${letter}`,
-                    title: "Sources of one group are merged first, by a method of their own",
-                },
+            more,
+            button("✕", () => this.needs.state.remove(row), {
+                "aria-label": `Remove ${letter}`,
+                title: "Remove",
+                class: `${small} lm-icon`,
+            }),
+        ];
+    }
+
+    /* what is set behind "⋯", so that nothing acts unseen */
+    settings(row, letter) {
+        const te = /** @type {(number | null)[] | null} */ (row.te);
+        const own = te ? te.filter((value) => value !== null) : [];
+        return [
+            row.group ? el("span", { class: "lm-badge lm-mark" }, `group ${row.group}`) : null,
+            own.length
+                ? el(
+                      "span",
+                      { class: "lm-badge lm-mark" },
+                      `text encoder at ${own.map(numberText).join(", ")}`,
+                  )
+                : null,
+            this.elements(row, letter),
+        ];
+    }
+
+    /* what few need, behind "⋯" of the row */
+    fold(row, index, letter, item) {
+        return el(
+            "div",
+            { class: "lm-line lm-fold lm-row-more", hidden: !this.opened.has(row.id) },
+            ...this.encoders(row, item, letter),
+            el(
+                "label",
+                { title: "Sources of one group are merged first, by a method of their own" },
+                "Group ",
+                select(
+                    [["", "none"], ...groupsOf(this.data.sources).map((group) => [group, `group ${group}`])],
+                    row.group,
+                    (value) => ((row.group = value), this.needs.state.changed("rows")),
+                    { "aria-label": `Group of ${letter}` },
+                ),
             ),
-            te,
+            el("span", { class: "lm-grow" }),
             button("↑", () => this.move(row, -1), {
                 "aria-label": `Move ${letter} up`,
                 title: "Move up",
-                class: small,
+                class: `${small} lm-icon`,
                 disabled: index === 0,
             }),
             button("↓", () => this.move(row, 1), {
                 "aria-label": `Move ${letter} down`,
                 title: "Move down",
-                class: small,
+                class: `${small} lm-icon`,
                 disabled: index === this.data.sources.length - 1,
             }),
-            button("✕", () => this.needs.state.remove(row), {
-                "aria-label": `Remove ${letter}`,
-                title: "Remove",
-                class: small,
-            }),
-        ];
+        );
     }
 
     elements(row, letter) {
@@ -244,41 +309,36 @@ export class Sources {
         );
     }
 
+    /* a field for each text encoder that the model has; none for a LoRA that changes none */
     encoders(row, item, letter) {
+        if (item && !item.te && !row.te) return [];
         const names = ((item && this.needs.catalog.families[item.family]) || {}).te_ratios || [
             "text encoder",
         ];
         /* one number, as a tag or a recipe has it, is for all */
         if (names.length > 1 && row.te && row.te.length === 1) row.te = names.map(() => row.te[0]);
-        const box = el("div", { class: "lm-line lm-fold", hidden: !row.te });
-        box.append(
-            ...names.map((name, index) => {
-                const field = el("input", {
-                    type: "number",
-                    step: 0.05,
-                    class: "lm-number",
-                    placeholder: "= ratio",
-                    value:
-                        row.te && row.te[index] !== null && row.te[index] !== undefined ? row.te[index] : "",
-                    "aria-label": `${name} ratio of ${letter}`,
-                    oninput: () => {
-                        const te = row.te ? [...row.te] : names.map(() => null);
-                        te[index] = field.value === "" ? null : Number.parseFloat(field.value);
-                        row.te = te.every((value) => value === null) ? null : te;
-                        this.needs.state.changed("value", field);
-                    },
-                });
-                return el("label", {}, `${name} `, field);
-            }),
-            el(
-                "span",
-                { class: "lm-dim" },
-                item && !item.te
-                    ? "this LoRA has no text encoder"
-                    : "replaces the ratio for the text encoder; empty = the same",
-            ),
-        );
-        return box;
+        return names.map((name, index) => {
+            const field = el("input", {
+                type: "number",
+                step: 0.05,
+                class: "lm-number",
+                placeholder: "as ratio",
+                value: row.te && row.te[index] !== null && row.te[index] !== undefined ? row.te[index] : "",
+                "aria-label": `${name} ratio of ${letter}`,
+                oninput: () => {
+                    const te = row.te ? [...row.te] : names.map(() => null);
+                    te[index] = field.value === "" ? null : Number.parseFloat(field.value);
+                    row.te = te.every((value) => value === null) ? null : te;
+                    this.needs.state.changed("value", field);
+                },
+            });
+            return el(
+                "label",
+                { title: "Replaces the ratio for the text encoder; empty: the same" },
+                `${/encoder/i.test(name) ? name[0].toUpperCase() + name.slice(1) : name} strength `,
+                field,
+            );
+        });
     }
 
     /* a text encoder alone fits several base models: then, and only then, it is asked for */
