@@ -58,7 +58,7 @@ export class Validation {
             placeholder: "Note",
             value: step.note,
             "aria-label": `Note on: ${step.title}`,
-            onchange: () => this.set(step, step.state, note.value),
+            onchange: () => this.noted(step, note.value),
         });
         const tick = (state, text) =>
             button(text, () => set(step.by === "hand" && step.state === state ? null : state), {
@@ -98,11 +98,21 @@ export class Validation {
         );
     }
 
+    /* nothing is drawn: the press that took the keyboard out of the field may be on its way to a button */
+    async noted(step, note) {
+        await this.needs.ask("validation_set", {
+            entry: this.entry.id,
+            step: step.step,
+            mark: step.state,
+            note,
+        });
+    }
+
     async set(step, state, note) {
         const reply = await this.needs.ask("validation_set", {
             entry: this.entry.id,
             step: step.step,
-            state,
+            mark: state,
             note,
         });
         if (!reply) return;
