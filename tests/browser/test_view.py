@@ -68,7 +68,9 @@ def test_a_first_merge_takes_three_clicks_two_names_and_no_scrolling(tab, app):
     page = tab.page
     page.set_viewport_size({"width": 1280, "height": 720})
     tab.fresh()
-    page.evaluate("() => { window.clicks = 0; addEventListener('click', (e) => (clicks += e.isTrusted), true); }")
+    page.evaluate(
+        "() => { window.clicks = 0; addEventListener('click', (e) => (clicks += e.isTrusted), true); }"
+    )
     page.get_by_role("button", name="A: Pick a LoRA").click()
     page.keyboard.type("ink-style")
     page.keyboard.press("Enter")

@@ -3,7 +3,7 @@
 import { button, el, find } from "../core/dom.js";
 import { later } from "../core/timing.js";
 import { addToPrompt } from "../pictures/prompt.js";
-import { confirmed } from "./dialog.js";
+import { confirmed, onEnter } from "./dialog.js";
 import { entryRow, showState } from "./entry.js";
 import { recordParts } from "./record.js";
 import { Trash } from "./trash.js";
@@ -253,7 +253,7 @@ export class History {
             type: "text",
             value,
             "aria-label": label,
-            onkeydown: (event) => event.key === "Enter" && work(field.value.trim(), () => more.remove()),
+            onkeydown: onEnter(() => work(field.value.trim(), () => more.remove())),
         });
         const more = this.below(
             line,
