@@ -341,7 +341,18 @@ def _read_key(key: str) -> tuple[str, str]:
 
 
 # fields of `Item` that `read_facts` returns
-_TOLD = ("family", "candidates", "kinds", "rank", "te", "convolutions", "blocks", "tags", "has_recipe", "problem")
+_TOLD = (
+    "family",
+    "candidates",
+    "kinds",
+    "rank",
+    "te",
+    "convolutions",
+    "blocks",
+    "tags",
+    "has_recipe",
+    "problem",
+)
 
 
 def walk(folder: Path) -> Iterator[Path]:

@@ -477,5 +477,7 @@ def verdict(page, check):
 
 def merge_tab(page):
     """Go to our tab."""
-    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(has_text="LoRA Merge").first.click()
+    page.locator("#tabs > .tab-nav button, #tabs button[role=tab]").filter(
+        has_text="LoRA Merge"
+    ).first.click()
     page.wait_for_selector("#lora_merge_root .lm-columns", state="visible", timeout=60_000)
