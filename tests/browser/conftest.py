@@ -190,7 +190,7 @@ class Tab:
 
     def merge(self):
         self.planned()
-        self.saves(lambda: self.press())
+        self.saves(self.press)
         text = self.page.locator(".lm-result").inner_text()
         assert not {"null", "undefined", "NaN"} & set(text.split()), text
         return text

@@ -114,7 +114,7 @@ def test_eight_sources_and_groups(tab, app):
     person.press("Merge")
     person.reads("Saved journey-eight.safetensors")
     tab.quiet()
-    tab.saves(lambda: tab.page.get_by_role("button", name="Save this level").first.click())
+    tab.saves(tab.page.get_by_role("button", name="Save this level").first.click)
     person.reads("Saved journey-eight_level-1_v1.safetensors")
     a, b = (dense_of(_file(app, f"sample-{name}.safetensors"), 3) for name in ("ink-style", "mira-character"))
     wanted = {n: 0.0625 * a.get(n, 0) + 0.0625 * b.get(n, 0) for n in set(a) | set(b)}

@@ -96,13 +96,13 @@ def test_a_first_merge_takes_three_clicks_two_names_and_no_scrolling(tab, app):
 def test_merge_is_within_ten_tabs_of_the_first_control(tab):
     _pair(tab)
     tab.open()
-    for count in range(1, 11):
+    for _ in range(10):
         tab.page.keyboard.press("Tab")
         if tab.page.evaluate("() => document.activeElement.textContent") == "Go to Merge":
             tab.page.keyboard.press("Enter")
         if tab.page.evaluate("() => document.activeElement.id") == "lora_merge_go":
             return
-    raise AssertionError(f"{count} Tabs do not reach Merge")
+    raise AssertionError("ten Tabs do not reach Merge")
 
 
 def test_what_does_nothing_is_not_shown(tab):

@@ -86,8 +86,8 @@ export class Grid {
             el(
                 "p",
                 { class: "lm-dim" },
-                "The bar below a number is how much of the LoRA sits there. Blocks are layers, not places in " +
-                    "the picture: no single file can keep two characters apart in one picture.",
+                "The bar below a number is how much of the LoRA sits there. Blocks are layers, not places " +
+                    "in the picture: no single file can keep two characters apart in one picture.",
             ),
         );
     }

@@ -1,5 +1,5 @@
-/* The bar stays at the lower edge of the window, and what one looks at beside it, wherever the WebUI has put the
-   tab. `position: sticky` cannot: gradio's container hides what flows over, and holds it. */
+/* The bar stays at the lower edge of the window, and what one looks at beside it, wherever the WebUI has put
+   the tab. `position: sticky` cannot: gradio's container hides what flows over, and holds it. */
 
 const GAP = 8;
 

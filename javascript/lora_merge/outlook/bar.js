@@ -1,4 +1,5 @@
-/* The bar that stays in view: the name, what will come out in short, Merge; then progress, then the result. */
+/* The bar that stays in view: the name, what will come out in short, Merge; then progress, then
+   the result. */
 
 import { button, el } from "../core/dom.js";
 import { leftText } from "../core/format.js";

@@ -177,8 +177,8 @@ export class Outlook {
             found.push(
                 this.fact(
                     overwrite ? "warn" : "bad",
-                    `${plan.name} exists ` +
-                        `already${overwrite ? " and will be replaced" : "; change the name or tick Overwrite"}`,
+                    `${plan.name} exists already` +
+                        (overwrite ? " and will be replaced" : "; change the name or tick Overwrite"),
                 ),
             );
         if (plan.claimed)

@@ -5,7 +5,8 @@ import { button, el, select } from "../core/dom.js";
 import { Details } from "./details.js";
 
 /** What it takes.
- * @typedef {Pick<import("../core/needs.js").Needs, "request" | "state"> & import("./details.js").DetailsNeeds} SavingNeeds
+ * @typedef {Pick<import("../core/needs.js").Needs, "request" | "state">
+ *   & import("./details.js").DetailsNeeds} SavingNeeds
  */
 
 /* of one LoRA */

@@ -40,8 +40,8 @@ export const comparePanel = (needs, strip, two) => {
               el(
                   "p",
                   { class: "lm-dim" },
-                  "In the WebUI, pictures of sources, stack and merge stand here side by side. This page runs " +
-                      "without one.",
+                  "In the WebUI, pictures of sources, stack and merge stand here side by side. This page " +
+                      "runs without one.",
               ),
           ];
     return el(
