@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -56,8 +57,8 @@ def test_tools_resize_and_bake_without_touching_what_is_set_up(tab, app):
     tab.page.get_by_label("Block weights to bake in").fill("OUT03-OUT11=0")
     forecast = tab.page.locator(".lm-forecast")
     forecast.filter(has_text="sample-ink-style_r4_x0.5_baked_v1.safetensors").wait_for()
-    assert "16 → 4" in forecast.inner_text()
-    assert "14 MB → " in forecast.inner_text()
+    assert "16 → at most 4" in forecast.inner_text()
+    foreseen = re.search("14 MB → at most ([0-9.]+) MB", forecast.inner_text())
     tab.saves(lambda: tab.page.get_by_role("button", name="Save as a new LoRA").click())
     with safe_open(_file(app, "sample-ink-style_r4_x0.5_baked_v1.safetensors"), "pt") as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
@@ -65,8 +66,8 @@ def test_tools_resize_and_bake_without_touching_what_is_set_up(tab, app):
     assert not any("up_blocks_1" in key for key in shapes)
     assert tab.state()["sources"] == before
     saved = _file(app, "sample-ink-style_r4_x0.5_baked_v1.safetensors").stat().st_size
-    assert f"{saved / 1e6:.1f} MB" in forecast.inner_text()
-    assert "sample-ink-style_r4_x0.5_baked_v2.safetensors" in forecast.inner_text()
+    assert 0.5 * float(foreseen[1]) <= saved / 1e6 <= float(foreseen[1]) + 0.05
+    forecast.filter(has_text="sample-ink-style_r4_x0.5_baked_v2.safetensors").wait_for()
     tab.page.get_by_label("Block weights to bake in").fill("nonsense")
     tab.page.wait_for_selector(".lm-wrong")
     assert "nonsense" in forecast.locator(".lm-bad").inner_text()

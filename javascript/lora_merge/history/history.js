@@ -5,6 +5,7 @@ import { later } from "../core/timing.js";
 import { addToPrompt } from "../pictures/prompt.js";
 import { confirmed, onEnter } from "./dialog.js";
 import { entryRow, showState } from "./entry.js";
+import { closeMenu } from "./menu.js";
 import { recordParts } from "./record.js";
 import { Trash } from "./trash.js";
 import { Validation } from "./validation.js";
@@ -96,6 +97,7 @@ export class History {
         const merges = counted(total, "merge");
         this.total.textContent = rows.length < total ? `the newest ${rows.length} of ${merges}` : merges;
         const older = () => ((this.count += PAGE), this.draw());
+        closeMenu();
         const keep = this.opened(rows);
         this.list.replaceChildren(
             rows.length
