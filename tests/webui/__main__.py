@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import base64
+import contextlib
 import os
 import shutil
 import signal
@@ -13,6 +14,7 @@ import time
 from pathlib import Path
 
 import numpy as np
+from playwright.sync_api import Error as PlaywrightError
 from playwright.sync_api import sync_playwright
 
 from lib_merge.samples import write_samples
@@ -30,6 +32,14 @@ def check(what, fine, detail=""):
     print(f"{'ok    ' if fine else 'FAILED'} {what}{f' ({detail})' if detail != '' else ''}", flush=True)
     if not fine:
         failures.append(what)
+
+
+USED = """() => {
+    const prompt = gradioApp().querySelector('#txt2img_prompt textarea');
+    const { top, bottom } = prompt.getBoundingClientRect();
+    const seen = prompt.checkVisibility() && bottom > 0 && top < innerHeight;
+    return prompt.value.includes('<lora:webui-merge:1>') && seen;
+}"""
 
 
 def main() -> int:
@@ -177,12 +187,10 @@ def journey(browser, server, merged) -> None:
         "a merge in the tab", "asked = saved to" in text, text.splitlines()[1] if text.count("\n") else text
     )
     page.get_by_role("button", name="Use in txt2img").click()
-    prompt = page.locator("#txt2img_prompt textarea").input_value()
-    check(
-        "Use in txt2img",
-        "<lora:webui-merge:1>" in prompt and page.locator("#txt2img_prompt textarea").is_visible(),
-        prompt,
-    )
+    with contextlib.suppress(PlaywrightError):  # the server is asked first whether the file still is there
+        page.wait_for_function(USED, timeout=20_000)
+    prompt = page.locator("#txt2img_prompt textarea")
+    check("Use in txt2img, with the prompt in view", page.evaluate(USED), prompt.input_value())
     _, answer = server.call("/sdapi/v1/loras")
     check("the WebUI lists it", any(item["name"] == "webui-merge" for item in answer))
     pictures(server, page)
