@@ -220,12 +220,12 @@ class _Proxy:
 
 
 @contextlib.contextmanager
-def _serving(app, **options):
+def _serving(app):
     """Run an application on a port of its own, and give that."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error", **options))
+    server = uvicorn.Server(uvicorn.Config(app, "127.0.0.1", port, log_level="error"))
     thread = threading.Thread(target=server.run, daemon=True)
     thread.start()
     while not server.started:
@@ -240,8 +240,10 @@ def as_webui(desk):
     """The tab in a gradio application under a path of its own, as a WebUI started with --subpath serves it."""
     app = fastapi.FastAPI()
     add_token(app, desk.token)
-    app = gradio.mount_gradio_app(app, build_with(desk), path="/")
-    with _serving(app, root_path="/sd") as port:
+    tab = build_with(desk)
+    tab.root_path = "/sd"  # which gradio writes into its page; the server itself is asked without it
+    app = gradio.mount_gradio_app(app, tab, path="/")
+    with _serving(app) as port:
         yield port
 
 
