@@ -192,7 +192,7 @@ def _open(width: float, height: float, title: str) -> str:
 
 # ------------------------------------------------------------------------ plots
 
-SHARE = Scale(0.0, 1.0, SEQUENTIAL, lambda value: f"{100 * value:.0f}")
+SHARE = Scale(0.0, 1.0, SEQUENTIAL, lambda value: str(round(100 * value)))
 COSINE = Scale(-1.0, 1.0, DIVERGING, lambda value: _short(value, 2))
 # Points of sign conflict beyond the cosine's.
 EXCESS = Scale(-10.0, 10.0, DIVERGING, lambda value: _short(value, 1))

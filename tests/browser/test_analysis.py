@@ -198,7 +198,7 @@ def test_two_recipes_stand_side_by_side(tab):
     tab.page.get_by_label("Merge method").select_option("average")
     tab.page.get_by_label("Name of the merge").fill("after")
     tab.merge()
-    tab.see("History")
+    tab.see("Compare")
     tab.page.wait_for_function(
         "() => document.querySelector('[aria-label=\"Second recipe\"]').textContent.includes('after')"
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from safetensors import safe_open
 
 from tests.browser.hostile import EVIL
 from tests.browser.test_journey import _file, _pair
+from tests.browser.test_panels import _more
 from tests.factories import dense_of, exif_comment, relative, write_lora
 
 pytestmark = [pytest.mark.browser, pytest.mark.gradio4]
@@ -53,17 +55,27 @@ def test_tools_resize_and_bake_without_touching_what_is_set_up(tab, app):
     tab.page.get_by_label("Value of the new rank").fill("4")
     tab.page.get_by_label("Strength to bake in").fill("0.5")
     tab.page.get_by_label("Block weights to bake in").fill("OUT03-OUT11=0")
-    assert tab.page.get_by_label("Name of the new LoRA").input_value() == "{sources}_r4_x0.5_baked_v{n}"
+    forecast = tab.page.locator(".lm-forecast")
+    forecast.filter(has_text="sample-ink-style_r4_x0.5_baked_v1.safetensors").wait_for()
+    assert "16 → at most 4" in forecast.inner_text()
+    foreseen = re.search("14 MB → at most ([0-9.]+) MB", forecast.inner_text())
     tab.saves(lambda: tab.page.get_by_role("button", name="Save as a new LoRA").click())
     with safe_open(_file(app, "sample-ink-style_r4_x0.5_baked_v1.safetensors"), "pt") as file:
         shapes = {key: file.get_slice(key).get_shape() for key in file.keys()}  # noqa: SIM118 - not a dict
     assert {shape[0] for key, shape in shapes.items() if "lora_down" in key} == {4}
     assert not any("up_blocks_1" in key for key in shapes)
     assert tab.state()["sources"] == before
+    saved = _file(app, "sample-ink-style_r4_x0.5_baked_v1.safetensors").stat().st_size
+    assert 0.5 * float(foreseen[1]) <= saved / 1e6 <= float(foreseen[1]) + 0.05
+    forecast.filter(has_text="sample-ink-style_r4_x0.5_baked_v2.safetensors").wait_for()
     tab.page.get_by_label("Block weights to bake in").fill("nonsense")
-    tab.page.get_by_role("button", name="Save as a new LoRA").click()
     tab.page.wait_for_selector(".lm-wrong")
-    assert "nonsense" in tab.page.locator(".lm-message.lm-bad").inner_text()
+    assert "nonsense" in forecast.locator(".lm-bad").inner_text()
+    tab.page.get_by_label("Block weights to bake in").fill("")
+    tab.page.get_by_label("Strength to bake in").fill("1")
+    tab.page.get_by_label("Value of the new rank").fill("64")
+    forecast.filter(has_text="rank 64 is more than this LoRA has: it comes out at rank 16").wait_for()
+    assert "sample-ink-style_r16_v1.safetensors" in forecast.inner_text()
 
 
 def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
@@ -75,11 +87,10 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     assert "ratio: 0.5 → 0.9" in tab.page.locator(".lm-changes").inner_text()
     tab.merge()
     tab.see("History")
-    row = tab.page.locator(".lm-table tbody tr").filter(has_text="step2").first
-    row.get_by_role("button", name="Changes").click()
-    assert "0.5 → 0.9" in tab.page.locator(".lm-detail").inner_text()
+    _more(tab, "step2", "Changes…")
+    tab.page.locator(".lm-detail", has_text="0.5 → 0.9").wait_for()
     setup = tab.state()["sources"]
-    row.get_by_role("button", name="Run again…").click()
+    _more(tab, "step2", "Run again…")
     tab.page.get_by_label("Name to run it under").fill("step-other")
     tab.page.evaluate(
         "() => loraMerge.app.below.drawHistory()"
@@ -92,18 +103,19 @@ def test_the_history_runs_again_says_what_changed_and_throws_away(tab, app):
     )
     assert tab.state()["sources"] == setup
     before = _file(app, "step2.safetensors").read_bytes()
-    tab.page.on("dialog", lambda dialog: dialog.accept())
-    row = tab.page.locator(".lm-table tbody tr").filter(has_text="step2").first
-    row.get_by_role("button", name="Run again…").click()
+    tab.quiet()
+    _more(tab, "step2", "Run again…")
     tab.page.get_by_role("button", name="Run", exact=True).click()
+    tab.page.get_by_role("dialog").get_by_role("button", name="Replace").click()
     tab.page.wait_for_function(
         "() => document.querySelector('.lm-message').textContent.startsWith('step2')", timeout=60000
     )
     assert _file(app, "step2.safetensors").read_bytes() == before
     tab.page.get_by_label("Search the history").fill("step-other")
-    tab.page.wait_for_function("() => document.querySelectorAll('.lm-table tbody tr').length === 1")
-    tab.page.get_by_label("Delete step-other").click()
-    tab.page.wait_for_function("() => !document.querySelector('.lm-table tbody tr')")
+    tab.page.wait_for_function("() => document.querySelectorAll('.lm-entries tbody tr').length === 1")
+    _more(tab, "step-other", "Delete…")
+    tab.page.get_by_role("dialog").get_by_role("button", name="Delete", exact=True).click()
+    tab.page.wait_for_function("() => !document.querySelector('.lm-entries tbody tr')")
     assert not list(app.folder.rglob("step-other*"))
     assert list((app.data / "trash").glob("*step-other.safetensors.kept"))
     tab.page.locator(".lm-trash summary").click()
@@ -302,20 +314,8 @@ def test_settings_reach_a_state_that_left_them_as_they_were(tab, app):
     assert state["output"]["folder"] == "mine"
 
 
-def test_a_sweep_saves_five_merges_under_any_template(tab, app):
+def test_all_ratios_are_set_at_once(tab):
     _pair(tab)
-    tab.page.get_by_label("Name of the merge").fill("sweep")
-    tab.planned()
-    tab.see("Compare")
-    tab.page.get_by_role("button", name="Sweep").click()
-    tab.page.get_by_text("Five merges were saved").wait_for(timeout=60000)
-    ratios = []
-    for path in sorted(app.folder.rglob("sweep_*.safetensors")):
-        with safe_open(path, "pt") as file:
-            recipe = json.loads(file.metadata()["merge_recipe"])
-        ratios.append([source["ratio"] for source in recipe["sources"]])
-    assert sorted(ratios) == [[first, 0.5] for first in (0.2, 0.4, 0.6, 0.8, 1.0)]
-    assert tab.state()["output"]["template"] == "sweep"
     tab.page.get_by_label("One ratio for all").fill("0.3")
     tab.page.get_by_role("button", name="Set all to").click()
     assert [row["ratio"] for row in tab.state()["sources"]] == [0.3, 0.3]
@@ -377,7 +377,7 @@ def test_older_merges_are_a_click_away(tab):
     tab.page.get_by_label("Name of the merge").fill("older-2")
     tab.merge()
     tab.see("History")
-    tab.page.evaluate("() => { loraMerge.app.below.count = 1; loraMerge.app.below.refresh(); }")
+    tab.page.evaluate("() => { loraMerge.app.below.history.count = 1; loraMerge.app.below.refresh(); }")
     tab.page.get_by_text("the newest 1 of").wait_for()
     assert tab.page.locator(".lm-table tbody tr[data-entry]").count() == 1
     tab.page.get_by_role("button", name="Show older").click()

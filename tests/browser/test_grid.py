@@ -40,11 +40,9 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     _pair(tab)
     slow = tab.page.context.new_cdp_session(tab.page)
     slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
+    tab.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     tab.open()
-    tab.page.evaluate(
-        WATCH, [".lm-row:nth-child(2)", "#lora_merge_go", "[aria-label='Undo']"]
-    )
+    tab.page.evaluate(WATCH, [".lm-row:nth-child(2)", "#lora_merge_go", "[aria-label='Undo']"])
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.quiet()
@@ -72,9 +70,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
 
 def test_choosing_a_lora_leaves_the_rows_where_they_are(tab):
     tab.fresh()
-    tab.page.evaluate(
-        WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", "#lora_merge_go"]
-    )
+    tab.page.evaluate(WATCH, [".lm-row:nth-child(1)", ".lm-row:nth-child(2)", ".lm-ratios", "#lora_merge_go"])
     tab.pick(0, "sample-ink-style")
     tab.pick(1, "sample-mira-character")
     tab.planned()

@@ -220,15 +220,15 @@ def test_history_opens_a_merge_again(tab, app):
     tab.ratio(0, 0.9)
     tab.page.get_by_label("Name of the merge").fill("again")
     tab.merge()
-    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
-    tab.open()
+    tab.fresh()
     assert not tab.state()["sources"][0]["key"]
     tab.see("History")
-    row = tab.page.locator(".lm-table tbody tr").filter(has_text="again").first
+    row = tab.page.locator(".lm-entries tbody tr").filter(has_text="again").first
     row.get_by_role("button", name="Load").click()
     tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources[0].key")
     assert [row["ratio"] for row in tab.state()["sources"]] == [0.9, 0.5]
-    row.get_by_role("button", name="Verify").click()
+    row.get_by_label("More for again").click()
+    tab.page.get_by_role("menuitem", name="Verify").click()
     tab.page.wait_for_function(
         "() => document.querySelector('.lm-message').textContent.includes('Verified')", timeout=60000
     )

@@ -3,6 +3,17 @@
 import { button, el, tabRoot } from "../core/dom.js";
 
 /**
+ * What Enter does in a field. The press ends there: it is not pressed again on what has the focus afterwards.
+ * @param {() => any} work
+ * @returns {(event: KeyboardEvent) => void}
+ */
+export const onEnter = (work) => (event) => {
+    if (event.key !== "Enter" || event.ctrlKey || event.metaKey) return;
+    event.preventDefault();
+    work();
+};
+
+/**
  * Open a dialog.
  * @param {object} what
  * @param {string} what.title
@@ -52,7 +63,7 @@ export const named = (title, value, yes) =>
             value,
             maxlength: 80,
             "aria-label": "New name",
-            onkeydown: (event) => event.key === "Enter" && (event.preventDefault(), take()),
+            onkeydown: onEnter(() => take()),
         });
         const { close } = openDialog({
             title,

@@ -3,8 +3,9 @@
 import { button, el, find } from "../core/dom.js";
 import { later } from "../core/timing.js";
 import { addToPrompt } from "../pictures/prompt.js";
-import { confirmed } from "./dialog.js";
+import { confirmed, onEnter } from "./dialog.js";
 import { entryRow, showState } from "./entry.js";
+import { closeMenu } from "./menu.js";
 import { recordParts } from "./record.js";
 import { Trash } from "./trash.js";
 import { Validation } from "./validation.js";
@@ -96,6 +97,7 @@ export class History {
         const merges = counted(total, "merge");
         this.total.textContent = rows.length < total ? `the newest ${rows.length} of ${merges}` : merges;
         const older = () => ((this.count += PAGE), this.draw());
+        closeMenu();
         const keep = this.opened(rows);
         this.list.replaceChildren(
             rows.length
@@ -253,7 +255,7 @@ export class History {
             type: "text",
             value,
             "aria-label": label,
-            onkeydown: (event) => event.key === "Enter" && work(field.value.trim(), () => more.remove()),
+            onkeydown: onEnter(() => work(field.value.trim(), () => more.remove())),
         });
         const more = this.below(
             line,

@@ -24,7 +24,8 @@ const open = (anchor, label, items) => {
         if (back && anchor.isConnected) anchor.focus({ preventScroll: true });
     };
     const outside = (event) => !menu.contains(event.target) && close(false);
-    const moved = (event) => !menu.contains(event.target) && close(false);
+    /* the page may still be on its way to the button that was pressed */
+    const moved = (event) => !menu.contains(event.target) && place(menu, anchor);
     const lines = items.map(({ text, work, title }) =>
         button(
             text,
@@ -58,6 +59,11 @@ const open = (anchor, label, items) => {
     window.addEventListener("scroll", moved, true);
     lines[0].focus({ preventScroll: true });
     shut = close;
+};
+
+/** Close the menu that is open: what it belongs to is drawn anew. */
+export const closeMenu = () => {
+    if (shut) shut(true);
 };
 
 /**

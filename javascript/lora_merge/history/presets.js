@@ -2,7 +2,7 @@
 
 import { button, el, select } from "../core/dom.js";
 import { letterOf } from "../core/letters.js";
-import { confirmed, named } from "./dialog.js";
+import { confirmed, named, onEnter } from "./dialog.js";
 import { counted } from "./words.js";
 
 /** What it takes.
@@ -33,7 +33,7 @@ export class Presets {
             placeholder: "Name",
             maxlength: 80,
             "aria-label": "Name of the preset",
-            onkeydown: (event) => event.key === "Enter" && save(),
+            onkeydown: onEnter(() => save()),
         });
         const which = select(
             rows.map((row) => [

@@ -1,7 +1,7 @@
 /* Saved recipes. */
 
 import { button, el } from "../core/dom.js";
-import { confirmed } from "./dialog.js";
+import { confirmed, onEnter } from "./dialog.js";
 
 /** What it takes.
  * @typedef {Pick<import("../core/needs.js").Needs, "ask"
@@ -27,7 +27,7 @@ export const drawRecipes = async (needs, panel, wanted) => {
         placeholder: "Name",
         maxlength: 80,
         "aria-label": "Name of the recipe",
-        onkeydown: (event) => event.key === "Enter" && !event.ctrlKey && !event.metaKey && save(),
+        onkeydown: onEnter(() => save()),
     });
     const save = async () => {
         if (!name.value.trim()) return void name.focus();

@@ -24,8 +24,8 @@ export class Validation {
         this.needs = needs;
         this.entry = entry;
         this.changed = changed;
-        this.head = el("p", { class: "lm-check-state", role: "status" });
-        this.steps = el("ol", { class: "lm-checks" });
+        this.head = el("p", { class: "lm-step-state", role: "status" });
+        this.steps = el("ol", { class: "lm-steps" });
         this.box = el(
             "div",
             { class: "lm-panel lm-validation", "aria-label": `Validation of ${entry.name}`, role: "group" },
@@ -44,7 +44,7 @@ export class Validation {
     show(reply) {
         const [mark, words] = VALIDATED[reply.state];
         const left = reply.steps.filter((step) => step.state === "open").length;
-        this.head.className = `lm-check-state lm-is-${reply.state}`;
+        this.head.className = `lm-step-state lm-is-${reply.state}`;
         this.head.textContent =
             `${mark} ${words}` +
             (reply.state === "open" ? `: ${left} of ${reply.steps.length} steps to go` : "");
@@ -58,7 +58,7 @@ export class Validation {
             placeholder: "Note",
             value: step.note,
             "aria-label": `Note on: ${step.title}`,
-            onchange: () => this.set(step, step.state, note.value),
+            onchange: () => this.noted(step, note.value),
         });
         const tick = (state, text) =>
             button(text, () => set(step.by === "hand" && step.state === state ? null : state), {
@@ -68,17 +68,17 @@ export class Validation {
             });
         return el(
             "li",
-            { class: `lm-check lm-is-${step.state}`, "data-step": step.step },
-            el("span", { class: "lm-check-mark", "aria-hidden": "true" }, MARKS[step.state]),
+            { class: `lm-step lm-is-${step.state}`, "data-step": step.step },
+            el("span", { class: "lm-step-mark", "aria-hidden": "true" }, MARKS[step.state]),
             el(
                 "div",
-                { class: "lm-check-text" },
+                { class: "lm-step-text" },
                 el("b", {}, step.title),
                 el("small", {}, ` ${BY[step.by]}`),
                 el("div", { class: "lm-dim" }, step.said || step.asks),
                 step.state === "failed" ? this.revise(step) : null,
             ),
-            el("div", { class: "lm-check-acts" }, tick("passed", "Passed"), tick("failed", "Failed"), note),
+            el("div", { class: "lm-step-acts" }, tick("passed", "Passed"), tick("failed", "Failed"), note),
         );
     }
 
@@ -98,11 +98,21 @@ export class Validation {
         );
     }
 
+    /* nothing is drawn: the press that took the keyboard out of the field may be on its way to a button */
+    async noted(step, note) {
+        await this.needs.ask("validation_set", {
+            entry: this.entry.id,
+            step: step.step,
+            mark: step.state,
+            note,
+        });
+    }
+
     async set(step, state, note) {
         const reply = await this.needs.ask("validation_set", {
             entry: this.entry.id,
             step: step.step,
-            state,
+            mark: state,
             note,
         });
         if (!reply) return;
