@@ -149,7 +149,7 @@ class Tab:
     def fresh(self):
         """An empty tab; a page that was just opened in a browser of its own is not loaded twice."""
         if not self.page.evaluate(UNTOUCHED):
-            self.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
+            self.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
             self.open()
 
     def pick(self, row, name):

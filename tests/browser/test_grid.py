@@ -40,7 +40,7 @@ def test_nothing_jumps_while_energies_and_plan_arrive(tab):
     _pair(tab)
     slow = tab.page.context.new_cdp_session(tab.page)
     slow.send("Emulation.setCPUThrottlingRate", {"rate": 4})
-    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
+    tab.page.evaluate("() => { localStorage.clear(); sessionStorage.clear(); }")
     tab.open()
     tab.page.evaluate(WATCH, [".lm-row:nth-child(2)", "#lora_merge_go", "[aria-label='Undo']"])
     tab.pick(0, "sample-ink-style")

@@ -220,8 +220,7 @@ def test_history_opens_a_merge_again(tab, app):
     tab.ratio(0, 0.9)
     tab.page.get_by_label("Name of the merge").fill("again")
     tab.merge()
-    tab.page.evaluate("() => (localStorage.clear(), sessionStorage.clear())")
-    tab.open()
+    tab.fresh()
     assert not tab.state()["sources"][0]["key"]
     tab.see("History")
     row = tab.page.locator(".lm-entries tbody tr").filter(has_text="again").first

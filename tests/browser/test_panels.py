@@ -48,6 +48,7 @@ def _active(tab, attribute="aria-label"):
 def _saved(tab, name):
     tab.page.get_by_label("Name of the merge").fill(name)
     tab.merge()
+    tab.see("History")
 
 
 @pytest.mark.both
@@ -145,6 +146,7 @@ def test_a_sweep_asks_and_says_what_it_writes(tab, app):
     _pair(tab)
     tab.page.get_by_label("Name of the merge").fill("swept")
     tab.planned()
+    tab.see("Compare")
     opener = tab.page.get_by_role("button", name="Sweep…")
     opener.focus()
     tab.page.keyboard.press("Enter")
@@ -181,7 +183,6 @@ def test_a_sweep_asks_and_says_what_it_writes(tab, app):
     tab.page.keyboard.press("Enter")  # Close has the focus
     assert dialog.count() == 0
     tab.quiet()
-    tab.page.get_by_role("tab", name="Compare").click()
     tab.quiet()
     offered = tab.page.get_by_label("Second recipe").locator("option").all_inner_texts()
     assert len(set(offered)) == len(offered)
@@ -193,6 +194,7 @@ def test_a_sweep_is_cancelled_while_it_runs(tab, app):
     tab.page.get_by_label("Merge method").select_option("ties")
     tab.page.get_by_label("Name of the merge").fill("stopped")
     tab.planned()
+    tab.see("Compare")
     tab.page.get_by_role("button", name="Sweep…").click()
     dialog = tab.page.get_by_role("dialog")
     dialog.get_by_role("button", name="Save 5 files").click()
@@ -260,7 +262,7 @@ def test_what_goes_to_txt2img_is_seen_there(tab):
     tab.page.wait_for_timeout(400)
     assert tab.page.evaluate(SEEN)
     tab.page.evaluate(
-        "() => loraMerge.app.output.use(loraMerge.app.output.shown)"
+        "() => loraMerge.app.output.result.use(loraMerge.app.output.result.shown)"
     )  # the card's: once is enough
     tab.page.wait_for_function(SEEN)
     assert prompt.input_value() == "inkwash, mira, <lora:to-txt2img:1>"
@@ -307,7 +309,7 @@ def test_a_merge_that_ends_while_the_page_reloads_has_its_card(tab, app):
         bridge.ask = (op, fields) => ask(op, fields).then((reply) =>
             op === 'merge' ? (window.begun = true, new Promise(() => {})) : reply); }"""
     )
-    tab.page.locator(".lm-side .lm-big").click()
+    tab.press()
     tab.page.wait_for_function("() => window.begun", timeout=60000)
     tab.page.goto("about:blank")
     for _ in range(600):
@@ -343,6 +345,7 @@ def test_two_windows_have_two_set_ups(tab, app):
 
 def test_a_preview_is_stopped(tab):
     _pair(tab)
+    tab.see("Compare")
     tab.page.evaluate(
         """() => { const page = document.createElement('div');
         page.innerHTML = '<button id="txt2img_generate">Generate</button><button id="txt2img_interrupt" '
@@ -364,7 +367,7 @@ def test_a_preview_is_stopped(tab):
 
 def test_recipes_and_presets_are_saved_by_enter_and_told_in_words(tab, tmp_path):
     _pair(tab)
-    tab.page.get_by_role("tab", name="Recipes").click()
+    tab.see("Recipes")
     name = tab.page.get_by_label("Name of the recipe")
     name.fill("by enter")
     name.press("Enter")
@@ -375,7 +378,7 @@ def test_recipes_and_presets_are_saved_by_enter_and_told_in_words(tab, tmp_path)
     assert "Replace the recipe by enter?" in dialog.inner_text()
     tab.page.keyboard.press("Escape")
     assert _active(tab) == "Name of the recipe"
-    tab.page.get_by_role("tab", name="Presets").click()
+    tab.see("Presets")
     file = tmp_path / "lbwpresets.txt"
     file.write_text("SOFT:" + ",".join(["0.5"] * 17) + "\nBROKEN:1,2\n", encoding="utf-8")
     tab.page.get_by_label("Preset file of another tool").set_input_files(str(file))
@@ -390,7 +393,7 @@ def test_recipes_and_presets_are_saved_by_enter_and_told_in_words(tab, tmp_path)
 
 
 WIDE = """(width) => {
-    const box = document.querySelector('.lm-panels');
+    const box = document.querySelector('.lm-see');
     box.style.width = `${width}px`;
     const right = box.getBoundingClientRect().right + 0.5;
     const scrolls = '.lm-heat, .lm-scroll, .lm-sweep-steps, iframe, [hidden], option';
@@ -406,8 +409,7 @@ def test_every_panel_fits_a_narrow_column_and_a_wide_page(tab):
     _saved(tab, "a-long-name_for-a-narrow-column_of-the-history_v{n}")
     tab.page.evaluate("() => { loraMerge.app.catalog.can_generate = true; }")
     for panel in ("History", "Compare", "Recipes", "Presets", "Tools"):
-        tab.page.get_by_role("tab", name=panel).click()
-        tab.quiet()
+        tab.see(panel)
         if panel == "History":
             tab.page.get_by_label("Validation of a-long").first.click()
             tab.page.locator(".lm-step").nth(4).wait_for()
