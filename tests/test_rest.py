@@ -174,7 +174,7 @@ def test_openapi_names_parameters_and_nothing_deletes(serve):
         ({"sources": [{"name": "ink", "raito": 1}]}, "there is no field state.sources[0].raito; did you mean ratio?"),
         ({"sources": 3}, "state.sources is 3; it takes a list."),
         ({"sources": [{"name": "ink"}], "seed": "a"}, 'state.seed is "a"; it takes a whole number.'),
-        ({"sources": [{"name": "ink"}], "method": "nonsense"}, "there is no merge method 'nonsense'."),
+        ({"sources": [{"name": "ink"}], "method": "nonsense"}, "there is no method 'nonsense'."),
         ({"state": {"sources": [], "nonsense": 1}}, "there is no field state.nonsense;"),
         ({"state": {"sources": []}, "nonsense": 1}, "there is no field nonsense;"),
     ],
@@ -209,6 +209,8 @@ def test_numbers_in_an_address_are_numbers(serve):
         "ok": True,
         "entries": [],
         "total": 0,
+        "labels": {},
+        "can": {},
     }
 
 

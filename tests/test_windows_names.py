@@ -25,8 +25,8 @@ from lib_merge.files.trash import Trash
 from lib_merge.library import library as libraries
 from lib_merge.library.recipes import RecipeBook
 from lib_merge.recipe import Recipe, Source, loads
+from lib_merge.ui.naming import output_path, sub_folder
 from lib_merge.ui.operations import open_desk
-from lib_merge.ui.planning import output_path, sub_folder
 from tests.factories import NAMES, write_lora
 from tests.test_tab_server import Host
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated, Any, Literal
 
+from lib_merge.analysis.triggers import Word
 from lib_merge.recipe import FORMAT
 from lib_merge.ui.protocol import About
 
@@ -166,6 +167,7 @@ class FileFacts:
     metadata_keys: int
     training: Annotated[list[list[str]], About("title and value of each note of its training")]
     made_of: str
+    words: Annotated[list[Word], About("likely trigger words, the surest first")]
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

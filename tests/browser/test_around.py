@@ -138,6 +138,7 @@ def test_a_dropped_picture_fills_the_rows_and_a_picture_becomes_the_card(tab, ap
     tab.page.wait_for_function("() => window.loraMerge.app.state.data.sources.length === 1")
     assert tab.state()["sources"][0]["ratio"] == 0.7
     assert "stop (stop=12) cannot be baked" in tab.page.locator(".lm-drop .lm-warn").inner_text()
+    tab.options()
     tab.page.get_by_label("A picture for the card").set_input_files(str(picture))
     tab.page.wait_for_selector("img.lm-thumb[src^='data:']")
     tab.page.get_by_label("Name of the merge").fill("with-card")
@@ -157,7 +158,7 @@ def test_hostile_names_neither_turn_sentences_round_nor_become_markup(tab):
     tab.pick(0, "img src")
     tab.pick(1, "img src")
     tab.options()
-    tab.page.get_by_label("Trigger words").fill(EVIL)
+    tab.page.get_by_label("Trigger words", exact=True).fill(EVIL)
     tab.planned()
     notes = tab.page.locator("[aria-label='What will come out']").inner_text()
     assert "A and B are the same file" in notes
@@ -192,8 +193,8 @@ def test_eight_rows_stay_light_and_whole_at_800_pixels(tab):
     for width in (1280, 800):
         tab.page.set_viewport_size({"width": width, "height": 900})
         wide = tab.page.evaluate(
-            "() => [...document.querySelectorAll('#lora_merge_root *')].filter((node) => !node.closest('.lm-grid, .lm-table, .lm-scroll, .lm-heat')"
-            " && node.getBoundingClientRect().right > innerWidth).map((node) => node.className)"
+            "() => [...document.querySelectorAll('#lora_merge_root *')].filter((node) => !node.closest('.lm-grid, .lm-table, .lm-scroll, .lm-heat, .lm-output-name')"
+            " && node.getBoundingClientRect().right > innerWidth).map((node) => node.outerHTML.slice(0, 300))"
         )
         assert wide == []
         tab.shot(f"eight{width}")

@@ -15,6 +15,7 @@ WATCH = """(selectors) => {
             const node = document.querySelector(selector);
             if (!node) continue;
             const box = node.getBoundingClientRect();
+            if (!box.width) continue; // not shown yet
             const at = `${Math.round(box.left + scrollX)},${Math.round(box.top + scrollY)}`;
             (window.places[selector] = window.places[selector] || new Set()).add(at);
         }

@@ -292,11 +292,11 @@ def test_what_is_wrong_is_said_before_the_merge(tab):
     tab.page.keyboard.type("neon")
     tab.page.keyboard.press("Enter")
     tab.planned()
-    assert (
-        "slerp takes exactly 2 sources" in tab.page.locator("[aria-label='What will come out']").inner_text()
+    assert "SLERP merges 2 sources; there are 3." in (
+        tab.page.locator("[aria-label='What will come out']").inner_text()
     )
     tab.press()  # says why, where the eye is
-    assert "takes exactly 2 sources" in tab.page.locator(".lm-result").inner_text()
+    assert "SLERP merges 2 sources; there are 3." in tab.page.locator(".lm-result").inner_text()
     assert not tab.page.evaluate("() => loraMerge.app.output.job")
 
 
