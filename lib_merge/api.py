@@ -33,6 +33,7 @@ from lib_merge.library.recipes import finder
 from lib_merge.methods import DEFAULT_METHOD, get_method
 from lib_merge.ranks.policy import RankPolicy, parse_policy
 from lib_merge.recipe import Blocks, Recipe, Source, loads, with_paths
+from lib_merge.recipe_edits import with_method
 
 PathLike = Union[str, Path]
 Device = Union[str, torch.device]
@@ -301,7 +302,7 @@ def analyze(
     if ratios is not None:
         recipe = replace(recipe, sources=tuple(_spread(list(recipe.sources), "ratio", ratios)))
     if method is not None:
-        recipe = replace(recipe, method=method)
+        recipe = with_method(recipe, method)
     if family is not None:
         recipe = replace(recipe, family=family)
     methods = None if compare is None else [get_method(name).name for name in compare]

@@ -12,6 +12,7 @@ from typing import Any, NoReturn
 from lib_merge import __version__
 from lib_merge.cli import manual
 from lib_merge.errors import legible
+from lib_merge.families import FAMILIES
 from lib_merge.loaders import NAMINGS
 from lib_merge.methods import DEFAULT_METHOD
 from lib_merge.recipe import PRECISIONS
@@ -187,7 +188,8 @@ def _analyze(parser: Parser) -> None:
 
 
 def _presets(parser: Parser) -> None:
-    parser.add_argument("--family", default="SD1", metavar="F", help="base family, default SD1")
+    first = next(iter(FAMILIES))
+    parser.add_argument("--family", default=first, metavar="F", help=f"base family, default {first}")
 
 
 def _methods(_: Parser) -> None:

@@ -12,8 +12,8 @@ export const themed = (html) =>
         `<html lang="en" class="${document.querySelector(".dark #lora_merge_root") ? "dark" : "light"}">`,
     );
 
-/* what a column is called stands with each of its numbers where rows are set as lines; while parts of a report
-   arrive, a column may have none yet */
+/* what a column is called stands with each of its numbers where rows are set as lines; while parts of a
+   report arrive, a column may have none yet */
 /** @type {(cell: any, head: string[]) => HTMLElement} */
 const numbersCell = (cell, [title] = [""]) => {
     const found = cell instanceof HTMLElement && cell.tagName === "TD" ? cell : el("td", {}, cell);
