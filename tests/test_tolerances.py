@@ -314,7 +314,7 @@ def the_norm_of_a_bad_gauge_is_right():
     assert math.sqrt(found.products[0, 0]) == pytest.approx(float(_dense(one).norm()), rel=1e-5)
 
 
-@case("CLOSE", 1.0)
+@case("CLOSE", 1.01)
 def how_far_near_copies_are_apart_is_right():
     one = _many(dtype=torch.float32)
     term = one.terms[0]
