@@ -20,7 +20,7 @@ from lib_merge.engine import merge as merging
 from lib_merge.engine import publish as publishing
 from lib_merge.errors import FileFormatError, OutputError, RecipeError
 from lib_merge.files import moving, store
-from lib_merge.files.hashes import data_hash, file_hash
+from lib_merge.files.hashes import file_hash
 from lib_merge.files.reader import open_tensors
 from lib_merge.files.trash import Trash
 from lib_merge.recipe import loads
@@ -180,89 +180,6 @@ def test_an_earlier_merge_of_that_name_is_replaced(pair, out, tmp_path):
     report = merge(pair, ratios=[1, 2], save_to=out, job=AGAIN)
     assert report.warnings == []
     assert sorted(_files(out.parent)) == ["m.json", "m.preview.png", "m.safetensors"]
-
-
-@pytest.fixture
-def settled(monkeypatch):
-    """The merges of a test take less than a tick of any file system: take every time of a file for one of its own."""
-    monkeypatch.setattr(publishing, "_TICK", -1)
-    monkeypatch.setattr(publishing, "_COARSE_TICK", -1)
-
-
-def _hashes(monkeypatch):
-    """Count how often a file that is going to be replaced is hashed."""
-    hashed = []
-
-    def counted(path, start):
-        hashed.append(path)
-        return data_hash(path, start)
-
-    monkeypatch.setattr(publishing, "data_hash", counted)
-    return hashed
-
-
-@pytest.mark.usefixtures("settled")
-def test_an_earlier_merge_that_looks_as_its_notes_say_is_not_hashed_before_it_is_replaced(
-    pair, out, monkeypatch
-):
-    """It took a fifth of a merge."""
-    merge(pair, save_to=out)
-    hashed = _hashes(monkeypatch)
-    for ratio in (2, 3):
-        assert merge(pair, ratios=[1, ratio], save_to=out, job=AGAIN).warnings == []
-    assert hashed == []
-    assert sorted(_files(out.parent)) == ["m.json", "m.safetensors"]
-
-
-@pytest.mark.usefixtures("settled")
-@pytest.mark.parametrize("how", ["in place", "another file", "card of another program", "no card"])
-def test_an_earlier_merge_that_looks_otherwise_is_hashed(pair, out, tmp_path, monkeypatch, how):
-    merge(pair, save_to=out)
-    card, data = out.with_suffix(".json"), out.read_bytes()
-    if how == "in place":
-        with out.open("r+b") as file:
-            file.seek(-4, 2)
-            file.write(b"\0\0\0\0")
-    elif how == "another file":
-        written = out.stat()
-        out.with_name("n").write_bytes(data[:-4] + b"\0\0\0\0")
-        out.with_name("n").replace(out)
-        os.utime(out, ns=(written.st_atime_ns, written.st_mtime_ns))
-    elif how == "no card":
-        card.unlink()
-    else:
-        card.write_text(json.dumps({"notes": "a person's"}))
-    hashed, trash = _hashes(monkeypatch), tmp_path / "trash"
-    merge(pair, ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=trash))
-    assert hashed == [out]
-    assert trash.is_dir() == (how in ("in place", "another file"))
-
-
-@pytest.mark.parametrize("tick", ["_TICK", "_COARSE_TICK"])
-def test_notes_do_not_say_how_a_file_looks_whose_time_may_not_tell_the_next_write(
-    pair, out, monkeypatch, tick
-):
-    """Of two writes within a tick of the file system's clock both have the same time."""
-    assert publishing._TICK >= 5 * publishing._FINE  # Linux counts in up to 10 ms
-    assert publishing._COARSE_TICK > 2e9  # FAT in 2 s
-    for name in ("_TICK", "_COARSE_TICK"):
-        monkeypatch.setattr(publishing, name, 10**15 if name == tick else -1)
-    real = os.fsync
-    whole = 10**18 if tick == "_COARSE_TICK" else 10**18 + 123_456_789
-
-    def synced(number):
-        real(number)
-        os.utime(number, ns=(whole, whole))  # long ago, in whole seconds or not
-
-    monkeypatch.setattr(os, "fsync", synced)
-    monkeypatch.setattr(publishing.time, "time_ns", lambda: whole + 10**14)
-    merge(pair, save_to=out)
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert publishing.FILE_KEY not in card[metadata.WRITTEN_KEY]
-    monkeypatch.setattr(publishing.time, "time_ns", lambda: whole + 10**16)
-    merge(pair, ratios=[1, 2], save_to=out, job=AGAIN)
-    card = json.loads(out.with_suffix(".json").read_text())
-    assert card[metadata.WRITTEN_KEY][publishing.FILE_KEY].endswith(f" {whole:x}")
 
 
 def test_without_a_trash_of_its_own_the_old_file_lies_beside_it(pair, out):

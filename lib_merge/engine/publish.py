@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import os
-import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,16 +22,12 @@ from lib_merge.files import store
 from lib_merge.files.beside import beside
 from lib_merge.files.hashes import data_hash
 from lib_merge.files.moving import back_up, move_back
-from lib_merge.files.reader import SafetensorsFile, State, open_tensors, state_of
+from lib_merge.files.reader import SafetensorsFile, open_tensors
 from lib_merge.files.trash import Thrown, Trash
 from lib_merge.files.writer import StreamWriter
 
 # seconds to wait for another merge that publishes into the same file
 PATIENCE = 60.0
-# what a card says of its file, so that the next merge of that name need not hash it
-FILE_KEY = "file"
-# A file written to within this of its last write may keep its time; some file systems (FAT) count in 2 s.
-_TICK, _COARSE_TICK, _FINE = 100_000_000, 2_100_000_000, 10_000_000
 
 
 class Published(NamedTuple):
@@ -55,7 +50,7 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
     """
     if not (job.proof or job.side_car):  # thrown away after a look
         return Published(writer.publish(overwrite=job.overwrite), [])
-    target, look = writer.target, _look_of(writer.temp) if job.proof else ""
+    target = writer.target
     trash = Trash(job.trash or target.parent / ".lora-merge" / "trash")
     with store.locked(target, PATIENCE):
         there = os.path.lexists(target)
@@ -64,7 +59,7 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
         left = not there and metadata.card_at(metadata.side_car_path(target)).ours
         kept = _keep_replaced(target, trash, job) if there else None
         stale = _stale_card(target, tree, job) if kept is None else []
-        with _card(target, _change(tree, report, job, look), job, anew=kept is not None) as card:
+        with _card(target, tree, report, job, anew=kept is not None) as card:
             final = _named(writer, trash, kept, job, stale)
             if card is not None and final == target:
                 card.put()
@@ -73,7 +68,7 @@ def publish(writer: StreamWriter, tree: Tree, report: MergeReport, job: Job) -> 
         )
         notes += _settle_card(stale, final == target)
         if final != target:
-            notes += _late_notes(final, _change(tree, report, job, look), job)
+            notes += _late_notes(final, tree, report, job)
         elif job.side_car:
             notes += _leftovers(final, job) if not there and not left else []
             notes += _spared(final) if card is None else card.notes
@@ -137,45 +132,17 @@ def _settle_card(stale: Sequence[tuple[Path, Path]], replaced: bool) -> list[str
 
 
 def is_own(path: Path) -> bool:
-    """Tell whether a file is a merge that was saved under this very name and is as it was saved.
-
-    Its card says what it looked like then; where the file looks otherwise, or there is no card, its data are
-    hashed.
-    """
+    """Tell whether a file is a merge that was saved under this very name and is as it was saved."""
     if path.is_symlink():
         return False
     try:
         with open_tensors(path) as file:
             if not isinstance(file, SafetensorsFile) or metadata.recipe_of(file.metadata) is None:
                 return False
-            if file.metadata.get("ss_output_name") != path.stem:
-                return False
-            hashed = file.metadata.get("sshs_model_hash")
-            return _is_as_noted(path, file.state) or hashed == data_hash(path, file.data_start)
+            named = file.metadata.get("ss_output_name") == path.stem
+            return named and file.metadata.get("sshs_model_hash") == data_hash(path, file.data_start)
     except MergeError:
         return False
-
-
-def _look(state: State) -> str:
-    """Return what a file looks like: its number in the file system, size and time of the last write."""
-    _, number, size, written = state
-    return f"{number:x} {size:x} {written:x}"
-
-
-def _is_as_noted(path: Path, state: State) -> bool:
-    """Tell whether the card of a file that a merge wrote says that it looked as it does now."""
-    card = metadata.card_at(metadata.side_car_path(path))
-    return card.ours and card.fields[metadata.WRITTEN_KEY].get(FILE_KEY) == _look(state)
-
-
-def _look_of(temp: Path) -> str:
-    """Return what a finished file will look like to the next merge; "" where a later write may not show."""
-    try:
-        state = state_of(temp.stat())
-    except OSError:
-        return ""
-    tick = _TICK if state[3] % _FINE else _COARSE_TICK
-    return _look(state) if time.time_ns() - state[3] > tick else ""
 
 
 def _leftovers(final: Path, job: Job) -> list[str]:
@@ -197,36 +164,25 @@ def _leftovers(final: Path, job: Job) -> list[str]:
 # -------------------------------------------------------------------------------------------- its notes
 
 
-Change = Callable[[dict[str, Any]], dict[str, Any]]
-
-
 def _card(
-    target: Path, change: Change, job: Job, *, anew: bool
+    target: Path, tree: Tree, report: MergeReport, job: Job, *, anew: bool
 ) -> contextlib.AbstractContextManager[metadata.NewCard | None]:
     """Write the notes before the file has its name; None where none are wanted."""
     if not job.side_car or job.spares(metadata.side_car_path(target)):
         return contextlib.nullcontext()
-    return metadata.new_card(target, change, anew=anew)
+    return metadata.new_card(target, _change(tree, report, job), anew=anew)
 
 
-def _change(tree: Tree, report: MergeReport, job: Job, look: str) -> Change:
-    """Return how the merge changes the notes beside it: words, weight, what was merged, the file's look."""
+def _change(tree: Tree, report: MergeReport, job: Job) -> Callable[[dict[str, Any]], dict[str, Any]]:
+    """Return how the merge changes the notes beside it: words, weight, what was merged."""
     node = tree.root
     words = metadata.trigger_words([(leaf.source, leaf.file.metadata) for leaf in node.leaves()])
     recipe = node.stamped()
     notes = "\n".join([metadata.describe_recipe(recipe), *report.words()])
-    change = metadata.card_change(recipe, node.family, words, notes, finish=job.card)
-
-    def noted(before: dict[str, Any]) -> dict[str, Any]:
-        card = change(before)
-        if look:
-            card[metadata.WRITTEN_KEY] = {**card[metadata.WRITTEN_KEY], FILE_KEY: look}
-        return card
-
-    return noted
+    return metadata.card_change(recipe, node.family, words, notes, finish=job.card)
 
 
-def _late_notes(final: Path, change: Change, job: Job) -> list[str]:
+def _late_notes(final: Path, tree: Tree, report: MergeReport, job: Job) -> list[str]:
     """Write the notes of a file that got the next free name, since its own was held by another program."""
     if not job.side_car:
         return []
@@ -234,7 +190,7 @@ def _late_notes(final: Path, change: Change, job: Job) -> list[str]:
     notes = [] if metadata.card_at(side_car).ours else _leftovers(final, job)
     if job.spares(side_car):
         return notes + _spared(final)
-    with metadata.new_card(final, change) as card:
+    with metadata.new_card(final, _change(tree, report, job)) as card:
         card.put()
     return notes + card.notes
 
