@@ -76,3 +76,22 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     from lib_merge.samples import write_samples
 
     return write_samples(tmp_path_factory.mktemp("samples"))
+
+
+@pytest.fixture
+def few(tmp_path: Path) -> list[Path]:
+    """Two LoRAs of two modules: merged in no time."""
+    from tests.factories import NAMES, write_lora
+
+    (tmp_path / "sources").mkdir()
+    return [
+        write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name), names=NAMES[:2], conv=False)
+        for name in "ab"
+    ]
+
+
+@pytest.fixture
+def out(tmp_path: Path) -> Path:
+    """A name to save under, in a folder of its own."""
+    (tmp_path / "out").mkdir()
+    return tmp_path / "out" / "m.safetensors"

@@ -15,24 +15,8 @@ from lib_merge.errors import OutputError
 from lib_merge.files import store
 from lib_merge.files.reader import open_tensors
 from lib_merge.recipe import loads
-from tests.factories import NAMES, write_lora
 
 WORDS = {"activation text": "by a person", "vae": "theirs"}
-
-
-@pytest.fixture
-def few(tmp_path):
-    (tmp_path / "sources").mkdir()
-    return [
-        write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name), names=NAMES[:2], conv=False)
-        for name in "ab"
-    ]
-
-
-@pytest.fixture
-def out(tmp_path):
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "m.safetensors"
 
 
 def _merge(few, out, ratio, **job):

@@ -38,22 +38,6 @@ def pair(tmp_path):
     return [write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name)) for name in "ab"]
 
 
-@pytest.fixture
-def few(tmp_path):
-    """Two LoRAs of two modules: merged in no time."""
-    (tmp_path / "sources").mkdir()
-    return [
-        write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name), names=NAMES[:2], conv=False)
-        for name in "ab"
-    ]
-
-
-@pytest.fixture
-def out(tmp_path):
-    (tmp_path / "out").mkdir()
-    return tmp_path / "out" / "m.safetensors"
-
-
 def _files(folder):
     """Every file below a folder and its bytes."""
     return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
@@ -180,6 +164,17 @@ def test_an_earlier_merge_of_that_name_is_replaced(pair, out, tmp_path):
     report = merge(pair, ratios=[1, 2], save_to=out, job=AGAIN)
     assert report.warnings == []
     assert sorted(_files(out.parent)) == ["m.json", "m.preview.png", "m.safetensors"]
+
+
+def test_an_earlier_merge_that_was_written_to_is_kept_whatever_its_size_and_time_say(few, out, tmp_path):
+    merge(few, save_to=out)
+    written, data = out.stat(), out.read_bytes()[:-4] + b"\0\0\0\0"
+    with out.open("r+b") as file:
+        file.write(data)
+    os.utime(out, ns=(written.st_atime_ns, written.st_mtime_ns))
+    merge(few, ratios=[1, 2], save_to=out, job=Job(overwrite=True, trash=tmp_path / "trash"))
+    [kept] = (tmp_path / "trash").glob("*.safetensors.kept")
+    assert kept.read_bytes() == data
 
 
 def test_without_a_trash_of_its_own_the_old_file_lies_beside_it(pair, out):

@@ -225,15 +225,6 @@ def _temporaries(folder):
 
 
 @pytest.fixture
-def few(tmp_path):
-    (tmp_path / "sources").mkdir()
-    return [
-        write_lora(tmp_path / "sources" / f"{name}.safetensors", seed=ord(name), names=NAMES[:2], conv=False)
-        for name in "ab"
-    ]
-
-
-@pytest.fixture
 def quick(monkeypatch):
     monkeypatch.setattr(store, "PAUSES", (0.0, 0.0, 0.0))
 
